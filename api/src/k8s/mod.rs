@@ -1,0 +1,15 @@
+//! Kubernetes kinds: `v1` Namespace, Pod, Node and `networking.k8s.io/v1` NetworkPolicy.
+
+mod cluster;
+mod network_policy;
+mod selector;
+
+pub use cluster::{
+    Address, Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus,
+    Protocol,
+};
+pub use network_policy::{
+    IpBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec, PolicyType, PortOrName,
+};
+pub use selector::{LabelSelector, LabelSelectorRequirement, SelectorOperator};

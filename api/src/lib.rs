@@ -1,0 +1,13 @@
+//! The resources that Tortie reads and writes, as Kubernetes and Calico define them.
+//!
+//! Kubernetes kinds are *slim*: only the fields that a node agent needs, so that a cluster of 50,000 pods stays small. Kinds that
+//! carry intent for us (NetworkPolicy, IPPool, BGPConfiguration ...) are whole and strict: a field we do not know is an
+//! error, because a mistyped `ingres:` must never weaken what is enforced. This crate is pure: no IO, no clock.
+
+pub mod calico;
+pub mod k8s;
+pub mod meta;
+pub mod object;
+
+pub use meta::ObjectMeta;
+pub use object::{Kind, Object, ObjectKey};

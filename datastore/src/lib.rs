@@ -1,0 +1,88 @@
+//! Where resources come from: one trait, [`Datastore`], and [`directory::Directory`], the embedded default.
+//!
+//! A watch is a stream of [`Batch`]es. The first ones fill in what exists, the first with `in_sync` set ends that; every later batch is
+//! one consistent change. Writes compare and swap on `metadata.resourceVersion`, so that two agents never both win.
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tortie_api::{Kind, Object, ObjectKey};
+
+/// What changed between two consistent readings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Changes, in no particular order; at most one per object.
+    pub changes: Vec<Change>,
+    /// Whether everything that exists has now been delivered.
+    pub in_sync: bool,
+    /// Identifies the content that has now been delivered.
+    pub revision: String,
+    /// Everything that is wrong with the content now; replaces the list of the batch before.
+    pub problems: Vec<Problem>,
+}
+
+/// One object's change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Added or modified; defaulted and valid.
+    Upsert(Object),
+    /// Gone.
+    Delete(ObjectKey),
+}
+
+/// Something wrong with a document: what, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// File and line, or object.
+    pub place: String,
+    /// The reason, with field and remedy.
+    pub message: String,
+    /// Whether it is only a warning (an unknown kind).
+    pub warning: bool,
+}
+
+/// Why a write or a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object is not there.
+    #[error("{0} not found")]
+    NotFound(ObjectKey),
+    /// A create found the object already there.
+    #[error("{0} already exists")]
+    AlreadyExists(ObjectKey),
+    /// Somebody else changed the object since it was read.
+    #[error("{0} was changed by another writer; read it again")]
+    Conflict(ObjectKey),
+    /// The store itself failed.
+    #[error("{place}: {reason}")]
+    Store {
+        /// File or address.
+        place: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// A source of resources, and the place for what agents themselves write.
+#[async_trait]
+pub trait Datastore: Send + Sync {
+    /// Starts a watch over every kind. The stream ends when the receiver is dropped.
+    async fn watch(&self) -> Result<mpsc::Receiver<Batch>, Error>;
+
+    /// Reads one object, with its `resourceVersion`.
+    async fn get(&self, key: &ObjectKey) -> Result<Object, Error>;
+
+    /// Reads all objects of a kind.
+    async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error>;
+
+    /// Creates an object that agents own (an IPAM block); fails if it exists.
+    async fn create(&self, object: &Object) -> Result<Object, Error>;
+
+    /// Replaces an object that agents own if its `resourceVersion` is still the given object's.
+    async fn update(&self, object: &Object) -> Result<Object, Error>;
+
+    /// Deletes an object that agents own if its version is still `resource_version`.
+    async fn delete(&self, key: &ObjectKey, resource_version: &str) -> Result<(), Error>;
+
+    /// Says which addresses a pod has. `None` takes the statement back.
+    async fn publish_pod_ips(&self, namespace: &str, pod: &str, ips: Option<&[std::net::IpAddr]>) -> Result<(), Error>;
+}

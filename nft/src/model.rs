@@ -1,0 +1,414 @@
+//! What a table is made of: chains with rules, sets and verdict maps with elements.
+//!
+//! The vocabulary is exactly what the compiler emits and no more, so that each form has a text that `nft` 1.0.6 prints back, a
+//! lowering to kernel expressions, and an interpretation. Elements are plain bytes-in-fields ([`Value`]), so a set's content can be
+//! compared without knowing what it means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The name of our table, in family `inet`.
+pub const TABLE: &str = "tortie";
+
+/// The content of the table: everything by name, ordered, so that equal rulesets are equal values and equal text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruleset {
+    /// Chains by name.
+    pub chains: BTreeMap<String, Chain>,
+    /// Sets by name.
+    pub sets: BTreeMap<String, Set>,
+    /// Verdict maps by name.
+    pub maps: BTreeMap<String, VerdictMap>,
+}
+
+/// A chain: a base chain if it has a hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// Where the kernel enters it; `None` for a chain that only rules and maps lead to.
+    pub hook: Option<Hook>,
+    /// Rules in order.
+    pub rules: Vec<Rule>,
+}
+
+/// A base chain's place. The type is always `filter` and the policy `accept`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// The netfilter hook.
+    pub point: HookPoint,
+    /// Priority; lower runs first.
+    pub priority: i32,
+}
+
+/// A netfilter hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookPoint {
+    /// Before routing.
+    Prerouting,
+    /// To the host itself.
+    Input,
+    /// Through the host.
+    Forward,
+    /// From the host itself.
+    Output,
+    /// After routing.
+    Postrouting,
+}
+
+/// A rule: if all of `matches` hold, `statements` run in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Conditions, tested in order.
+    pub matches: Vec<Match>,
+    /// Effects, the last of which may be a verdict.
+    pub statements: Vec<Statement>,
+    /// A comment, kept in the kernel as user data (at most 128 bytes).
+    pub comment: Option<String>,
+}
+
+/// A field of a packet or of its conntrack entry, as a look-up key. Sizes and byte order are the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Field {
+    /// `iifname`, 16 bytes.
+    IifName,
+    /// `oifname`, 16 bytes.
+    OifName,
+    /// `ip saddr`; the rule must have matched [`Match::NfProto`] IPv4 before.
+    Ip4Saddr,
+    /// `ip daddr`, likewise.
+    Ip4Daddr,
+    /// `ip6 saddr`, after IPv6.
+    Ip6Saddr,
+    /// `ip6 daddr`, after IPv6.
+    Ip6Daddr,
+    /// `meta l4proto`, 1 byte.
+    L4Proto,
+    /// `th sport`, 2 bytes.
+    ThSport,
+    /// `th dport`, 2 bytes.
+    ThDport,
+    /// `ct mark & MASK`, 4 bytes, host byte order.
+    CtMarkMasked(u32),
+}
+
+/// The type of one field of a set's key, as nft names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum KeyType {
+    /// `ifname`.
+    IfName,
+    /// `ipv4_addr`.
+    Ipv4Addr,
+    /// `ipv6_addr`.
+    Ipv6Addr,
+    /// `inet_proto`.
+    InetProto,
+    /// `inet_service`.
+    InetService,
+    /// `mark`.
+    Mark,
+}
+
+/// One field of an element's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Value {
+    /// An interface name.
+    IfName(String),
+    /// An address.
+    Addr(IpAddr),
+    /// A prefix, in interval sets only.
+    Net(IpNet),
+    /// A range of addresses, first and last, in interval sets only.
+    AddrRange(IpAddr, IpAddr),
+    /// A protocol number.
+    Proto(u8),
+    /// A port.
+    Port(u16),
+    /// A range of ports, first and last, in interval sets and maps only.
+    PortRange(u16, u16),
+    /// A mark.
+    Mark(u32),
+}
+
+/// A key: one value a field.
+pub type Key = Vec<Value>;
+
+/// A set of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// The key's fields.
+    pub key: Vec<KeyType>,
+    /// Whether elements are intervals (`flags interval`). They must then be disjoint, and not adjacent.
+    pub interval: bool,
+    /// The elements.
+    pub elements: BTreeSet<Key>,
+    /// What the set stands for, for people; kept in the kernel as user data.
+    pub comment: Option<String>,
+}
+
+/// A map from keys to verdicts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictMap {
+    /// The key's fields.
+    pub key: Vec<KeyType>,
+    /// Whether keys are intervals, disjoint.
+    pub interval: bool,
+    /// The elements.
+    pub elements: BTreeMap<Key, Verdict>,
+    /// What the map stands for, for people; kept in the kernel as user data.
+    pub comment: Option<String>,
+}
+
+/// Where a packet goes next.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Leave this base chain; later base chains of the hook still see the packet.
+    Accept,
+    /// Drop, finally.
+    Drop,
+    /// Continue in a chain and come back at its end.
+    Jump(String),
+    /// Continue in a chain and do not come back: its end is the end of the caller too.
+    Goto(String),
+    /// Back to the caller.
+    Return,
+}
+
+/// Equal or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Op {
+    /// Equal, or member.
+    Eq,
+    /// Not equal, or not a member.
+    Ne,
+}
+
+/// An IP version, as `meta nfproto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Source or destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Side {
+    /// `saddr`, `sport`, `iifname`.
+    Source,
+    /// `daddr`, `dport`, `oifname`.
+    Destination,
+}
+
+/// A packet's direction in its flow (`ct direction`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Direction {
+    /// As the flow began.
+    Original,
+    /// The way back.
+    Reply,
+}
+
+/// Conntrack states (`ct state`), a bit mask of the kernel's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CtStates(pub u32);
+
+impl CtStates {
+    /// `invalid`.
+    pub const INVALID: Self = Self(1);
+    /// `established`.
+    pub const ESTABLISHED: Self = Self(2);
+    /// `related`.
+    pub const RELATED: Self = Self(4);
+    /// `new`.
+    pub const NEW: Self = Self(8);
+    /// `untracked`.
+    pub const UNTRACKED: Self = Self(64);
+
+    /// Either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Match {
+    /// `iifname "cali*"`: interface name by prefix (`prefix` true, shown with `*`) or exactly.
+    IfName {
+        /// Source is `iifname`, destination `oifname`.
+        side: Side,
+        /// `==` or `!=`.
+        op: Op,
+        /// Name or prefix.
+        name: String,
+        /// Whether `name` is a prefix.
+        prefix: bool,
+    },
+    /// `meta nfproto ipv4`.
+    NfProto(Family),
+    /// `meta l4proto tcp`.
+    L4Proto(Op, u8),
+    /// `ip saddr 10.0.0.0/8`, `ip6 daddr ::`; the rule must have matched the family before.
+    Addr {
+        /// Source or destination.
+        side: Side,
+        /// `==` or `!=`.
+        op: Op,
+        /// The prefix; a host prefix is written as an address.
+        net: IpNet,
+    },
+    /// `th dport 80-90`, inclusive; the rule must have matched a protocol with ports before.
+    Port {
+        /// Source or destination.
+        side: Side,
+        /// `==` or `!=`.
+        op: Op,
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+    /// `icmpv6 type 135`, after `meta l4proto ipv6-icmp`.
+    Icmp6Type(u8),
+    /// `ct state established,related`.
+    CtState(CtStates),
+    /// `ct direction original`.
+    CtDirection(Direction),
+    /// `iifname . ip saddr @own4`.
+    InSet {
+        /// The key's fields.
+        key: Vec<Field>,
+        /// `Eq` for membership, `Ne` for its absence.
+        op: Op,
+        /// The set's name.
+        set: String,
+    },
+}
+
+/// An effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Statement {
+    /// Counts packets and bytes.
+    Counter,
+    /// `ct mark set ct mark & KEEP | BITS`.
+    SetCtMark {
+        /// Bits of the old mark that stay.
+        keep: u32,
+        /// Bits that are then set.
+        bits: u32,
+    },
+    /// A verdict.
+    Verdict(Verdict),
+    /// `iifname vmap @egress_class`: the verdict of the element; without an element the packet goes on to the next rule.
+    Vmap {
+        /// The key's fields.
+        key: Vec<Field>,
+        /// The map's name.
+        map: String,
+    },
+}
+
+/// A change to the table: commands that take effect together or not at all, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// The commands.
+    pub commands: Vec<Command>,
+}
+
+/// One command. Objects are declared before they are used and emptied of users before they are deleted; order is the author's duty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Create the table if it is missing.
+    AddTable,
+    /// Delete the table and all in it.
+    DeleteTable,
+    /// Create a chain, without its rules.
+    AddChain {
+        /// Its name.
+        chain: String,
+        /// Its hook, for a base chain.
+        hook: Option<Hook>,
+    },
+    /// Delete a chain; it must have no rules and no users.
+    DeleteChain {
+        /// Its name.
+        chain: String,
+    },
+    /// Delete all rules of a chain.
+    FlushChain {
+        /// Its name.
+        chain: String,
+    },
+    /// Append a rule.
+    AddRule {
+        /// The chain.
+        chain: String,
+        /// The rule.
+        rule: Rule,
+    },
+    /// Create a set, without its elements.
+    AddSet {
+        /// Its name.
+        set: String,
+        /// Its key.
+        key: Vec<KeyType>,
+        /// `flags interval`.
+        interval: bool,
+        /// Its comment.
+        comment: Option<String>,
+    },
+    /// Delete a set.
+    DeleteSet {
+        /// Its name.
+        set: String,
+    },
+    /// Add elements to a set.
+    AddElements {
+        /// The set.
+        set: String,
+        /// The elements.
+        elements: Vec<Key>,
+    },
+    /// Delete elements of a set.
+    DeleteElements {
+        /// The set.
+        set: String,
+        /// The elements.
+        elements: Vec<Key>,
+    },
+    /// Create a verdict map, without its elements.
+    AddMap {
+        /// Its name.
+        map: String,
+        /// Its key.
+        key: Vec<KeyType>,
+        /// `flags interval`.
+        interval: bool,
+        /// Its comment.
+        comment: Option<String>,
+    },
+    /// Delete a verdict map.
+    DeleteMap {
+        /// Its name.
+        map: String,
+    },
+    /// Add elements to a verdict map.
+    AddMapElements {
+        /// The map.
+        map: String,
+        /// Keys and verdicts.
+        elements: Vec<(Key, Verdict)>,
+    },
+    /// Delete elements of a verdict map.
+    DeleteMapElements {
+        /// The map.
+        map: String,
+        /// Keys, with the verdicts they have.
+        elements: Vec<(Key, Verdict)>,
+    },
+}

@@ -1,0 +1,192 @@
+//! What the admin API says, as JSON.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Components that run.
+    pub components: Vec<String>,
+    /// Whether the datastore was read completely.
+    pub datastore_in_sync: bool,
+    /// The datastore revision that was read last.
+    pub revision: String,
+    /// The datastore revision that is in the kernel: rules, routes and BGP configuration alike.
+    pub programmed_revision: String,
+    /// The live generation of the conntrack mark.
+    pub generation: u32,
+    /// Local endpoints.
+    pub endpoints: usize,
+    /// Whether this agent is ready (`/readiness`).
+    pub ready: bool,
+    /// What is wrong now, one sentence each: documents in error, failed writes.
+    pub problems: Vec<String>,
+}
+
+/// One local endpoint: `GET /v1/endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The container id that the runtime gave.
+    pub container_id: String,
+    /// Path of the pod's network namespace.
+    pub netns: String,
+    /// The interface's name inside the pod.
+    pub ifname: String,
+    /// The host's end of the veth.
+    pub host_interface: String,
+    /// MAC of the host's end.
+    pub host_mac: String,
+    /// MAC of the pod's end.
+    pub mac: String,
+    /// The pod's addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// `GET /v1/bgp/peers`, and `tortie bgp peers -o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPeer {
+    /// The node that reports.
+    pub node: String,
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// The peer's name, where it is a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_name: Option<String>,
+    /// The peer's AS number.
+    pub as_number: u32,
+    /// `mesh`, `node` or `global`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `Idle`, `Connect`, `Active`, `OpenSent`, `OpenConfirm`, `Established`.
+    pub state: String,
+    /// RFC 3339 time of the last change of state, UTC.
+    pub since: String,
+    /// Counts by family: `ipv4`, `ipv6`.
+    pub families: BTreeMap<String, FamilyCounts>,
+    /// The last error, empty if none.
+    pub last_error: String,
+}
+
+/// Route counts of one family of one session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyCounts {
+    /// Received from the peer.
+    pub received: usize,
+    /// Of those, accepted.
+    pub accepted: usize,
+    /// Sent to the peer.
+    pub advertised: usize,
+}
+
+/// `GET /v1/bgp/routes`, and `tortie bgp routes -o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpRoute {
+    /// The node that reports.
+    pub node: String,
+    /// The prefix.
+    pub prefix: IpNet,
+    /// The next hop, none for a route of our own.
+    pub next_hop: Option<IpAddr>,
+    /// The peer it came from, or `local`.
+    pub from: String,
+    /// AS path.
+    pub as_path: Vec<u32>,
+    /// LOCAL_PREF.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// Communities, `65000:1`, large ones `65000:1:2`.
+    pub communities: Vec<String>,
+    /// Whether this path is the one in use.
+    pub best: bool,
+    /// Why it is best, or why not.
+    pub reason: String,
+}
+
+/// `GET /v1/routes`, and `tortie routes -o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// The node that reports.
+    pub node: String,
+    /// The destination.
+    pub destination: IpNet,
+    /// The next hop, if any.
+    pub via: Option<IpAddr>,
+    /// The device; `blackhole` for a blackhole route.
+    pub device: String,
+    /// The kernel's protocol number.
+    pub protocol: u8,
+    /// `local-pod`, `local-block`, `bgp` or `tunnel`.
+    pub source: String,
+    /// `present`, `missing`, `wrong` or `foreign`.
+    pub state: String,
+}
+
+/// `GET /v1/ipam`: the blocks as this agent's datastore has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpamBlockStatus {
+    /// The block's range.
+    pub cidr: IpNet,
+    /// The node it belongs to.
+    pub node: Option<String>,
+    /// Addresses in use.
+    pub in_use: usize,
+    /// Addresses free.
+    pub free: usize,
+}
+
+/// `POST /v1/cni`: what the plugin was called with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CniRequest {
+    /// `CNI_COMMAND`.
+    pub command: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_NETNS`.
+    pub netns: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+    /// `CNI_ARGS`.
+    pub args: String,
+    /// `CNI_PATH`.
+    pub path: String,
+    /// The network configuration from stdin, verbatim.
+    pub config: serde_json::Value,
+}
+
+/// The answer to [`CniRequest`]: what the plugin prints, and with which exit status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniResponse {
+    /// Whether it succeeded; the plugin exits 1 if not.
+    pub ok: bool,
+    /// CNI result or CNI error object; null prints nothing.
+    pub body: serde_json::Value,
+}
+
+/// The body of any answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What went wrong, and what to do about it.
+    pub error: String,
+}
