@@ -1,0 +1,63 @@
+# The commands a newcomer needs. `make demo` and `make test` get what they need by themselves: what builds the project (a linker) is
+# installed when missing, the programs that tests compare us with are unpacked into target/peers and never installed.
+
+CARGO ?= cargo
+TOOLS := target/tools/bin
+DENY_VERSION := 0.20.2
+
+# Network namespaces need root. Building does not: only the programs that are run get it.
+ifneq ($(shell id -u),0)
+SUDO := sudo
+AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
+endif
+
+.PHONY: help demo test test-long check format lint deny bench fuzz peers build setup clean-lab
+
+help:
+	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
+	@echo "make test       every test, with real kernels and real peers (BIRD, nft)"
+	@echo "make test-long  what takes hours: all truth tables by packets, fuzzing, a thousand kills"
+	@echo "make check      what must hold before a change lands: format, lints, licences, tests"
+	@echo "make bench      side-by-side benchmarks; receipts are in docs/perf/"
+	@echo "make fuzz       every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
+
+demo: build
+	$(SUDO) target/release/tortie lab demo
+
+build: setup
+	$(CARGO) build --release --locked -p tortie-node -p tortie-ctl
+
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install rustc and cargo 1.89 or later"; exit 1; }
+	@command -v cc >/dev/null || { echo "installing a linker (gcc)"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq gcc libc6-dev; }
+
+peers:
+	@tests/peers.sh
+
+test: setup peers
+	$(CARGO) build --locked --workspace
+	$(CARGO) test --locked --workspace $(AS_ROOT)
+
+test-long: setup peers
+	$(CARGO) build --locked --release --workspace
+	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace $(AS_ROOT)
+
+check: format lint deny test
+
+format:
+	$(CARGO) fmt --all --check
+
+lint: setup
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny: $(TOOLS)/cargo-deny
+	$(TOOLS)/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+
+$(TOOLS)/cargo-deny:
+	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root target/tools
+
+bench: build peers
+	bench/run.sh
+
+fuzz:
+	fuzz/run.sh

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Unpacks the programs that tests compare us with (nft, BIRD, iproute2 ...) from Debian's packages into target/peers, with a wrapper
+# for each in target/peers/bin. Nothing is installed and no service starts. Packages whose libraries are missing bring them along.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD/target/peers
+packages=(nftables iproute2 bird2 conntrack tcpdump)
+stamp="$root/.done-$(printf '%s\n' "${packages[@]}" "$(dpkg --print-architecture)" | sha1sum | cut -c1-12)"
+[ -e "$stamp" ] && exit 0
+command -v apt-get >/dev/null || { echo "tests/peers.sh needs a Debian-like system (apt-get)" >&2; exit 1; }
+
+mkdir -p "$root/debs" "$root/bin"
+if ! apt-cache show bird2 >/dev/null 2>&1; then
+    echo "peers: reading the package lists"
+    apt-get update -qq
+fi
+# Every package and those it needs, less what is installed already: an installed library is found by the loader anyway.
+mapfile -t wanted < <(
+    { printf '%s\n' "${packages[@]}"
+      apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances --no-pre-depends "${packages[@]}" |
+          sed -n 's/^ *|\?Depends: \([^<]*\)$/\1/p'; } | sort -u |
+        while read -r name; do
+            if [[ " ${packages[*]} " == *" $name "* ]] || { [[ $name == lib* ]] && ! dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed'; }; then
+                echo "$name"
+            fi
+        done
+)
+echo "peers: fetching ${wanted[*]}"
+(cd "$root/debs" && rm -f ./*.deb && apt-get download -qq "${wanted[@]}" 2>&1 | grep -v '^W:' || true)
+for name in "${packages[@]}"; do
+    ls "$root"/debs/"${name}"_*.deb >/dev/null 2>&1 || { echo "peers: package $name could not be fetched" >&2; exit 1; }
+done
+for deb in "$root"/debs/*.deb; do dpkg-deb -x "$deb" "$root/root"; done
+
+libraries=$(find "$root/root" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
+for directory in usr/sbin sbin usr/bin bin; do
+    for program in "$root/root/$directory"/*; do
+        [ -f "$program" ] && [ -x "$program" ] || continue
+        wrapper="$root/bin/$(basename "$program")"
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$libraries" "$program" > "$wrapper"
+        chmod +x "$wrapper"
+    done
+done
+for program in nft ip bird birdc conntrack tcpdump; do
+    [ -x "$root/bin/$program" ] || { echo "peers: $program is missing after unpacking" >&2; exit 1; }
+done
+touch "$stamp"
