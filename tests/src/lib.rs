@@ -4,6 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod lab;
+pub mod truth;
+
 /// The root of the checkout.
 pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
