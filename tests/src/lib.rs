@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod lab;
+pub mod stream;
 pub mod truth;
 
 /// The root of the checkout.

@@ -1,0 +1,132 @@
+//! Numbered UDP packets between two sockets in network namespaces, both ways, 50 a second, and what arrived when.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Time between two packets of one direction.
+pub const GAP: Duration = Duration::from_millis(20);
+
+/// Runs `work` on a thread of its own inside a network namespace, given by name or path.
+///
+/// # Panics
+/// When the namespace is not there, or `work` panics.
+pub fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let path = if netns.starts_with('/') { netns.into() } else { Path::new("/run/netns").join(netns) };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            setns(&file, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered");
+            work()
+        });
+        thread.join().expect("the work in the namespace succeeds")
+    })
+}
+
+/// Sent and arrived packets of one direction.
+#[derive(Default)]
+pub struct Log {
+    sent: BTreeMap<u64, Instant>,
+    arrived: BTreeMap<u64, Instant>,
+}
+
+impl Log {
+    /// Packets sent in a stretch of time that never arrived.
+    pub fn lost(&self, from: Instant, until: Instant) -> usize {
+        self.sent.iter().filter(|(number, at)| (from..until).contains(at) && !self.arrived.contains_key(number)).count()
+    }
+
+    /// Packets sent in a stretch of time.
+    pub fn sent(&self, from: Instant, until: Instant) -> usize {
+        self.sent.values().filter(|at| (from..until).contains(at)).count()
+    }
+
+    /// Packets that arrived in a stretch of time.
+    pub fn arrived(&self, from: Instant, until: Instant) -> usize {
+        self.arrived.values().filter(|at| (from..until).contains(at)).count()
+    }
+}
+
+/// A stream between a client and a server; stops when told to.
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    /// Client to server.
+    pub forth: Arc<Mutex<Log>>,
+    /// Server to client.
+    pub back: Arc<Mutex<Log>>,
+}
+
+impl Stream {
+    /// Starts a stream from `client` (netns, address) to `server` (netns, address, port).
+    ///
+    /// # Panics
+    /// When the sockets cannot be made.
+    pub fn start(client: (&str, IpAddr), server: (&str, IpAddr, u16)) -> Self {
+        let socket = |netns: &str, address: SocketAddr| {
+            let socket = inside(netns, || UdpSocket::bind(address)).expect("an address of the pod");
+            socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+            socket
+        };
+        let there = socket(server.0, (server.1, server.2).into());
+        let here = socket(client.0, (client.1, 0).into());
+        here.connect((server.1, server.2)).expect("a connected socket");
+        there.connect(here.local_addr().expect("an address")).expect("a connected socket");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (forth, back) = (Arc::default(), Arc::default());
+        let threads = vec![
+            sender(here.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop)),
+            receiver(there.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop)),
+            sender(there, Arc::clone(&back), Arc::clone(&stop)),
+            receiver(here, Arc::clone(&back), Arc::clone(&stop)),
+        ];
+        Self { stop, threads, forth, back }
+    }
+
+    /// Stops sending and waits for the stragglers.
+    ///
+    /// # Panics
+    /// When one of its threads did.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("the stream's threads end");
+        }
+    }
+}
+
+fn sender(socket: UdpSocket, log: Arc<Mutex<Log>>, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for number in 0_u64.. {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            // A refusal (ICMP) of an earlier packet surfaces here; the stream goes on.
+            log.lock().expect("the log").sent.insert(number, Instant::now());
+            let _ = socket.send(&number.to_be_bytes());
+            std::thread::sleep(GAP);
+        }
+    })
+}
+
+fn receiver(socket: UdpSocket, log: Arc<Mutex<Log>>, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut ended: Option<Instant> = None;
+        while ended.is_none_or(|at| at.elapsed() < Duration::from_millis(300)) {
+            if ended.is_none() && stop.load(Ordering::Relaxed) {
+                ended = Some(Instant::now());
+            }
+            let mut bytes = [0; 8];
+            if matches!(socket.recv(&mut bytes), Ok(8)) {
+                log.lock().expect("the log").arrived.insert(u64::from_be_bytes(bytes), Instant::now());
+            }
+        }
+    })
+}
