@@ -72,7 +72,7 @@ fn bird_is_a_fourth_member_of_the_mesh() {
         .replace("SELF", "172.31.0.77");
     for node in &others {
         let (name, ip) = (text(&node["name"]), text(&node["ip"]));
-        config += &format!("\nprotocol bgp {name} from mesh {{ neighbor {ip} as 64512; }}\n");
+        config.extend(["\nprotocol bgp ", &name, " from mesh { neighbor ", &ip, " as 64512; }\n"]);
     }
     let (file, socket) = (lab.scratch("bird.conf"), lab.scratch("bird.ctl"));
     std::fs::write(&file, config).expect("the configuration is written");
