@@ -5,9 +5,14 @@
 //! error, because a mistyped `ingres:` must never weaken what is enforced. This crate is pure: no IO, no clock.
 
 pub mod calico;
+mod decode;
+pub mod field;
 pub mod k8s;
 pub mod meta;
 pub mod object;
+mod validate;
 
+pub use decode::{Decoded, decode};
+pub use field::FieldError;
 pub use meta::ObjectMeta;
 pub use object::{Kind, Object, ObjectKey};

@@ -1,7 +1,9 @@
 //! Object metadata, the slim form of `meta/v1 ObjectMeta`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Labels or annotations.
@@ -38,4 +40,51 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Reads an address that may be the empty string, as in the status of a pod that has none yet.
+pub(crate) fn empty_as_none<'de, D>(deserializer: D) -> Result<Option<IpAddr>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("{text:?} is not an IP address")))
+}
+
+/// Reads a network in CIDR notation and clears its host bits, as the API server's users expect of `10.0.0.1/8`. An IPv4 network in
+/// its IPv6-mapped form is the IPv4 network.
+pub(crate) fn network<'de, D>(deserializer: D) -> Result<IpNet, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    parse_network(&text).ok_or_else(|| serde::de::Error::custom(NOT_A_NETWORK))
+}
+
+/// [`network`] for each element of a list.
+pub(crate) fn networks<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Network(#[serde(deserialize_with = "network")] IpNet);
+
+    let list = Option::<Vec<Network>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Network(network)| network).collect())
+}
+
+const NOT_A_NETWORK: &str = "must be a valid CIDR, such as 10.0.0.0/8 or fd00::/64";
+
+fn parse_network(text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().ok()?.trunc();
+    match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
+            Some(v4) => IpNet::new(v4.into(), v6.prefix_len() - 96).ok(),
+            None => Some(network),
+        },
+        IpNet::V4(_) | IpNet::V6(_) => Some(network),
+    }
 }

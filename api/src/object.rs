@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::calico::{BgpConfiguration, IpPool, IpamBlock};
-use crate::k8s::{Namespace, NetworkPolicy, Node, Pod};
+use crate::decode::{Decoded, decode};
+use crate::k8s::{Namespace, NetworkPolicy, Node, Pod, PolicyType};
 use crate::meta::ObjectMeta;
 
 /// The kinds that Tortie knows.
@@ -30,7 +31,88 @@ pub enum Kind {
     IpamBlock,
 }
 
-/// Any resource that Tortie knows.
+impl Kind {
+    /// Every kind, in the order of the enum.
+    pub const ALL: [Self; 7] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::NetworkPolicy,
+        Self::IpPool,
+        Self::BgpConfiguration,
+        Self::IpamBlock,
+    ];
+
+    /// The kind as manifests spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::IpPool => "IPPool",
+            Self::BgpConfiguration => "BGPConfiguration",
+            Self::IpamBlock => "IPAMBlock",
+        }
+    }
+
+    /// The `apiVersion` of manifests of this kind.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod => "v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::IpPool | Self::BgpConfiguration | Self::IpamBlock => "projectcalico.org/v3",
+        }
+    }
+
+    /// Whether objects of this kind belong to a namespace.
+    pub const fn is_namespaced(self) -> bool {
+        matches!(self, Self::Pod | Self::NetworkPolicy)
+    }
+
+    /// Whether the kind carries intent, so that a field we do not know is an error.
+    pub const fn is_strict(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node | Self::Pod)
+    }
+
+    /// The plural and the short names that command lines take, in lower case.
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Namespace => &["namespaces", "ns"],
+            Self::Node => &["nodes", "no"],
+            Self::Pod => &["pods", "po"],
+            Self::NetworkPolicy => &["networkpolicies", "netpol", "netpols"],
+            Self::IpPool => &["ippools", "pool", "pools"],
+            Self::BgpConfiguration => &["bgpconfigurations", "bgpconfig", "bgpconfigs"],
+            Self::IpamBlock => &["ipamblocks", "block", "blocks"],
+        }
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = String;
+
+    /// Reads a kind as people type it: in any case, singular, plural or short (`netpol`).
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.to_lowercase();
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str().eq_ignore_ascii_case(&name) || kind.names().contains(&name.as_str()))
+            .ok_or_else(|| {
+                let known: Vec<&str> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
+                format!("unknown kind {text:?}: use one of {}", known.join(", "))
+            })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Any resource that Tortie knows. It serialises as a manifest does, with `apiVersion` and `kind`, and deserialises through
+/// [`decode`], so that what is read is defaulted and valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// `v1 Namespace`.
@@ -69,18 +151,19 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::IpPool => "IPPool",
-            Self::BgpConfiguration => "BGPConfiguration",
-            Self::IpamBlock => "IPAMBlock",
-        })
-    }
+/// Runs an expression on whatever kind of object it is.
+macro_rules! on_each_kind {
+    ($object:expr, $name:ident => $body:expr) => {
+        match $object {
+            Object::Namespace($name) => $body,
+            Object::Node($name) => $body,
+            Object::Pod($name) => $body,
+            Object::NetworkPolicy($name) => $body,
+            Object::IpPool($name) => $body,
+            Object::BgpConfiguration($name) => $body,
+            Object::IpamBlock($name) => $body,
+        }
+    };
 }
 
 impl Object {
@@ -99,20 +182,80 @@ impl Object {
 
     /// The object's metadata.
     pub const fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Namespace(object) => &object.metadata,
-            Self::Node(object) => &object.metadata,
-            Self::Pod(object) => &object.metadata,
-            Self::NetworkPolicy(object) => &object.metadata,
-            Self::IpPool(object) => &object.metadata,
-            Self::BgpConfiguration(object) => &object.metadata,
-            Self::IpamBlock(object) => &object.metadata,
-        }
+        on_each_kind!(self, object => &object.metadata)
+    }
+
+    /// The object's metadata, to be changed.
+    pub const fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        on_each_kind!(self, object => &mut object.metadata)
     }
 
     /// The object's key.
     pub fn key(&self) -> ObjectKey {
         let metadata = self.metadata();
         ObjectKey { kind: self.kind(), namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+    }
+
+    /// Fills in what the API server would: the namespace `default`, a namespace's own name as its label, the isolated directions of a
+    /// policy; and brings CIDRs into their canonical form.
+    pub fn apply_defaults(&mut self) {
+        let namespaced = self.kind().is_namespaced();
+        let metadata = self.metadata_mut();
+        if !namespaced {
+            metadata.namespace = None;
+        } else if metadata.namespace.as_deref().is_none_or(str::is_empty) {
+            metadata.namespace = Some("default".to_owned());
+        }
+        match self {
+            Self::Namespace(namespace) => {
+                let name = namespace.metadata.name.clone();
+                namespace.metadata.labels.insert("kubernetes.io/metadata.name".to_owned(), name);
+            }
+            Self::NetworkPolicy(policy) => {
+                let spec = &mut policy.spec;
+                if spec.policy_types.is_empty() {
+                    spec.policy_types.push(PolicyType::Ingress);
+                    if !spec.egress.is_empty() {
+                        spec.policy_types.push(PolicyType::Egress);
+                    }
+                }
+            }
+            Self::Node(_) | Self::Pod(_) | Self::IpPool(_) | Self::BgpConfiguration(_) | Self::IpamBlock(_) => {}
+        }
+    }
+}
+
+/// The fields every manifest starts with, then those of the kind.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest<'a, T> {
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(flatten)]
+    object: &'a T,
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kind = self.kind();
+        on_each_kind!(self, object => {
+            Manifest { api_version: kind.api_version(), kind: kind.as_str(), object }.serialize(serializer)
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+
+        match decode(&serde_json::Value::deserialize(deserializer)?) {
+            Ok(Decoded::Object(object)) => Ok(*object),
+            Ok(Decoded::Ignored) => Err(D::Error::custom("an object of a kind that is not read")),
+            Ok(Decoded::UnknownKind(message)) => Err(D::Error::custom(message)),
+            Err(errors) => {
+                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                Err(D::Error::custom(errors.join("; ")))
+            }
+        }
     }
 }

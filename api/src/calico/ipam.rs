@@ -6,7 +6,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{ObjectMeta, StringMap, null_as_default};
+use crate::meta::{ObjectMeta, StringMap, network, null_as_default};
 
 /// `projectcalico.org/v3 IPAMBlock`; its name is the CIDR with `.`, `:` and `/` as `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,7 @@ pub struct IpamBlock {
 #[serde(rename_all = "camelCase")]
 pub struct IpamBlockSpec {
     /// The block's range.
+    #[serde(deserialize_with = "network")]
     pub cidr: IpNet,
     /// `host:NODE`, or none when the block is nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{ObjectMeta, null_as_default};
+use crate::meta::{ObjectMeta, network, null_as_default};
 
 /// `projectcalico.org/v3 IPPool`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,7 @@ pub struct IpPool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpPoolSpec {
     /// The range.
+    #[serde(deserialize_with = "network")]
     pub cidr: IpNet,
     /// VXLAN use; `Never` by default.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -52,11 +53,15 @@ pub struct IpPoolSpec {
     pub assignment_mode: AssignmentMode,
 }
 
+/// Calico's fields that this version does not honour yet.
+pub(crate) const IP_POOL_UNSUPPORTED: [&str; 3] = ["ipip", "nat-outgoing", "awsSubnetID"];
+
 /// When traffic is encapsulated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EncapMode {
     /// Never, the default.
     #[default]
+    #[serde(alias = "")]
     Never,
     /// Always.
     Always,
@@ -69,6 +74,7 @@ pub enum EncapMode {
 pub enum AssignmentMode {
     /// Any pod may get an address, the default.
     #[default]
+    #[serde(alias = "")]
     Automatic,
     /// Only pods that ask for the pool.
     Manual,

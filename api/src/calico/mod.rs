@@ -4,6 +4,8 @@ mod bgp;
 mod ipam;
 mod ippool;
 
+pub(crate) use bgp::{BGP_CONFIGURATION_UNSUPPORTED, parse_as_number};
 pub use bgp::{BgpConfiguration, BgpConfigurationSpec};
 pub use ipam::{AllocationAttribute, IpamBlock, IpamBlockSpec};
+pub(crate) use ippool::IP_POOL_UNSUPPORTED;
 pub use ippool::{AssignmentMode, EncapMode, IpPool, IpPoolSpec};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{ObjectMeta, null_as_default};
+use crate::meta::{ObjectMeta, empty_as_none, null_as_default};
 
 /// `v1 Namespace`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,10 +47,14 @@ pub struct PodSpec {
 
 /// `Container`, slim.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Container {
     /// The container's name.
     #[serde(default)]
     pub name: String,
+    /// `Always` makes an init container a sidecar; elsewhere it has no meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<String>,
     /// Declared ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub ports: Vec<ContainerPort>,
@@ -123,9 +127,9 @@ impl std::str::FromStr for Protocol {
     }
 }
 
-/// `PodStatus`, slim.
+/// `PodStatus`, slim. A `podIP` without `podIPs` is read as a list of one, as the API server does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "WirePodStatus")]
 pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`; empty in a manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +137,27 @@ pub struct PodStatus {
     /// The pod's addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "podIPs", deserialize_with = "null_as_default")]
     pub pod_ips: Vec<PodIp>,
+}
+
+/// [`PodStatus`] as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WirePodStatus {
+    phase: Option<String>,
+    #[serde(default, rename = "podIPs", deserialize_with = "null_as_default")]
+    pod_ips: Vec<PodIp>,
+    #[serde(default, rename = "podIP", deserialize_with = "empty_as_none")]
+    pod_ip: Option<IpAddr>,
+}
+
+impl From<WirePodStatus> for PodStatus {
+    fn from(wire: WirePodStatus) -> Self {
+        let mut pod_ips = wire.pod_ips;
+        if pod_ips.is_empty() {
+            pod_ips.extend(wire.pod_ip.map(|ip| PodIp { ip }));
+        }
+        Self { phase: wire.phase, pod_ips }
+    }
 }
 
 /// One of a pod's addresses.

@@ -1,13 +1,17 @@
 //! Kubernetes kinds: `v1` Namespace, Pod, Node and `networking.k8s.io/v1` NetworkPolicy.
 
+mod addresses;
 mod cluster;
 mod network_policy;
 mod selector;
 
+pub use addresses::annotations;
+pub(crate) use addresses::reported_addresses;
 pub use cluster::{
-    Address, Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec, PodStatus,
-    Protocol,
+    Address, Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec,
+    PodStatus, Protocol,
 };
+pub(crate) use network_policy::PORT_RANGE;
 pub use network_policy::{
     IpBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec, PolicyType, PortOrName,

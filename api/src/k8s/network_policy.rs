@@ -5,11 +5,14 @@
 //! all allows nothing. A peer's `podSelector: {}` is *every pod* of the policy's namespace, and a `namespaceSelector: {}` every
 //! namespace.
 
+use std::fmt;
+
 use ipnet::IpNet;
+use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::{LabelSelector, Protocol};
-use crate::meta::{ObjectMeta, null_as_default};
+use crate::meta::{ObjectMeta, network, networks, null_as_default};
 
 /// `networking.k8s.io/v1 NetworkPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,10 +96,11 @@ pub struct NetworkPolicyPeer {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpBlock {
-    /// The range.
+    /// The range; host bits are cleared.
+    #[serde(deserialize_with = "network")]
     pub cidr: IpNet,
-    /// Parts of `cidr` that are left out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    /// Parts of `cidr` that are left out, each strictly within it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "networks")]
     pub except: Vec<IpNet>,
 }
 
@@ -116,11 +120,42 @@ pub struct NetworkPolicyPort {
 }
 
 /// `IntOrString` as a port: a number, or the name of a container port of the *destination* pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(untagged)]
 pub enum PortOrName {
     /// A port number.
     Number(u16),
     /// The name of a port.
     Name(String),
+}
+
+/// What is said of a port number out of range, wherever it is noticed.
+pub(crate) const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
+
+impl<'de> Deserialize<'de> for PortOrName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IntOrString;
+
+        impl Visitor<'_> for IntOrString {
+            type Value = PortOrName;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port number or the name of a port")
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<PortOrName, E> {
+                u16::try_from(value).map(PortOrName::Number).map_err(|_| E::custom(PORT_RANGE))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<PortOrName, E> {
+                u64::try_from(value).map_err(|_| E::custom(PORT_RANGE)).and_then(|value| self.visit_u64(value))
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<PortOrName, E> {
+                Ok(PortOrName::Name(value.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(IntOrString)
+    }
 }
