@@ -13,6 +13,26 @@ use serde::{Deserialize, Serialize};
 /// The name of our table, in family `inet`.
 pub const TABLE: &str = "tortie";
 
+/// The longest comment in bytes that `nft` 1.0.6 takes.
+pub const COMMENT_MAX: usize = 127;
+
+/// Text made fit for a comment: what `nft` cannot quote is replaced, what is longer than [`COMMENT_MAX`] cut at a character.
+#[must_use]
+pub fn comment(text: &str) -> String {
+    let mut fit = String::with_capacity(text.len().min(COMMENT_MAX));
+    for c in text.chars().map(|c| match c {
+        '"' => '\'',
+        c if c.is_control() => ' ',
+        c => c,
+    }) {
+        if fit.len() + c.len_utf8() > COMMENT_MAX {
+            break;
+        }
+        fit.push(c);
+    }
+    fit
+}
+
 /// The content of the table: everything by name, ordered, so that equal rulesets are equal values and equal text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruleset {
@@ -22,6 +42,29 @@ pub struct Ruleset {
     pub sets: BTreeMap<String, Set>,
     /// Verdict maps by name.
     pub maps: BTreeMap<String, VerdictMap>,
+}
+
+impl Ruleset {
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.sets.is_empty() && self.maps.is_empty()
+    }
+}
+
+impl Rule {
+    /// A rule without a comment.
+    #[must_use]
+    pub fn new(matches: impl Into<Vec<Match>>, statements: impl Into<Vec<Statement>>) -> Self {
+        Self { matches: matches.into(), statements: statements.into(), comment: None }
+    }
+
+    /// The same rule with a comment, made fit by [`comment`].
+    #[must_use]
+    pub fn commented(mut self, text: &str) -> Self {
+        self.comment = Some(comment(text));
+        self
+    }
 }
 
 /// A chain: a base chain if it has a hook.
@@ -56,6 +99,8 @@ pub enum HookPoint {
     Output,
     /// After routing.
     Postrouting,
+    /// A place, type or policy outside this vocabulary. Only a read-back has it, and no wanted chain equals it.
+    Foreign,
 }
 
 /// A rule: if all of `matches` hold, `statements` run in order.
@@ -311,6 +356,8 @@ pub enum Statement {
         /// The map's name.
         map: String,
     },
+    /// Something outside this vocabulary, described for people. Only a read-back has it, and no wanted rule equals it.
+    Foreign(String),
 }
 
 /// A change to the table: commands that take effect together or not at all, in order.

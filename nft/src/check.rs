@@ -1,0 +1,280 @@
+//! What an executor refuses before it asks the kernel: commands that the kernel would misread, or whose text `nft` could not read back.
+//!
+//! The kernel compares bytes and does not know their meaning: a rule that looks up a port in a set of addresses is no error to it.
+//! These checks keep a [`Ruleset`](crate::Ruleset) such that its text, its kernel form and its interpretation say the same.
+
+use crate::keys;
+use crate::model::{
+    COMMENT_MAX, Command, CtStates, Family, Field, HookPoint, Key, KeyType, Match, Op, Rule, Statement, Verdict,
+    comment,
+};
+
+/// The longest name of a chain or set that `nft` 1.0.6 takes.
+pub const NAME_MAX: usize = 127;
+
+/// What must be known of a set or map to use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// The key's fields.
+    pub key: Vec<KeyType>,
+    /// Whether elements are intervals.
+    pub interval: bool,
+    /// Whether it maps to verdicts.
+    pub map: bool,
+}
+
+/// Whether `command` makes sense, given the sets and maps that `find` knows. One that it does not know is left to the kernel.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared>) -> Result<(), String> {
+    match command {
+        Command::AddChain { chain, hook } => {
+            if hook.is_some_and(|hook| hook.point == HookPoint::Foreign) {
+                return Err("its hook is outside the vocabulary".into());
+            }
+            name(chain)
+        }
+        Command::AddSet { set, key, interval, comment } | Command::AddMap { map: set, key, interval, comment } => {
+            name(set)?;
+            check_comment(comment.as_deref())?;
+            check_key(key, *interval)
+        }
+        Command::AddRule { rule, .. } => self::rule(rule, find),
+        Command::AddElements { set, elements } | Command::DeleteElements { set, elements } => {
+            let Some(declared) = find(set) else { return Ok(()) };
+            if declared.map {
+                return Err("it is a map; its elements have verdicts".into());
+            }
+            elements.iter().try_for_each(|key| element(declared, key))
+        }
+        Command::AddMapElements { map, elements } | Command::DeleteMapElements { map, elements } => {
+            let Some(declared) = find(map) else { return Ok(()) };
+            if !declared.map {
+                return Err("it is a set; its elements have no verdicts".into());
+            }
+            elements.iter().try_for_each(|(key, _)| element(declared, key))
+        }
+        Command::AddTable
+        | Command::DeleteTable
+        | Command::DeleteChain { .. }
+        | Command::FlushChain { .. }
+        | Command::DeleteSet { .. }
+        | Command::DeleteMap { .. } => Ok(()),
+    }
+}
+
+fn element(declared: &Declared, key: &Key) -> Result<(), String> {
+    keys::encode(&declared.key, declared.interval, key).map(|_| ())
+}
+
+fn name(name: &str) -> Result<(), String> {
+    let mut bytes = name.bytes();
+    let fits = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
+        && name.len() <= NAME_MAX;
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is no name: a letter, then letters, digits and _-./, {NAME_MAX} at most"))
+    }
+}
+
+fn check_comment(text: Option<&str>) -> Result<(), String> {
+    match text {
+        Some("") => Err("its comment is empty; leave it out".into()),
+        Some(text) if comment(text) != text => {
+            Err(format!("its comment is longer than {COMMENT_MAX} bytes, or has quotes or control characters"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_key(key: &[KeyType], interval: bool) -> Result<(), String> {
+    let size: usize = key.iter().map(|kind| kind.size().next_multiple_of(4)).sum();
+    if key.is_empty() || size > keys::KEY_MAX {
+        return Err(format!("its key must have a field, and {} bytes at most", keys::KEY_MAX));
+    }
+    if interval && key.len() == 1 && matches!(key[0], KeyType::IfName | KeyType::Mark) {
+        return Err(format!("intervals of {} have no order that nft and the kernel agree on", key[0].name()));
+    }
+    Ok(())
+}
+
+/// Whether a rule is one that its text, the kernel and the interpreter read alike.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Result<(), String> {
+    check_comment(rule.comment.as_deref())?;
+    let mut seen = Seen { family: None, protocol: None };
+    for condition in &rule.matches {
+        seen.check(condition, &find)?;
+    }
+    for (index, statement) in rule.statements.iter().enumerate() {
+        let last = index + 1 == rule.statements.len();
+        match statement {
+            Statement::Counter => {}
+            Statement::SetCtMark { keep, bits } => {
+                if keep & bits != 0 {
+                    return Err("ct mark: a bit that is set need not be kept; clear it in `keep`".into());
+                }
+                if *keep == u32::MAX {
+                    return Err("ct mark: nothing is changed".into());
+                }
+            }
+            Statement::Verdict(verdict) => {
+                if !last {
+                    return Err("statements after a verdict are never reached".into());
+                }
+                if let Verdict::Jump(chain) | Verdict::Goto(chain) = verdict {
+                    name(chain)?;
+                }
+            }
+            Statement::Vmap { key, map } => {
+                if !last {
+                    return Err(
+                        "statements after a verdict map are reached by no packet that it has a verdict for".into()
+                    );
+                }
+                seen.check_lookup(key, map, true, &find)?;
+            }
+            Statement::Foreign(what) => return Err(format!("{what} is outside the vocabulary")),
+        }
+    }
+    Ok(())
+}
+
+/// What earlier conditions of a rule have established.
+struct Seen {
+    family: Option<Family>,
+    protocol: Option<u8>,
+}
+
+impl Seen {
+    fn check<'a>(&mut self, condition: &Match, find: impl Fn(&str) -> Option<&'a Declared>) -> Result<(), String> {
+        match condition {
+            Match::IfName { name, .. } => {
+                if name.is_empty() || keys::ifname(name).is_none() || name.contains(['*', '"', '\\']) {
+                    return Err(format!("{name:?} is no interface name or prefix of one (1 to 15 bytes)"));
+                }
+            }
+            Match::NfProto(family) => {
+                if self.family.replace(*family).is_some() {
+                    return Err("the family is matched twice".into());
+                }
+            }
+            Match::L4Proto(Op::Eq, protocol) => {
+                if self.protocol.replace(*protocol).is_some() {
+                    return Err("the protocol is matched twice".into());
+                }
+            }
+            Match::Addr { net, .. } => {
+                if net.trunc() != *net {
+                    return Err(format!("{net} has bits set after its prefix; write {}", net.trunc()));
+                }
+                self.need(if net.addr().is_ipv4() { Family::V4 } else { Family::V6 })?;
+            }
+            Match::Port { first, last, .. } => {
+                if first > last {
+                    return Err(format!("{first}-{last} is not a range of ports"));
+                }
+            }
+            Match::Icmp6Type(_) => {
+                if self.protocol != Some(58) {
+                    return Err("`icmpv6 type` needs `meta l4proto ipv6-icmp` before it".into());
+                }
+            }
+            Match::CtState(CtStates(states)) => {
+                if *states == 0 || states & !0b100_1111 != 0 {
+                    return Err(format!("{states:#x} is no set of ct states"));
+                }
+            }
+            Match::L4Proto(Op::Ne, _) | Match::CtDirection(_) => {}
+            Match::InSet { key, set, .. } => self.check_lookup(key, set, false, find)?,
+        }
+        Ok(())
+    }
+
+    fn check_lookup<'a>(
+        &self,
+        key: &[Field],
+        set: &str,
+        map: bool,
+        find: impl Fn(&str) -> Option<&'a Declared>,
+    ) -> Result<(), String> {
+        for field in key {
+            match field {
+                Field::Ip4Saddr | Field::Ip4Daddr => self.need(Family::V4)?,
+                Field::Ip6Saddr | Field::Ip6Daddr => self.need(Family::V6)?,
+                _ => {}
+            }
+        }
+        let Some(declared) = find(set) else { return Ok(()) };
+        if declared.map != map {
+            return Err(format!(
+                "{set} is a {}",
+                if map { "set, and a verdict map is needed" } else { "map, and a set is needed" }
+            ));
+        }
+        if !key.iter().map(|field| field.key_type()).eq(declared.key.iter().copied()) {
+            return Err(format!("the key looked up in {set} is not of its type"));
+        }
+        Ok(())
+    }
+
+    fn need(&self, family: Family) -> Result<(), String> {
+        if self.family == Some(family) {
+            return Ok(());
+        }
+        Err(match family {
+            Family::V4 => "an IPv4 address needs `meta nfproto ipv4` before it".into(),
+            Family::V6 => "an IPv6 address needs `meta nfproto ipv6` before it".into(),
+        })
+    }
+}
+
+/// The sets and maps that a rule looks something up in.
+pub fn sets_of(rule: &Rule) -> impl Iterator<Item = &str> {
+    let matches = rule.matches.iter().filter_map(|condition| match condition {
+        Match::InSet { set, .. } => Some(set.as_str()),
+        _ => None,
+    });
+    let statements = rule.statements.iter().filter_map(|statement| match statement {
+        Statement::Vmap { map, .. } => Some(map.as_str()),
+        _ => None,
+    });
+    matches.chain(statements)
+}
+
+/// The sets and maps that a command uses, though it does not create them.
+#[must_use]
+pub fn names(command: &Command) -> Vec<&str> {
+    match command {
+        Command::AddRule { rule, .. } => sets_of(rule).collect(),
+        Command::AddElements { set, .. } | Command::DeleteElements { set, .. } => vec![set],
+        Command::AddMapElements { map, .. } | Command::DeleteMapElements { map, .. } => vec![map],
+        _ => Vec::new(),
+    }
+}
+
+/// A command in a few words, for errors: what is to be done to which object, without its elements.
+#[must_use]
+pub fn short(command: &Command) -> String {
+    match command {
+        Command::AddElements { set, elements } => format!("to add {} elements to set {set}", elements.len()),
+        Command::DeleteElements { set, elements } => format!("to delete {} elements of set {set}", elements.len()),
+        Command::AddMapElements { map, elements } => format!("to add {} elements to map {map}", elements.len()),
+        Command::DeleteMapElements { map, elements } => format!("to delete {} elements of map {map}", elements.len()),
+        Command::AddRule { chain, rule } => format!("to add the rule `{rule}` to chain {chain}"),
+        Command::AddTable => "to add the table".into(),
+        Command::DeleteTable => "to delete the table".into(),
+        Command::AddChain { chain, .. } => format!("to add chain {chain}"),
+        Command::DeleteChain { chain } => format!("to delete chain {chain}"),
+        Command::FlushChain { chain } => format!("to flush chain {chain}"),
+        Command::AddSet { set, .. } => format!("to add set {set}"),
+        Command::DeleteSet { set } => format!("to delete set {set}"),
+        Command::AddMap { map, .. } => format!("to add map {map}"),
+        Command::DeleteMap { map } => format!("to delete map {map}"),
+    }
+}

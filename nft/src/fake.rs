@@ -1,0 +1,412 @@
+//! A table without a kernel: [`Fake`] applies transactions to a [`Ruleset`], and refuses what the kernel refuses.
+//!
+//! It keeps count of who uses which chain and set, as the kernel does, so a command that comes too early or too late fails here too.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::check::{self, Declared};
+use crate::executor::{Executor, Reason, Refused};
+use crate::keys::{self, Bytes};
+use crate::model::{Chain, Command, Key, KeyType, Rule, Ruleset, Set, Statement, Transaction, Verdict, VerdictMap};
+
+/// How many chains may be entered one from another below a base chain.
+const DEPTH_MAX: usize = 15;
+
+/// A table held in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Fake {
+    table: Option<Ruleset>,
+}
+
+impl Fake {
+    /// An executor whose table does not exist yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An executor with this table.
+    #[must_use]
+    pub fn with(ruleset: Ruleset) -> Self {
+        Self { table: Some(ruleset) }
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn ruleset(&self) -> Option<&Ruleset> {
+        self.table.as_ref()
+    }
+}
+
+impl Executor for Fake {
+    type Error = Refused;
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), Refused> {
+        let mut batch = Batch::new(self.table.clone());
+        let refused = |command: usize, reason: Reason| Refused {
+            command,
+            what: check::short(&transaction.commands[command]),
+            reason,
+        };
+        for (index, command) in transaction.commands.iter().enumerate() {
+            batch.run(command).map_err(|reason| refused(index, reason))?;
+        }
+        if batch.table.as_ref().is_some_and(|table| too_deep(table).is_some()) {
+            let command = first_too_deep(self.table.clone(), transaction);
+            return Err(refused(command, Reason::TooDeep));
+        }
+        self.table = batch.table;
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Option<Ruleset>, Refused> {
+        Ok(self.table.clone())
+    }
+}
+
+/// The command after which chains first lead too deep. The kernel finds it the same way: it validates once at the end, and when that
+/// fails it goes through the batch again and validates after each command.
+fn first_too_deep(table: Option<Ruleset>, transaction: &Transaction) -> usize {
+    let mut batch = Batch::new(table);
+    transaction
+        .commands
+        .iter()
+        .position(|command| {
+            batch.run(command).is_err()
+                || matches!(command, Command::AddRule { .. } | Command::AddMapElements { .. })
+                    && batch.table.as_ref().is_some_and(|table| too_deep(table).is_some())
+        })
+        .unwrap_or_default()
+}
+
+/// A table while commands run on it, with counts of users.
+struct Batch {
+    table: Option<Ruleset>,
+    chain_users: HashMap<String, usize>,
+    set_users: HashMap<String, usize>,
+    /// What the elements of the interval sets that were touched cover, to see overlaps.
+    intervals: HashMap<String, Intervals>,
+}
+
+/// Last key by first key.
+type Intervals = BTreeMap<Bytes, Bytes>;
+
+impl Batch {
+    fn new(table: Option<Ruleset>) -> Self {
+        let mut batch =
+            Self { table: None, chain_users: HashMap::new(), set_users: HashMap::new(), intervals: HashMap::new() };
+        if let Some(table) = &table {
+            for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+                batch.count_rule(rule, true);
+            }
+            for verdict in table.maps.values().flat_map(|map| map.elements.values()) {
+                batch.count_verdict(verdict, true);
+            }
+        }
+        batch.table = table;
+        batch
+    }
+
+    fn table(&mut self) -> Result<&mut Ruleset, Reason> {
+        self.table.as_mut().ok_or(Reason::NotFound)
+    }
+
+    fn run(&mut self, command: &Command) -> Result<(), Reason> {
+        let declared = self.declared(command);
+        check::command(command, |name| declared.iter().find(|(n, _)| *n == name).map(|(_, d)| d))
+            .map_err(Reason::Invalid)?;
+        match command {
+            Command::AddTable => {
+                self.table.get_or_insert_default();
+            }
+            Command::DeleteTable => {
+                self.table()?;
+                *self = Self::new(None);
+            }
+            Command::AddChain { chain, hook } => {
+                let table = self.table()?;
+                if table.chains.contains_key(chain) {
+                    return Err(Reason::Exists);
+                }
+                table.chains.insert(chain.clone(), Chain { hook: *hook, rules: Vec::new() });
+            }
+            Command::DeleteChain { chain } => {
+                let used = self.chain_users.get(chain).is_some_and(|users| *users > 0);
+                let table = self.table()?;
+                let existing = table.chains.get(chain).ok_or(Reason::NotFound)?;
+                if used || !existing.rules.is_empty() {
+                    return Err(Reason::Busy);
+                }
+                table.chains.remove(chain);
+            }
+            Command::FlushChain { chain } => {
+                let existing = self.table()?.chains.get_mut(chain).ok_or(Reason::NotFound)?;
+                for rule in std::mem::take(&mut existing.rules) {
+                    self.count_rule(&rule, false);
+                }
+            }
+            Command::AddRule { chain, rule } => self.add_rule(chain, rule)?,
+            Command::AddSet { set, key, interval, comment } => {
+                self.free_name(set)?;
+                let new = Set {
+                    key: key.clone(),
+                    interval: *interval,
+                    comment: comment.clone(),
+                    elements: std::collections::BTreeSet::new(),
+                };
+                self.table()?.sets.insert(set.clone(), new);
+            }
+            Command::AddMap { map, key, interval, comment } => {
+                self.free_name(map)?;
+                let new = VerdictMap {
+                    key: key.clone(),
+                    interval: *interval,
+                    comment: comment.clone(),
+                    elements: BTreeMap::new(),
+                };
+                self.table()?.maps.insert(map.clone(), new);
+            }
+            Command::DeleteSet { set } => {
+                self.unused(set)?;
+                self.table()?.sets.remove(set).ok_or(Reason::NotFound)?;
+                self.intervals.remove(set);
+            }
+            Command::DeleteMap { map } => {
+                self.unused(map)?;
+                let gone = self.table()?.maps.remove(map).ok_or(Reason::NotFound)?;
+                self.intervals.remove(map);
+                for verdict in gone.elements.values() {
+                    self.count_verdict(verdict, false);
+                }
+            }
+            Command::AddElements { set, elements } => {
+                for key in elements {
+                    self.claim_interval(set, key)?;
+                    if !self.set(set)?.elements.insert(key.clone()) {
+                        return Err(Reason::Exists);
+                    }
+                }
+            }
+            Command::DeleteElements { set, elements } => {
+                for key in elements {
+                    if !self.set(set)?.elements.remove(key) {
+                        return Err(Reason::NotFound);
+                    }
+                    self.release_interval(set, key);
+                }
+            }
+            Command::AddMapElements { map, elements } => {
+                for (key, verdict) in elements {
+                    self.target(verdict)?;
+                    match self.map(map)?.elements.get(key) {
+                        None => self.claim_interval(map, key)?,
+                        Some(existing) if existing == verdict => return Err(Reason::Exists),
+                        Some(_) => return Err(Reason::Busy),
+                    }
+                    self.map(map)?.elements.insert(key.clone(), verdict.clone());
+                    self.count_verdict(verdict, true);
+                }
+            }
+            Command::DeleteMapElements { map, elements } => {
+                for (key, _) in elements {
+                    let verdict = self.map(map)?.elements.remove(key).ok_or(Reason::NotFound)?;
+                    self.count_verdict(&verdict, false);
+                    self.release_interval(map, key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of the sets and maps that a command names.
+    fn declared<'a>(&self, command: &'a Command) -> Vec<(&'a str, Declared)> {
+        let Some(table) = &self.table else { return Vec::new() };
+        let find = |name: &'a str| {
+            let set = table.sets.get(name).map(|set| (&set.key, set.interval, false));
+            let map = || table.maps.get(name).map(|map| (&map.key, map.interval, true));
+            let (key, interval, map) = set.or_else(map)?;
+            Some((name, Declared { key: key.clone(), interval, map }))
+        };
+        check::names(command).into_iter().filter_map(find).collect()
+    }
+
+    fn add_rule(&mut self, chain: &str, rule: &Rule) -> Result<(), Reason> {
+        if !self.table()?.chains.contains_key(chain) {
+            return Err(Reason::NotFound);
+        }
+        for name in check::sets_of(rule) {
+            let table = self.table()?;
+            if !table.sets.contains_key(name) && !table.maps.contains_key(name) {
+                return Err(Reason::NotFound);
+            }
+        }
+        for statement in &rule.statements {
+            if let Statement::Verdict(verdict) = statement {
+                self.target(verdict)?;
+            }
+        }
+        self.count_rule(rule, true);
+        let existing = self.table()?.chains.get_mut(chain).ok_or(Reason::NotFound)?;
+        existing.rules.push(rule.clone());
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str) -> Result<&mut Set, Reason> {
+        self.table()?.sets.get_mut(name).ok_or(Reason::NotFound)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut VerdictMap, Reason> {
+        self.table()?.maps.get_mut(name).ok_or(Reason::NotFound)
+    }
+
+    /// Sets and maps share one space of names.
+    fn free_name(&mut self, name: &str) -> Result<(), Reason> {
+        let table = self.table()?;
+        if table.sets.contains_key(name) || table.maps.contains_key(name) { Err(Reason::Exists) } else { Ok(()) }
+    }
+
+    fn unused(&self, set: &str) -> Result<(), Reason> {
+        if self.set_users.get(set).is_some_and(|users| *users > 0) { Err(Reason::Busy) } else { Ok(()) }
+    }
+
+    /// A verdict's chain must be there, and not be a base chain.
+    fn target(&mut self, verdict: &Verdict) -> Result<(), Reason> {
+        let (Verdict::Jump(chain) | Verdict::Goto(chain)) = verdict else { return Ok(()) };
+        match self.table()?.chains.get(chain) {
+            None => Err(Reason::NotFound),
+            Some(chain) if chain.hook.is_some() => Err(Reason::NotSupported),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Enters an element's interval, unless it overlaps another's.
+    fn claim_interval(&mut self, name: &str, key: &Key) -> Result<(), Reason> {
+        let Some(intervals) = self.intervals_of(name)? else { return Ok(()) };
+        let (types, ranges) = intervals;
+        let (first, last) = keys::encode(&types, true, key).map_err(Reason::Invalid)?;
+        let overlaps = if types.len() == 1 {
+            ranges.range(..=last).next_back().is_some_and(|(_, end)| *end >= first)
+        } else {
+            ranges
+                .iter()
+                .any(|(other_first, other_last)| boxes_meet(&types, (&first, &last), (other_first, other_last)))
+        };
+        if overlaps {
+            return Err(Reason::Exists);
+        }
+        ranges.insert(first, last);
+        Ok(())
+    }
+
+    fn release_interval(&mut self, name: &str, key: &Key) {
+        if let Ok(Some((types, ranges))) = self.intervals_of(name)
+            && let Ok((first, _)) = keys::encode(&types, true, key)
+        {
+            ranges.remove(&first);
+        }
+    }
+
+    /// The intervals of a set or map, computed when first asked for; `None` if its elements are no intervals.
+    fn intervals_of(&mut self, name: &str) -> Result<Option<(Vec<KeyType>, &mut Intervals)>, Reason> {
+        let table = self.table.as_ref().ok_or(Reason::NotFound)?;
+        let (types, interval) = match (table.sets.get(name), table.maps.get(name)) {
+            (Some(set), _) => (set.key.clone(), set.interval),
+            (None, Some(map)) => (map.key.clone(), map.interval),
+            (None, None) => return Err(Reason::NotFound),
+        };
+        if !interval {
+            return Ok(None);
+        }
+        let ranges = self.intervals.entry(name.to_owned()).or_insert_with(|| {
+            let sets = table.sets.get(name).into_iter().flat_map(|set| &set.elements);
+            let maps = table.maps.get(name).into_iter().flat_map(|map| map.elements.keys());
+            sets.chain(maps).filter_map(|key| keys::encode(&types, true, key).ok()).collect()
+        });
+        Ok(Some((types, ranges)))
+    }
+
+    fn count_rule(&mut self, rule: &Rule, up: bool) {
+        for name in check::sets_of(rule) {
+            count(&mut self.set_users, name, up);
+        }
+        for statement in &rule.statements {
+            if let Statement::Verdict(verdict) = statement {
+                self.count_verdict(verdict, up);
+            }
+        }
+    }
+
+    fn count_verdict(&mut self, verdict: &Verdict, up: bool) {
+        if let Verdict::Jump(chain) | Verdict::Goto(chain) = verdict {
+            count(&mut self.chain_users, chain, up);
+        }
+    }
+}
+
+fn count(users: &mut HashMap<String, usize>, name: &str, up: bool) {
+    match (users.get_mut(name), up) {
+        (Some(count), true) => *count += 1,
+        (Some(count), false) => *count = count.saturating_sub(1),
+        (None, true) => drop(users.insert(name.to_owned(), 1)),
+        (None, false) => {}
+    }
+}
+
+/// Whether two boxes of a concatenation have a key in common.
+fn boxes_meet(types: &[KeyType], a: (&Bytes, &Bytes), b: (&Bytes, &Bytes)) -> bool {
+    let mut start = 0;
+    types.iter().all(|kind| {
+        let field = start..start + kind.size().next_multiple_of(4);
+        start = field.end;
+        a.0.as_slice()[field.clone()] <= b.1.as_slice()[field.clone()]
+            && b.0.as_slice()[field.clone()] <= a.1.as_slice()[field]
+    })
+}
+
+/// A chain from which chains lead into a loop, or deeper than the kernel's limit, if a base chain leads there.
+pub(crate) fn too_deep(table: &Ruleset) -> Option<String> {
+    // The depth below each chain, by name; a chain that is being visited leads into itself.
+    type Known<'a> = HashMap<&'a str, Option<usize>>;
+    fn depth<'a>(table: &'a Ruleset, name: &'a str, level: usize, known: &mut Known<'a>) -> Option<usize> {
+        if level > DEPTH_MAX {
+            return None;
+        }
+        if let Some(found) = known.get(name) {
+            return *found;
+        }
+        known.insert(name, None);
+        let mut deepest = 0;
+        for target in table.chains.get(name).into_iter().flat_map(|chain| targets(table, chain)) {
+            deepest = deepest.max(1 + depth(table, target, level + 1, known)?);
+            if deepest > DEPTH_MAX {
+                return None;
+            }
+        }
+        known.insert(name, Some(deepest));
+        Some(deepest)
+    }
+    let mut known = HashMap::new();
+    let mut bases = table.chains.iter().filter(|(_, chain)| chain.hook.is_some());
+    bases.find(|(name, _)| depth(table, name, 0, &mut known).is_none()).map(|(name, _)| name.clone())
+}
+
+/// Chains that a chain leads to, by its rules and the maps they use.
+fn targets<'a>(table: &'a Ruleset, chain: &'a Chain) -> impl Iterator<Item = &'a str> {
+    let direct = chain.rules.iter().flat_map(|rule| &rule.statements).filter_map(|statement| match statement {
+        Statement::Verdict(verdict) => Some(verdict),
+        _ => None,
+    });
+    let mapped = chain
+        .rules
+        .iter()
+        .flat_map(|rule| &rule.statements)
+        .filter_map(|statement| match statement {
+            Statement::Vmap { map, .. } => table.maps.get(map),
+            _ => None,
+        })
+        .flat_map(|map| map.elements.values());
+    direct.chain(mapped).filter_map(|verdict| match verdict {
+        Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain.as_str()),
+        _ => None,
+    })
+}

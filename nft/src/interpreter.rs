@@ -1,0 +1,267 @@
+//! A packet's walk through a ruleset, as the kernel would walk it.
+//!
+//! [`Interpreter::new`] compiles a [`Ruleset`] (names become indices, sets become hash tables or sorted ranges), so that a matrix of
+//! a million packets is a matter of seconds. [`Interpreter::run`] takes a packet through the base chains of a hook in order of
+//! priority and says what becomes of it; [`Interpreter::trace`] also tells which rules it met on the way.
+//!
+//! What the kernel does, and is easily forgotten:
+//! - a condition on a field that the packet does not have ends the rule, whether it asks for equality or for inequality;
+//! - without a conntrack entry `ct state` is still there (`invalid` or `untracked`), while `ct mark` and `ct direction` are not, and
+//!   setting the mark does nothing. Before priority -200 at prerouting and output, conntrack has not seen the packet;
+//! - `iifname` of a packet without that interface is the empty name, and so unequal to any other;
+//! - `goto` does not come back: at the end of that chain the packet returns to whoever jumped last, else the base chain ends;
+//! - `accept` ends its own base chain only, `drop` ends everything.
+
+mod compiled;
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::model::{Direction, HookPoint, Ruleset, Verdict};
+use compiled::{Compiled, Condition, Effect, FieldBytes};
+
+/// A packet, with what the kernel knows of it when it meets the rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packet {
+    /// The interface it came in by; empty for a packet of the host itself.
+    pub iif: String,
+    /// The interface it goes out by; empty for a packet to the host itself, and at prerouting.
+    pub oif: String,
+    /// Source address; its family is the packet's.
+    pub saddr: IpAddr,
+    /// Destination address, after DNAT for a packet that is forwarded.
+    pub daddr: IpAddr,
+    /// IP protocol number.
+    pub l4proto: u8,
+    /// Source port; `None` where there is none to read, such as in a later fragment.
+    pub sport: Option<u16>,
+    /// Destination port, likewise.
+    pub dport: Option<u16>,
+    /// Type of an ICMPv6 message.
+    pub icmp6_type: Option<u8>,
+    /// Its conntrack entry.
+    pub ct: Conntrack,
+}
+
+/// What conntrack makes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Conntrack {
+    /// Not tracked, by a `notrack` rule.
+    Untracked,
+    /// Tracked in vain: no entry.
+    Invalid,
+    /// Part of a flow.
+    Flow {
+        /// How it belongs to it.
+        state: FlowState,
+        /// On the way there or back.
+        direction: Direction,
+        /// The flow's mark, which rules may change.
+        mark: u32,
+    },
+}
+
+impl Conntrack {
+    /// The first packet of a flow that carries no mark yet.
+    pub const NEW: Self = Self::Flow { state: FlowState::New, direction: Direction::Original, mark: 0 };
+
+    /// The mark, if there is an entry.
+    #[must_use]
+    pub fn mark(self) -> Option<u32> {
+        match self {
+            Self::Flow { mark, .. } => Some(mark),
+            Self::Untracked | Self::Invalid => None,
+        }
+    }
+}
+
+/// How a packet belongs to its flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlowState {
+    /// It begins it.
+    New,
+    /// Both directions have been seen.
+    Established,
+    /// An error message about it, or an expected companion.
+    Related,
+}
+
+/// What becomes of a packet at a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It goes on.
+    Accept,
+    /// It ends here.
+    Drop,
+}
+
+/// A rule whose conditions all held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The chain.
+    pub chain: String,
+    /// The rule's place in it, from 0.
+    pub rule: usize,
+    /// The verdict that it gave, by itself or by an element of its map; `None` if the packet went on to the next rule.
+    pub verdict: Option<Verdict>,
+}
+
+/// A walk with its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walk {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Rules that applied, in order. If the packet was dropped, the last one dropped it.
+    pub steps: Vec<Step>,
+}
+
+/// Why a ruleset cannot be walked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Error {
+    /// A rule or element leads to a chain that is not there.
+    #[error("chain {0} is missing")]
+    NoChain(String),
+    /// A rule looks something up in a set or map that is not there.
+    #[error("set or map {0} is missing")]
+    NoSet(String),
+    /// Something the kernel would misread; see [`crate::check`].
+    #[error("{place}: {what}")]
+    Invalid {
+        /// The chain, set or map.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Chains lead into one another in a loop, or deeper than the kernel allows.
+    #[error("chain {0} leads into a loop, or deeper than 15 chains")]
+    TooDeep(String),
+}
+
+/// A ruleset made ready for packets.
+#[derive(Debug)]
+pub struct Interpreter {
+    rules: Compiled,
+}
+
+impl Interpreter {
+    /// Compiles a ruleset.
+    ///
+    /// # Errors
+    /// [`Error`], where the kernel would refuse the ruleset too.
+    pub fn new(ruleset: &Ruleset) -> Result<Self, Error> {
+        Ok(Self { rules: Compiled::new(ruleset)? })
+    }
+
+    /// Takes a packet through all base chains of a hook. Rules may change the mark of its flow.
+    pub fn run(&self, hook: HookPoint, packet: &mut Packet) -> Outcome {
+        self.walk(hook, packet, &mut |_, _, _| {})
+    }
+
+    /// [`run`](Self::run), and which rules applied.
+    pub fn trace(&self, hook: HookPoint, packet: &mut Packet) -> Walk {
+        let mut steps = Vec::new();
+        let outcome = self.walk(hook, packet, &mut |chain, rule, verdict| {
+            steps.push(Step {
+                chain: self.rules.chains[chain].name.clone(),
+                rule,
+                verdict: verdict.map(|verdict| self.rules.verdict(verdict)),
+            });
+        });
+        Walk { outcome, steps }
+    }
+
+    fn walk(
+        &self,
+        hook: HookPoint,
+        packet: &mut Packet,
+        step: &mut impl FnMut(usize, usize, Option<compiled::Verdict>),
+    ) -> Outcome {
+        for base in self.rules.bases.iter().filter(|base| base.point == hook) {
+            let seen = !(matches!(hook, HookPoint::Prerouting | HookPoint::Output) && base.priority < -200);
+            let mut fields = FieldBytes::new(packet, seen);
+            let outcome = self.base(base.chain, &mut fields, step);
+            if let (Conntrack::Flow { mark, .. }, Some(new)) = (&mut packet.ct, fields.mark()) {
+                *mark = new;
+            }
+            if outcome == Outcome::Drop {
+                return Outcome::Drop;
+            }
+        }
+        Outcome::Accept
+    }
+
+    /// One base chain, to its end.
+    fn base(
+        &self,
+        chain: usize,
+        fields: &mut FieldBytes,
+        step: &mut impl FnMut(usize, usize, Option<compiled::Verdict>),
+    ) -> Outcome {
+        let mut stack: Vec<(usize, usize)> = Vec::new();
+        let (mut chain, mut index) = (chain, 0);
+        loop {
+            let Some(rule) = self.rules.chains[chain].rules.get(index) else {
+                match stack.pop() {
+                    Some(caller) => (chain, index) = caller,
+                    None => return Outcome::Accept,
+                }
+                continue;
+            };
+            let here = index;
+            index += 1;
+            if !rule.conditions.iter().all(|condition| self.holds(condition, fields)) {
+                continue;
+            }
+            let verdict = self.effects(&rule.effects, fields);
+            step(chain, here, verdict);
+            match verdict {
+                None => {}
+                Some(compiled::Verdict::Accept) => return Outcome::Accept,
+                Some(compiled::Verdict::Drop) => return Outcome::Drop,
+                Some(compiled::Verdict::Jump(target)) => {
+                    stack.push((chain, index));
+                    (chain, index) = (target, 0);
+                }
+                Some(compiled::Verdict::Goto(target)) => (chain, index) = (target, 0),
+                Some(compiled::Verdict::Return) => index = self.rules.chains[chain].rules.len(),
+            }
+        }
+    }
+
+    /// Runs a rule's effects; a look-up in a map that has no element for the packet ends the rule without a verdict.
+    fn effects(&self, effects: &[Effect], fields: &mut FieldBytes) -> Option<compiled::Verdict> {
+        for effect in effects {
+            match effect {
+                Effect::SetMark { keep, bits } => fields.set_mark(*keep, *bits),
+                Effect::Verdict(verdict) => return Some(*verdict),
+                Effect::Vmap { key, map } => return self.rules.sets[*map].lookup(&fields.key(key)?)?.0,
+            }
+        }
+        None
+    }
+
+    fn holds(&self, condition: &Condition, fields: &FieldBytes) -> bool {
+        match condition {
+            Condition::Name { field, negate, name, length } => {
+                (fields.name(*field)[..*length] == name[..*length]) != *negate
+            }
+            Condition::Family(v4) => fields.is_v4() == *v4,
+            Condition::Protocol { negate, number } => (fields.protocol() == *number) != *negate,
+            Condition::Addr { source, negate, net } => {
+                fields.addr(*source, net).is_some_and(|within| within != *negate)
+            }
+            Condition::Port { source, negate, first, last } => {
+                fields.port(*source).is_some_and(|port| (*first..=*last).contains(&port) != *negate)
+            }
+            Condition::Icmp6Type(number) => fields.icmp6_type() == Some(*number),
+            Condition::State(states) => fields.states() & states != 0,
+            Condition::Direction(direction) => fields.direction() == Some(*direction),
+            Condition::InSet { key, negate, set } => {
+                fields.key(key).is_some_and(|key| self.rules.sets[*set].lookup(&key).is_some() != *negate)
+            }
+        }
+    }
+}
