@@ -18,6 +18,9 @@ pub struct NodeStatus {
     pub pid: u32,
     /// Components that run.
     pub components: Vec<String>,
+    /// Where resources come from, as `--datastore` takes it: `dir:PATH`, an absolute path.
+    #[serde(default)]
+    pub datastore: String,
     /// Whether the datastore was read completely.
     pub datastore_in_sync: bool,
     /// The datastore revision that was read last.
