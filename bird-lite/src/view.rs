@@ -1,0 +1,110 @@
+//! What the speaker shows of itself: its peers and its paths, as values that nobody has to interpret further.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{PeerKind, Time};
+
+/// A change of the routes in use, for whoever writes the FIB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RibUpdate {
+    /// This prefix is now reached through these next hops: the best path's first, then those of paths equal to it.
+    Best {
+        /// The destination.
+        prefix: IpNet,
+        /// At least one gateway.
+        next_hops: Vec<IpAddr>,
+    },
+    /// No peer has a path to this prefix any more, or it is our own now.
+    Withdrawn {
+        /// The destination.
+        prefix: IpNet,
+    },
+    /// Sent once: every peer that we restarted with has told all it knows, or had its time to. Routes of an earlier run that were not
+    /// confirmed by a `Best` before this are no longer known to anybody.
+    Converged,
+}
+
+/// The states of RFC 4271, section 8.2.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum State {
+    /// No attempt is under way: shut down, or waiting after an error.
+    Idle,
+    /// Waiting for our TCP connection to complete.
+    Connect,
+    /// Waiting for the peer to connect, or for the next attempt.
+    Active,
+    /// OPEN sent, the peer's is awaited.
+    OpenSent,
+    /// OPEN received, KEEPALIVE is awaited.
+    OpenConfirm,
+    /// Routes are exchanged.
+    Established,
+}
+
+impl core::fmt::Display for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Debug::fmt(self, f)
+    }
+}
+
+/// How many prefixes of one family a session carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// In the peer's Adj-RIB-In, stale ones included.
+    pub received: usize,
+    /// Of those, usable.
+    pub accepted: usize,
+    /// In the peer's Adj-RIB-Out.
+    pub advertised: usize,
+}
+
+/// One peer and its session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its configured name.
+    pub name: String,
+    /// Where it comes from.
+    pub kind: PeerKind,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its AS number.
+    pub remote_as: u32,
+    /// The state of its session.
+    pub state: State,
+    /// When the session entered that state.
+    pub since: Time,
+    /// Counts for IPv4 unicast; none where an established session does not carry it.
+    pub ipv4: Option<Counts>,
+    /// Counts for IPv6 unicast.
+    pub ipv6: Option<Counts>,
+    /// Why the last session or attempt ended; empty if none ever did.
+    pub last_error: String,
+}
+
+/// One path to one prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// The destination.
+    pub prefix: IpNet,
+    /// The gateway, none for a route of our own.
+    pub next_hop: Option<IpAddr>,
+    /// The name of the peer it came from, or `local`.
+    pub from: String,
+    /// AS numbers, nearest first; a set's members stand one after the other.
+    pub as_path: Vec<u32>,
+    /// LOCAL_PREF, if it has one.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC, if it has one.
+    pub med: Option<u32>,
+    /// Communities as `65000:1`, large ones as `65000:1:2`.
+    pub communities: Vec<String>,
+    /// Whether this is the path in use.
+    pub best: bool,
+    /// Why it is the best, or what it lost by.
+    pub reason: String,
+    /// Whether its peer is restarting and has not confirmed it since.
+    pub stale: bool,
+}
