@@ -1,1 +1,56 @@
-//! To be written.
+//! NetworkPolicy, from resources to nftables, and the answers to questions about it.
+//!
+//! [`Cluster`] takes in resources one by one and keeps what policy depends on: pods by label set, namespaces, policies.
+//! [`compile`] turns that and a node's local endpoints into the node's whole table, an [`nft`](tortie_nft) `Ruleset`.
+//! [`tightens`] says whether a change of the table could take a permission away, so that the [`Generation`] must move.
+//!
+//! [`oracle`] evaluates the API's semantics directly, without the compiler: it answers [`explain`], and the compiler is held
+//! against it. [`matrix`] asks either of them for every pair of pods. [`offline`] does for manifests what the agents do live.
+//!
+//! The crate is pure: no IO, no clock, no tasks. Equal resources make equal rulesets, whatever the order they came in.
+
+mod chains;
+mod class;
+mod cluster;
+mod compile;
+mod frame;
+mod generation;
+mod intern;
+mod names;
+mod peers;
+mod ports;
+mod tightens;
+
+pub use cluster::Cluster;
+pub use compile::{CompileOptions, Endpoint, compile};
+pub use generation::{Generation, MARK_MASK};
+pub use tightens::tightens;
+
+use std::fmt::Write as _;
+
+use sha1::{Digest, Sha1};
+
+/// The name of the host's end of a pod's veth, as Calico makes it: `cali` and the first 11 hex digits of
+/// `sha1("NAMESPACE.POD")`.
+pub fn host_interface(namespace: &str, pod: &str) -> String {
+    let digest = Sha1::digest(format!("{namespace}.{pod}").as_bytes());
+    let mut name = String::from("cali");
+    for byte in digest.iter().take(6) {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name.truncate(15);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_interface;
+
+    #[test]
+    fn interfaces_are_named_as_calico_names_them() {
+        // printf 'default.nginx' | sha1sum
+        assert_eq!(host_interface("default", "nginx"), "calic440f455693");
+        assert_eq!(host_interface("a", "b").len(), 15, "the longest name that the kernel takes");
+    }
+}

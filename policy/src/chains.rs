@@ -1,0 +1,362 @@
+//! Chains and sets that say what an [`Access`] allows.
+//!
+//! A class chain is a handful of look-ups, whatever the number of policies behind it: peers that may use every port, then one
+//! look-up of the port for each protocol, whose verdict leads straight out or into a *segment* chain with the peers of that range
+//! of ports, then ports by name, then the drop. Each chain has a twin for packets in their flow's reply direction (`_r`), where
+//! source and destination have changed places; both ask the same sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use tortie_api::k8s::{LabelSelector, PolicyType, SelectorOperator};
+use tortie_nft::{
+    Chain, CtStates, Direction, Family, Field, Key, KeyType, Match, Op, Rule, Ruleset, Set, Side, Statement, Value,
+    Verdict, VerdictMap, comment, intervals,
+};
+
+use crate::class::{Access, Named};
+use crate::cluster::PodState;
+use crate::frame::{OK_EGRESS, OK_INGRESS};
+use crate::names::Names;
+use crate::peers::{NamespaceScope, Peers, PodPeer, Resolver};
+use crate::ports::Segment;
+
+/// A rule without a comment.
+pub(crate) fn rule(matches: Vec<Match>, statements: Vec<Statement>) -> Rule {
+    Rule { matches, statements, comment: None }
+}
+
+/// A verdict as all that a rule does.
+pub(crate) fn verdict(matches: Vec<Match>, verdict: Verdict) -> Rule {
+    rule(matches, vec![Statement::Verdict(verdict)])
+}
+
+/// Counts and drops, and says why.
+pub(crate) fn drop(matches: Vec<Match>, why: &str) -> Rule {
+    Rule {
+        matches,
+        statements: vec![Statement::Counter, Statement::Verdict(Verdict::Drop)],
+        comment: Some(comment(why)),
+    }
+}
+
+/// `field @set`, or with [`Op::Ne`] its contrary.
+pub(crate) fn in_set(key: Vec<Field>, op: Op, set: &str) -> Match {
+    Match::InSet { key, op, set: set.to_owned() }
+}
+
+/// Which packets a chain judges, and against which policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct View {
+    policy: PolicyType,
+    direction: Direction,
+}
+
+impl View {
+    /// The end that the peer is at.
+    fn peer(self) -> Side {
+        match (self.policy, self.direction) {
+            (PolicyType::Egress, Direction::Original) | (PolicyType::Ingress, Direction::Reply) => Side::Destination,
+            (PolicyType::Egress, Direction::Reply) | (PolicyType::Ingress, Direction::Original) => Side::Source,
+        }
+    }
+
+    fn address(self, family: Family) -> Field {
+        match (family, self.peer()) {
+            (Family::V4, Side::Source) => Field::Ip4Saddr,
+            (Family::V4, Side::Destination) => Field::Ip4Daddr,
+            (Family::V6, Side::Source) => Field::Ip6Saddr,
+            (Family::V6, Side::Destination) => Field::Ip6Daddr,
+        }
+    }
+
+    /// The port that policies speak of: where the flow goes to.
+    fn port(self) -> Field {
+        match self.direction {
+            Direction::Original => Field::ThDport,
+            Direction::Reply => Field::ThSport,
+        }
+    }
+
+    fn allowed(self) -> Verdict {
+        allowed(self.policy)
+    }
+}
+
+/// What the names of a direction's classes begin with.
+const fn prefix(policy: PolicyType) -> &'static str {
+    match policy {
+        PolicyType::Egress => "e_",
+        PolicyType::Ingress => "i_",
+    }
+}
+
+/// Where packets go that a direction's policies allow.
+fn allowed(policy: PolicyType) -> Verdict {
+    Verdict::Goto(match policy {
+        PolicyType::Egress => OK_EGRESS.to_owned(),
+        PolicyType::Ingress => OK_INGRESS.to_owned(),
+    })
+}
+
+/// Writes chains, sets and maps into a ruleset, each named after its content and there once.
+#[derive(Debug)]
+pub(crate) struct Builder<'a> {
+    pub(crate) resolver: Resolver<'a>,
+    pub(crate) ruleset: Ruleset,
+    pub(crate) names: Names,
+}
+
+impl Builder<'_> {
+    /// The chain of all endpoints that have this access; `why` says in whose name it drops. Returns its name.
+    pub(crate) fn class(&mut self, policy: PolicyType, access: &Access, why: &str) -> String {
+        if access.all_ports.everyone {
+            return self.open(policy);
+        }
+        let original = self.body(View { policy, direction: Direction::Original }, access);
+        if original.is_empty() {
+            return self.closed(policy, why);
+        }
+        let reply = self.body(View { policy, direction: Direction::Reply }, access);
+        let name = self.names.name(prefix(policy), &(&original, &reply, why));
+        let twin = format!("{name}_r");
+        let with_drop = |mut rules: Vec<Rule>| {
+            rules.push(drop(Vec::new(), why));
+            rules
+        };
+        self.chain(&name, || {
+            let mut rules = vec![verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Goto(twin.clone()))];
+            rules.extend(original);
+            with_drop(rules)
+        });
+        self.chain(&twin, || with_drop(reply));
+        name
+    }
+
+    /// The chain of endpoints that nothing isolates in this direction.
+    pub(crate) fn open(&mut self, policy: PolicyType) -> String {
+        let name = format!("{}open", prefix(policy));
+        self.chain(&name, || vec![verdict(Vec::new(), allowed(policy))]);
+        name
+    }
+
+    /// The chain of endpoints that nothing may pass in this direction.
+    pub(crate) fn closed(&mut self, policy: PolicyType, why: &str) -> String {
+        let rules = vec![drop(Vec::new(), why)];
+        let name = self.names.name(prefix(policy), &rules);
+        self.chain(&name, || rules);
+        name
+    }
+
+    fn chain(&mut self, name: &str, rules: impl FnOnce() -> Vec<Rule>) {
+        if !self.ruleset.chains.contains_key(name) {
+            self.ruleset.chains.insert(name.to_owned(), Chain { hook: None, rules: rules() });
+        }
+    }
+
+    /// The allowing rules of a class.
+    fn body(&mut self, view: View, access: &Access) -> Vec<Rule> {
+        let mut rules = self.peer_rules(view, &access.all_ports);
+        for (protocol, segments) in &access.segments {
+            let map = self.port_map(view, segments);
+            rules.push(rule(
+                vec![Match::L4Proto(Op::Eq, protocol.number())],
+                vec![Statement::Vmap { key: vec![view.port()], map }],
+            ));
+        }
+        if !access.named.is_empty() {
+            for family in [Family::V4, Family::V6] {
+                let set = self.named_set(&access.named, family);
+                let key = vec![view.address(family), Field::L4Proto, view.port()];
+                rules.push(verdict(vec![Match::NfProto(family), in_set(key, Op::Eq, &set)], view.allowed()));
+            }
+        }
+        rules
+    }
+
+    /// One look-up for the pods of each family, and one for the addresses of each.
+    fn peer_rules(&mut self, view: View, peers: &Peers) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        let mut look_up = |family, set: &str| {
+            let key = vec![view.address(family)];
+            rules.push(verdict(vec![Match::NfProto(family), in_set(key, Op::Eq, set)], view.allowed()));
+        };
+        for family in [Family::V4, Family::V6] {
+            if !peers.pods.is_empty() {
+                look_up(family, &self.pod_set(&peers.pods, family));
+            }
+            if let Some(set) = self.net_set(peers, family) {
+                look_up(family, &set);
+            }
+        }
+        rules
+    }
+
+    /// The map from a protocol's ports to their segments.
+    fn port_map(&mut self, view: View, segments: &[Segment]) -> String {
+        let mut elements = BTreeMap::new();
+        for segment in segments {
+            let outcome = if segment.peers.everyone {
+                view.allowed()
+            } else {
+                let rules = self.peer_rules(view, &segment.peers);
+                if rules.is_empty() {
+                    continue;
+                }
+                let name = self.names.name("t_", &rules);
+                self.chain(&name, || rules);
+                Verdict::Jump(name)
+            };
+            elements.insert(vec![ports(segment.first, segment.last)], outcome);
+        }
+        let name = self.names.name("v_", &elements.iter().collect::<Vec<_>>());
+        self.ruleset.maps.entry(name.clone()).or_insert_with(|| VerdictMap {
+            key: vec![KeyType::InetService],
+            interval: true,
+            elements,
+            comment: None,
+        });
+        name
+    }
+
+    /// The set of the addresses of the pods that any of `peers` selects. Named after the selectors: pods come and go in it.
+    fn pod_set(&mut self, peers: &BTreeSet<PodPeer>, family: Family) -> String {
+        let (prefix, key) = match family {
+            Family::V4 => ("s4_", KeyType::Ipv4Addr),
+            Family::V6 => ("s6_", KeyType::Ipv6Addr),
+        };
+        let name = self.names.name(prefix, peers);
+        if !self.ruleset.sets.contains_key(&name) {
+            let addresses = self.resolver.addresses(peers, family == Family::V4);
+            let set = Set {
+                key: vec![key],
+                interval: false,
+                elements: addresses.into_iter().map(|address| vec![Value::Addr(address)]).collect(),
+                comment: Some(comment(&describe(peers))),
+            };
+            self.ruleset.sets.insert(name.clone(), set);
+        }
+        name
+    }
+
+    /// The interval set of the peers' blocks of one family; `None` if there is nothing in it.
+    fn net_set(&mut self, peers: &Peers, family: Family) -> Option<String> {
+        let (prefix, key, elements) = match family {
+            Family::V4 => ("n4_", KeyType::Ipv4Addr, intervals::union_v4(&peers.ranges())),
+            Family::V6 => ("n6_", KeyType::Ipv6Addr, intervals::union_v6(&peers.ranges())),
+        };
+        if elements.is_empty() {
+            return None;
+        }
+        let name = self.names.name(prefix, &elements);
+        self.ruleset.sets.entry(name.clone()).or_insert_with(|| Set {
+            key: vec![key],
+            interval: true,
+            elements,
+            comment: None,
+        });
+        Some(name)
+    }
+
+    /// The set of (address, protocol, port) of all pods that have a port of one of these names. Named after what it asks for.
+    fn named_set(&mut self, named: &BTreeSet<Named>, family: Family) -> String {
+        let (prefix, key) = match family {
+            Family::V4 => ("p4_", KeyType::Ipv4Addr),
+            Family::V6 => ("p6_", KeyType::Ipv6Addr),
+        };
+        let name = self.names.name(prefix, named);
+        if !self.ruleset.sets.contains_key(&name) {
+            let mut elements = BTreeSet::new();
+            for named in named {
+                self.named_elements(named, family == Family::V4, &mut elements);
+            }
+            let names: BTreeSet<&str> = named.iter().map(|named| named.name.as_str()).collect();
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            let set = Set {
+                key: vec![key, KeyType::InetProto, KeyType::InetService],
+                interval: false,
+                elements,
+                comment: Some(comment(&format!("ports named {names}"))),
+            };
+            self.ruleset.sets.insert(name.clone(), set);
+        }
+        name
+    }
+
+    fn named_elements(&mut self, named: &Named, v4: bool, elements: &mut BTreeSet<Key>) {
+        let cluster = self.resolver.cluster;
+        let mut add = |pod: &PodState, may: &dyn Fn(&std::net::IpAddr) -> bool| {
+            for port in cluster.ports(pod) {
+                if port.protocol == named.protocol && port.name.as_ref() == Some(&named.name) {
+                    elements.extend(pod.ips.iter().filter(|ip| ip.is_ipv4() == v4 && may(ip)).map(|&ip| {
+                        vec![Value::Addr(ip), Value::Proto(port.protocol.number()), Value::Port(port.number)]
+                    }));
+                }
+            }
+        };
+        for peer in &named.peers.pods {
+            for &id in self.resolver.members(peer).iter() {
+                add(cluster.pod(id), &|_| true);
+            }
+        }
+        if named.peers.everyone || !named.peers.blocks.is_empty() {
+            for pod in cluster.pods().filter(|pod| pod.endpoint) {
+                add(pod, &|ip| named.peers.everyone || named.peers.has_address(*ip));
+            }
+        }
+    }
+}
+
+/// `ct state` as a match.
+pub(crate) fn ct_state(states: CtStates) -> Match {
+    Match::CtState(states)
+}
+
+fn ports(first: u16, last: u16) -> Value {
+    if first == last { Value::Port(first) } else { Value::PortRange(first, last) }
+}
+
+/// The selectors for people.
+fn describe(peers: &BTreeSet<PodPeer>) -> String {
+    let mut text = String::new();
+    for peer in peers {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        match &peer.namespaces {
+            NamespaceScope::Named(name) => text.push_str(name),
+            NamespaceScope::Selected(selector) if selector.match_expressions.is_empty() => {
+                text.push_str("all namespaces");
+            }
+            NamespaceScope::Selected(selector) => {
+                text.push_str("namespaces with ");
+                describe_selector(selector, &mut text);
+            }
+        }
+        text.push_str(": ");
+        if peer.pods.match_expressions.is_empty() {
+            text.push_str("all pods");
+        } else {
+            describe_selector(&peer.pods, &mut text);
+        }
+    }
+    text
+}
+
+fn describe_selector(selector: &LabelSelector, text: &mut String) {
+    for (index, requirement) in selector.match_expressions.iter().enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        let key = &requirement.key;
+        let values = requirement.values.join(", ");
+        // Writing to a String cannot fail.
+        let _ = match (requirement.operator, requirement.values.len()) {
+            (SelectorOperator::In, 1) => write!(text, "{key}={values}"),
+            (SelectorOperator::In, _) => write!(text, "{key} in ({values})"),
+            (SelectorOperator::NotIn, _) => write!(text, "{key} notin ({values})"),
+            (SelectorOperator::Exists, _) => write!(text, "{key}"),
+            (SelectorOperator::DoesNotExist, _) => write!(text, "!{key}"),
+        };
+    }
+}

@@ -1,0 +1,404 @@
+//! What policy depends on, taken in one resource at a time.
+//!
+//! Pods are grouped by namespace and label set, because that is all a selector sees: a selector is evaluated once for a group,
+//! whatever the number of its pods. Label sets and lists of ports are interned, so that a pod costs its name, its addresses and a
+//! few numbers. Policies are kept as they were written; the compiler and the oracle each read them in their own way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tortie_api::k8s::{NetworkPolicy, NetworkPolicySpec, Node, Pod, PolicyType, Protocol};
+use tortie_api::meta::StringMap;
+use tortie_api::{Kind, Object, ObjectKey};
+
+use crate::intern::{Id, Interner};
+
+/// The label that the API server sets on each namespace: its name.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// The number of a pod within a [`Cluster`].
+pub(crate) type PodId = u32;
+
+/// A declared port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PodPort {
+    /// Its name, by which policies may call it.
+    pub(crate) name: Option<String>,
+    /// Its protocol.
+    pub(crate) protocol: Protocol,
+    /// Its number.
+    pub(crate) number: u16,
+}
+
+/// What is known of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodState {
+    /// Its namespace.
+    pub(crate) namespace: Arc<str>,
+    /// Its name.
+    pub(crate) name: Box<str>,
+    /// Its labels.
+    pub(crate) labels: Id,
+    /// Its declared ports, in the order they were declared.
+    pub(crate) ports: Id,
+    /// Its addresses.
+    pub(crate) ips: Box<[IpAddr]>,
+    /// The node it runs on.
+    pub(crate) node: Option<Box<str>>,
+    /// Whether it is an endpoint, and so what selectors select: neither on its node's network, nor ended.
+    pub(crate) endpoint: bool,
+    /// Whether it shares its node's network.
+    pub(crate) host_network: bool,
+}
+
+/// What is known of a namespace.
+#[derive(Debug)]
+pub(crate) struct NamespaceState {
+    /// Its name, shared by its pods.
+    name: Arc<str>,
+    /// Its labels; just its name while there is no document.
+    pub(crate) labels: Id,
+    /// Whether there is a document.
+    documented: bool,
+    /// Its pods by name.
+    pub(crate) pods: BTreeMap<Box<str>, PodId>,
+    /// Its endpoints by label set.
+    pub(crate) groups: BTreeMap<Id, BTreeSet<PodId>>,
+    /// Its policies by name.
+    pub(crate) policies: BTreeMap<Box<str>, Arc<NetworkPolicySpec>>,
+}
+
+/// The state of a cluster as far as policy depends on it: namespaces, pods, NetworkPolicies, and the addresses of nodes.
+///
+/// Equal sets of resources make clusters that compile to equal rulesets, whatever the order they came in.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    namespaces: BTreeMap<Box<str>, NamespaceState>,
+    pods: Vec<Option<PodState>>,
+    free_pods: Vec<PodId>,
+    labels: Interner<StringMap>,
+    ports: Interner<Vec<PodPort>>,
+    by_address: BTreeMap<IpAddr, BTreeSet<PodId>>,
+    nodes: BTreeMap<Box<str>, Vec<IpAddr>>,
+}
+
+impl Cluster {
+    /// Takes in a new or changed resource. Returns whether policy may now compile to something else; kinds that policy does not
+    /// depend on never do.
+    pub fn upsert(&mut self, object: &Object) -> bool {
+        match object {
+            Object::Namespace(namespace) => {
+                self.set_namespace(&namespace.metadata.name, Some(namespace.metadata.labels.clone()))
+            }
+            Object::Pod(pod) => self.set_pod(pod),
+            Object::NetworkPolicy(policy) => self.set_policy(policy),
+            Object::Node(node) => {
+                self.set_node(node);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets a resource. Returns whether policy may now compile to something else.
+    pub fn remove(&mut self, key: &ObjectKey) -> bool {
+        let namespace = key.namespace.as_deref().unwrap_or("default");
+        match key.kind {
+            Kind::Namespace => self.set_namespace(&key.name, None),
+            Kind::Pod => self.remove_pod(namespace, &key.name),
+            Kind::NetworkPolicy => {
+                let Some(state) = self.namespaces.get_mut(namespace) else { return false };
+                let removed = state.policies.remove(key.name.as_str()).is_some();
+                self.forget_namespace_if_empty(namespace);
+                removed
+            }
+            Kind::Node => {
+                self.nodes.remove(key.name.as_str());
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn set_namespace(&mut self, name: &str, document: Option<StringMap>) -> bool {
+        let documented = document.is_some();
+        if !documented && !self.namespaces.contains_key(name) {
+            return false;
+        }
+        let mut labels = document.unwrap_or_default();
+        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
+        self.namespace_mut(name);
+        let Some(state) = self.namespaces.get_mut(name) else { return false };
+        let old = state.labels;
+        state.documented = documented;
+        state.labels = self.labels.hold(labels);
+        let changed = state.labels != old;
+        self.labels.release(old);
+        self.forget_namespace_if_empty(name);
+        changed
+    }
+
+    /// The namespace's state, made if there is none yet.
+    fn namespace_mut(&mut self, name: &str) -> &mut NamespaceState {
+        self.namespaces.entry(name.into()).or_insert_with(|| {
+            let labels = StringMap::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
+            NamespaceState {
+                name: name.into(),
+                labels: self.labels.hold(labels),
+                documented: false,
+                pods: BTreeMap::new(),
+                groups: BTreeMap::new(),
+                policies: BTreeMap::new(),
+            }
+        })
+    }
+
+    fn forget_namespace_if_empty(&mut self, name: &str) {
+        let empty = |state: &NamespaceState| !state.documented && state.pods.is_empty() && state.policies.is_empty();
+        if self.namespaces.get(name).is_some_and(empty)
+            && let Some(state) = self.namespaces.remove(name)
+        {
+            self.labels.release(state.labels);
+        }
+    }
+
+    fn set_policy(&mut self, policy: &NetworkPolicy) -> bool {
+        let mut spec = policy.spec.clone();
+        if spec.policy_types.is_empty() {
+            // As the API server defaults it.
+            spec.policy_types.push(PolicyType::Ingress);
+            if !spec.egress.is_empty() {
+                spec.policy_types.push(PolicyType::Egress);
+            }
+        }
+        let namespace = policy.metadata.namespace.as_deref().unwrap_or("default");
+        let state = self.namespace_mut(namespace);
+        let name = policy.metadata.name.as_str();
+        if state.policies.get(name).is_some_and(|old| **old == spec) {
+            return false;
+        }
+        state.policies.insert(name.into(), Arc::new(spec));
+        true
+    }
+
+    fn set_pod(&mut self, pod: &Pod) -> bool {
+        let ports = pod
+            .ports()
+            .map(|port| PodPort { name: port.name.clone(), protocol: port.protocol, number: port.container_port })
+            .collect();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let new = PodState {
+            namespace: Arc::clone(&self.namespace_mut(namespace).name),
+            name: pod.metadata.name.as_str().into(),
+            labels: self.labels.hold(pod.metadata.labels.clone()),
+            ports: self.ports.hold(ports),
+            ips: pod.addresses().into(),
+            node: pod.spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Into::into),
+            endpoint: pod.is_endpoint(),
+            host_network: pod.spec.host_network,
+        };
+        let old = self.pod_id(namespace, &new.name).and_then(|id| self.pods[id as usize].clone());
+        let relevant = match &old {
+            Some(old) if old.endpoint && new.endpoint => {
+                (old.labels, old.ports, &old.ips) != (new.labels, new.ports, &new.ips)
+            }
+            Some(old) => old.endpoint || new.endpoint,
+            None => new.endpoint,
+        };
+        if old.as_ref() == Some(&new) {
+            self.labels.release(new.labels);
+            self.ports.release(new.ports);
+            return false;
+        }
+        // The new state holds its labels and ports already, so they survive the old one's farewell.
+        self.drop_pod(namespace, pod.metadata.name.as_str());
+        let id = self.free_pods.pop().unwrap_or_else(|| {
+            self.pods.push(None);
+            self.pods.len() as PodId - 1
+        });
+        for ip in &new.ips {
+            self.by_address.entry(*ip).or_default().insert(id);
+        }
+        let state = self.namespace_mut(namespace);
+        state.pods.insert(new.name.clone(), id);
+        if new.endpoint {
+            state.groups.entry(new.labels).or_default().insert(id);
+        }
+        self.pods[id as usize] = Some(new);
+        relevant
+    }
+
+    fn remove_pod(&mut self, namespace: &str, name: &str) -> bool {
+        let relevant = self.drop_pod(namespace, name);
+        self.forget_namespace_if_empty(namespace);
+        relevant
+    }
+
+    /// Takes a pod out of every index. Returns whether it was an endpoint.
+    fn drop_pod(&mut self, namespace: &str, name: &str) -> bool {
+        let Some(state) = self.namespaces.get_mut(namespace) else { return false };
+        let Some(id) = state.pods.remove(name) else { return false };
+        let Some(pod) = self.pods[id as usize].take() else { return false };
+        self.free_pods.push(id);
+        if let Some(group) = state.groups.get_mut(&pod.labels) {
+            group.remove(&id);
+            if group.is_empty() {
+                state.groups.remove(&pod.labels);
+            }
+        }
+        for ip in &pod.ips {
+            if let Some(holders) = self.by_address.get_mut(ip) {
+                holders.remove(&id);
+                if holders.is_empty() {
+                    self.by_address.remove(ip);
+                }
+            }
+        }
+        self.labels.release(pod.labels);
+        self.ports.release(pod.ports);
+        pod.endpoint
+    }
+
+    fn set_node(&mut self, node: &Node) {
+        self.nodes.insert(node.metadata.name.as_str().into(), node.internal_ips());
+    }
+
+    /// The pod of that name, whether an endpoint or not.
+    pub(crate) fn pod_id(&self, namespace: &str, name: &str) -> Option<PodId> {
+        self.namespaces.get(namespace)?.pods.get(name).copied()
+    }
+
+    /// The pod of that number.
+    pub(crate) fn pod(&self, id: PodId) -> &PodState {
+        match &self.pods[id as usize] {
+            Some(pod) => pod,
+            None => unreachable!("indices hold only pods that are there"),
+        }
+    }
+
+    /// All pods, in the order of their names.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &PodState> {
+        self.namespaces.values().flat_map(|state| state.pods.values()).map(|&id| self.pod(id))
+    }
+
+    /// The endpoint that has this address; the first by name if several claim it.
+    pub(crate) fn endpoint_at(&self, address: IpAddr) -> Option<&PodState> {
+        let holders = self.by_address.get(&address)?;
+        holders.iter().map(|&id| self.pod(id)).filter(|pod| pod.endpoint).min_by_key(|pod| (&pod.namespace, &pod.name))
+    }
+
+    /// The node that has this address.
+    pub(crate) fn node_at(&self, address: IpAddr) -> Option<&str> {
+        self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| &**name)
+    }
+
+    /// The names of all nodes: those with a document, and those that pods say they run on.
+    pub(crate) fn node_names(&self) -> BTreeSet<&str> {
+        let named = self.pods().filter_map(|pod| pod.node.as_deref());
+        self.nodes.keys().map(|name| &**name).chain(named).collect()
+    }
+
+    /// The namespaces, in the order of their names.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&str, &NamespaceState)> {
+        self.namespaces.iter().map(|(name, state)| (&**name, state))
+    }
+
+    /// One namespace.
+    pub(crate) fn namespace(&self, name: &str) -> Option<&NamespaceState> {
+        self.namespaces.get(name)
+    }
+
+    /// One namespace with its name.
+    pub(crate) fn namespace_entry(&self, name: &str) -> Option<(&str, &NamespaceState)> {
+        self.namespaces.get_key_value(name).map(|(name, state)| (&**name, state))
+    }
+
+    /// A label set.
+    pub(crate) fn labels(&self, id: Id) -> &StringMap {
+        self.labels.get(id)
+    }
+
+    /// A pod's declared ports.
+    pub(crate) fn ports(&self, pod: &PodState) -> &[PodPort] {
+        self.ports.get(pod.ports)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tortie_api::ObjectMeta;
+    use tortie_api::k8s::{LabelSelector, Namespace};
+
+    use super::*;
+
+    fn pod(name: &str, ip: &str, labels: &[(&str, &str)]) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.namespace = Some("demo".to_owned());
+        pod.metadata.name = name.to_owned();
+        pod.metadata.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        pod.metadata.annotations.insert("cni.projectcalico.org/podIPs".to_owned(), ip.to_owned());
+        pod
+    }
+
+    fn key(kind: Kind, name: &str) -> ObjectKey {
+        let namespace = (kind != Kind::Namespace).then(|| "demo".to_owned());
+        ObjectKey { kind, namespace, name: name.to_owned() }
+    }
+
+    #[test]
+    fn only_what_policy_sees_is_relevant() {
+        let mut cluster = Cluster::default();
+        let mut web = pod("web", "10.0.0.1", &[("app", "web")]);
+        assert!(cluster.upsert(&Object::Pod(web.clone())), "a new pod");
+        assert!(!cluster.upsert(&Object::Pod(web.clone())), "the same again");
+        web.spec.node_name = Some("n1".to_owned());
+        assert!(!cluster.upsert(&Object::Pod(web.clone())), "its node");
+        web.metadata.annotations.insert("other".to_owned(), "thing".to_owned());
+        assert!(!cluster.upsert(&Object::Pod(web.clone())), "an annotation");
+        web.metadata.labels.insert("tier".to_owned(), "front".to_owned());
+        assert!(cluster.upsert(&Object::Pod(web.clone())), "a label");
+        web.status.phase = Some("Succeeded".to_owned());
+        assert!(cluster.upsert(&Object::Pod(web.clone())), "its end");
+        web.metadata.labels.clear();
+        assert!(!cluster.upsert(&Object::Pod(web)), "a label of a pod that has ended");
+        assert!(!cluster.remove(&key(Kind::Pod, "web")));
+        assert!(!cluster.remove(&key(Kind::Pod, "web")));
+    }
+
+    #[test]
+    fn everything_that_came_can_go() {
+        let mut cluster = Cluster::default();
+        for name in ["a", "b"] {
+            cluster.upsert(&Object::Pod(pod(name, "10.0.0.1", &[("app", "web")])));
+        }
+        assert_eq!(cluster.labels.len(), 2, "one label set of pods, one of the namespace");
+        let mut metadata = ObjectMeta { name: "demo".to_owned(), ..ObjectMeta::default() };
+        metadata.labels.insert("role".to_owned(), "prod".to_owned());
+        assert!(cluster.upsert(&Object::Namespace(Namespace { metadata })));
+        assert_eq!(cluster.labels.len(), 2);
+        let policy = NetworkPolicy {
+            metadata: ObjectMeta { name: "p".to_owned(), namespace: Some("demo".to_owned()), ..ObjectMeta::default() },
+            spec: NetworkPolicySpec { pod_selector: LabelSelector::default(), ..NetworkPolicySpec::default() },
+        };
+        assert!(cluster.upsert(&Object::NetworkPolicy(policy.clone())));
+        assert!(!cluster.upsert(&Object::NetworkPolicy(policy)));
+
+        assert!(cluster.remove(&key(Kind::NetworkPolicy, "p")));
+        assert!(cluster.remove(&key(Kind::Namespace, "demo")), "the pods lose their namespace's labels");
+        assert!(cluster.remove(&key(Kind::Pod, "a")));
+        assert!(cluster.remove(&key(Kind::Pod, "b")));
+        assert!(!cluster.remove(&key(Kind::Namespace, "demo")));
+        assert_eq!((cluster.labels.len(), cluster.ports.len()), (0, 0));
+        assert!(cluster.namespaces.is_empty() && cluster.by_address.is_empty());
+    }
+
+    #[test]
+    fn a_namespace_without_a_document_has_its_name_for_a_label() {
+        let mut cluster = Cluster::default();
+        cluster.upsert(&Object::Pod(pod("a", "10.0.0.1", &[])));
+        let state = cluster.namespace("demo").expect("the pod's namespace");
+        let labels = cluster.labels(state.labels);
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [(&NAMESPACE_NAME_LABEL.to_owned(), &"demo".to_owned())]);
+    }
+}

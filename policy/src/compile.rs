@@ -1,0 +1,164 @@
+//! From a cluster and a node's endpoints to the node's whole table.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+use tortie_api::k8s::PolicyType;
+use tortie_nft::{Ruleset, Value, Verdict};
+
+use crate::chains::Builder;
+use crate::class::{Access, Policy, names_ports};
+use crate::cluster::{Cluster, PodPort, PodState};
+use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
+use crate::generation::Generation;
+use crate::intern::Id;
+use crate::names::Names;
+use crate::peers::Resolver;
+
+/// A pod's interface on this node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The host's end of its veth, see [`host_interface`](crate::host_interface).
+    pub interface: String,
+    /// The addresses it may use.
+    pub ips: Vec<IpAddr>,
+}
+
+/// What does not depend on the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// What the names of pod interfaces begin with: `cali`.
+    pub interface_prefix: String,
+    /// The UDP port that nodes speak VXLAN on, and pods must not: 4789.
+    pub vxlan_port: u16,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self { interface_prefix: "cali".to_owned(), vxlan_port: 4789 }
+    }
+}
+
+/// The table that a node with these endpoints wants, whole, in the given generation.
+///
+/// Equal arguments make equal rulesets, whatever the order in which the cluster learned of its resources. An endpoint whose pod
+/// has no document, or has ended, may neither send nor receive: nobody can say yet which policies are meant for it.
+pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation, options: &CompileOptions) -> Ruleset {
+    let mut compiler = Compiler {
+        cluster,
+        builder: Builder {
+            resolver: Resolver::new(cluster),
+            ruleset: frame(generation, options),
+            names: Names::default(),
+        },
+        governed: FxHashMap::default(),
+        classes: FxHashMap::default(),
+    };
+    for endpoint in endpoints.iter().collect::<BTreeSet<_>>() {
+        compiler.endpoint(endpoint);
+    }
+    compiler.builder.ruleset
+}
+
+/// A namespace and a label set there: pods that the same policies govern.
+type Group = (std::sync::Arc<str>, Id);
+
+/// What decides a class: direction, group, and the pod's ports where policies call them by name.
+type ClassKey = (PolicyType, Group, Option<Id>);
+
+struct Compiler<'a> {
+    cluster: &'a Cluster,
+    builder: Builder<'a>,
+    governed: FxHashMap<Group, Rc<[Policy<'a>]>>,
+    classes: FxHashMap<ClassKey, String>,
+}
+
+impl<'a> Compiler<'a> {
+    fn endpoint(&mut self, endpoint: &Endpoint) {
+        let name = || Value::IfName(endpoint.interface.clone());
+        let pod = self.cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| self.cluster.pod(id));
+        for (direction, map) in [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)] {
+            let class = match pod {
+                Some(pod) if pod.endpoint => self.class(pod, direction),
+                _ => self.unknown(direction),
+            };
+            if let Some(map) = self.builder.ruleset.maps.get_mut(map) {
+                map.elements.insert(vec![name()], Verdict::Goto(class));
+            }
+        }
+        let mut insert = |set: &str, key| {
+            if let Some(set) = self.builder.ruleset.sets.get_mut(set) {
+                set.elements.insert(key);
+            }
+        };
+        insert(SELF, vec![name(), name()]);
+        for ip in &endpoint.ips {
+            insert(if ip.is_ipv4() { OWN4 } else { OWN6 }, vec![name(), Value::Addr(*ip)]);
+        }
+    }
+
+    /// The class of endpoints whose pod nobody has described.
+    fn unknown(&mut self, direction: PolicyType) -> String {
+        self.builder.closed(direction, "the pod is not known, or has ended")
+    }
+
+    /// The chain that judges the pod in one direction.
+    fn class(&mut self, pod: &PodState, direction: PolicyType) -> String {
+        let group: Group = (std::sync::Arc::clone(&pod.namespace), pod.labels);
+        let governed = self.governed_by(&group);
+        let isolating: Vec<Policy<'a>> =
+            governed.iter().filter(|policy| policy.spec.policy_types.contains(&direction)).cloned().collect();
+        let by_name =
+            direction == PolicyType::Ingress && isolating.iter().any(|policy| names_ports(policy.spec, direction));
+        let key = (direction, group, by_name.then_some(pod.ports));
+        if let Some(class) = self.classes.get(&key) {
+            return class.clone();
+        }
+        let ports: &[PodPort] = if by_name { self.cluster.ports(pod) } else { &[] };
+        let class = if isolating.is_empty() {
+            self.builder.open(direction)
+        } else {
+            let access = Access::of(&isolating, direction, ports);
+            self.builder.class(direction, &access, &in_the_name_of(&isolating))
+        };
+        self.classes.insert(key, class.clone());
+        class
+    }
+
+    /// The policies that select the group, in the order of their names.
+    fn governed_by(&mut self, group: &Group) -> Rc<[Policy<'a>]> {
+        if let Some(policies) = self.governed.get(group) {
+            return Rc::clone(policies);
+        }
+        let cluster = self.cluster;
+        let mut policies = Vec::new();
+        if let Some((namespace, state)) = cluster.namespace_entry(&group.0) {
+            for (name, spec) in &state.policies {
+                if self.builder.resolver.selects(&spec.pod_selector, group.1) {
+                    policies.push(Policy { namespace, name, spec });
+                }
+            }
+        }
+        let policies: Rc<[Policy<'a>]> = policies.into();
+        self.governed.insert(group.clone(), Rc::clone(&policies));
+        policies
+    }
+}
+
+/// The policies' names in short: the first ones, and how many more.
+fn in_the_name_of(policies: &[Policy<'_>]) -> String {
+    const SHOWN: usize = 2;
+    let names: Vec<String> =
+        policies.iter().take(SHOWN).map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect();
+    let names = names.join(", ");
+    match policies.len().saturating_sub(SHOWN) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}

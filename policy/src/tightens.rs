@@ -1,0 +1,199 @@
+//! Whether a change of the table could take away a permission that a stamped flow relies on.
+//!
+//! A stamped flow passes unjudged, so when its permission may be gone the generation must move. Moving it needlessly costs every
+//! flow one more judgement, so what only adds must not move it: new pods, new members of a set, a class replaced by one that allows
+//! the same and more. The question is answered on the two tables alone, so that it can be asked of what was read from the kernel.
+//! Where the answer is not plain, it is yes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+use tortie_nft::{Chain, Key, Match, Op, Rule, Ruleset, Statement, Value, Verdict, VerdictMap, intervals};
+
+use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OK_EGRESS, OK_INGRESS, OWN4, OWN6, STAMP_LIVE, STAMP_PENDING};
+use crate::generation::LIVE_SET;
+
+/// Whether going from `current` to `want` could deny a packet of a flow that is allowed, and stamped, now: whether `want` must be
+/// compiled in the [next generation](crate::Generation::next).
+///
+/// Also true when an endpoint loses an address, or goes: the address may soon be another pod's, and flows to it carry stamps.
+pub fn tightens(current: &Ruleset, want: &Ruleset) -> bool {
+    if !current.sets.contains_key(LIVE_SET) {
+        // No stamps of ours are out there, or none that the new table will know.
+        return false;
+    }
+    frame_differs(current, want)
+        || [OWN4, OWN6].into_iter().any(|set| !subset(current, want, set, set))
+        || Comparison { current, want, chains: FxHashMap::default(), sets: FxHashMap::default() }.tightens()
+}
+
+/// Whether something changed besides classes, and what they look up.
+fn frame_differs(current: &Ruleset, want: &Ruleset) -> bool {
+    let frame = |ruleset: &Ruleset| -> BTreeMap<String, Chain> {
+        let of_frame = |name: &str, chain: &Chain| {
+            chain.hook.is_some() || matches!(name, "egress_reply" | "ingress_reply" | OK_EGRESS | OK_INGRESS)
+        };
+        let chains = ruleset.chains.iter().filter(|(name, chain)| of_frame(name, chain));
+        chains.map(|(name, chain)| (name.clone(), chain.clone())).collect()
+    };
+    frame(current) != frame(want) || [STAMP_PENDING, STAMP_LIVE].iter().any(|name| !current.chains.contains_key(*name))
+}
+
+fn subset(current: &Ruleset, want: &Ruleset, old: &str, new: &str) -> bool {
+    let (Some(old), Some(new)) = (current.sets.get(old), want.sets.get(new)) else { return false };
+    if old.key != new.key || old.interval != new.interval {
+        return false;
+    }
+    if old.elements.is_subset(&new.elements) {
+        return true;
+    }
+    old.interval && covered(&old.elements, &new.elements)
+}
+
+/// Whether each range of addresses lies within one of the others, which do not touch.
+fn covered(old: &BTreeSet<Key>, new: &BTreeSet<Key>) -> bool {
+    let bounds = |key: &Key| match key.as_slice() {
+        [value] => intervals::bounds(value),
+        _ => None,
+    };
+    let new: Option<BTreeMap<IpAddr, IpAddr>> = new.iter().map(bounds).collect();
+    let Some(new) = new else { return false };
+    old.iter().all(|key| {
+        bounds(key).is_some_and(|(first, last)| {
+            new.range(..=first).next_back().is_some_and(|(low, high)| *low <= first && last <= *high)
+        })
+    })
+}
+
+/// Two tables, and what was found out about their parts.
+struct Comparison<'a> {
+    current: &'a Ruleset,
+    want: &'a Ruleset,
+    chains: FxHashMap<(&'a str, &'a str), bool>,
+    sets: FxHashMap<(&'a str, &'a str), bool>,
+}
+
+impl<'a> Comparison<'a> {
+    fn tightens(&mut self) -> bool {
+        for map in [EGRESS_CLASS, INGRESS_CLASS] {
+            let (Some(old), Some(new)) = (self.current.maps.get(map), self.want.maps.get(map)) else { return true };
+            for (interface, verdict) in &old.elements {
+                // An interface that went took its addresses along, and that was asked before.
+                if let Some(wanted) = new.elements.get(interface)
+                    && !self.verdict_allows(verdict, wanted)
+                {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether all that `old` leads to be allowed, `new` does too.
+    fn verdict_allows(&mut self, old: &'a Verdict, new: &'a Verdict) -> bool {
+        match (old, new) {
+            (Verdict::Drop, _) => true,
+            (_, Verdict::Goto(chain)) if is_allowed(chain) => true,
+            (Verdict::Goto(old) | Verdict::Jump(old), Verdict::Goto(new) | Verdict::Jump(new)) => {
+                self.chain_allows(old, new)
+            }
+            _ => old == new,
+        }
+    }
+
+    fn chain_allows(&mut self, old: &'a str, new: &'a str) -> bool {
+        if is_allowed(old) || is_allowed(new) {
+            return is_allowed(new);
+        }
+        if let Some(&known) = self.chains.get(&(old, new)) {
+            return known;
+        }
+        let allows = match (self.current.chains.get(old), self.want.chains.get(new)) {
+            (Some(old), Some(new)) => old.rules.iter().all(|rule| self.rule_is_matched(rule, &new.rules)),
+            _ => false,
+        };
+        self.chains.insert((old, new), allows);
+        allows
+    }
+
+    /// Whether all that `old` allows, one of the rules does too.
+    fn rule_is_matched(&mut self, old: &'a Rule, rules: &'a [Rule]) -> bool {
+        if matches!(old.statements.last(), Some(Statement::Verdict(Verdict::Drop))) {
+            return true;
+        }
+        rules.iter().any(|new| {
+            (new.matches.is_empty() || self.matches_cover(&old.matches, &new.matches)) && self.effect_covers(old, new)
+        })
+    }
+
+    fn matches_cover(&mut self, old: &'a [Match], new: &'a [Match]) -> bool {
+        old.len() == new.len() && old.iter().zip(new).all(|(old, new)| self.match_covers(old, new))
+    }
+
+    fn match_covers(&mut self, old: &'a Match, new: &'a Match) -> bool {
+        match (old, new) {
+            (
+                Match::InSet { key: old_key, op: Op::Eq, set: old },
+                Match::InSet { key: new_key, op: Op::Eq, set: new },
+            ) => old_key == new_key && self.set_covers(old, new),
+            _ => old == new,
+        }
+    }
+
+    fn set_covers(&mut self, old: &'a str, new: &'a str) -> bool {
+        let (current, want) = (self.current, self.want);
+        *self.sets.entry((old, new)).or_insert_with(|| subset(current, want, old, new))
+    }
+
+    fn effect_covers(&mut self, old: &'a Rule, new: &'a Rule) -> bool {
+        match (old.statements.as_slice(), new.statements.as_slice()) {
+            (_, [Statement::Verdict(Verdict::Goto(chain))]) if is_allowed(chain) => true,
+            ([Statement::Verdict(old)], [Statement::Verdict(new)]) => self.verdict_allows(old, new),
+            ([Statement::Vmap { key: old_key, map: old }], [Statement::Vmap { key: new_key, map: new }]) => {
+                let (Some(old), Some(new)) = (self.current.maps.get(old), self.want.maps.get(new)) else {
+                    return false;
+                };
+                old_key == new_key && self.ports_cover(old, new)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether each port of `old` is in `new`, and leads to as much there.
+    fn ports_cover(&mut self, old: &'a VerdictMap, new: &'a VerdictMap) -> bool {
+        let (Some(old), Some(new)) = (port_ranges(old), port_ranges(new)) else { return false };
+        old.iter().all(|&(first, last, verdict)| {
+            let mut next = u32::from(first);
+            for &(low, high, wanted) in &new {
+                if high < first || u32::from(low) > next || next > last.into() {
+                    continue;
+                }
+                if !self.verdict_allows(verdict, wanted) {
+                    return false;
+                }
+                next = next.max(u32::from(high) + 1);
+            }
+            next > last.into()
+        })
+    }
+}
+
+/// The map's ranges of ports in order; `None` if its keys are something else.
+fn port_ranges(map: &VerdictMap) -> Option<Vec<(u16, u16, &Verdict)>> {
+    let mut ranges: Vec<_> = map
+        .elements
+        .iter()
+        .map(|(key, verdict)| match key.as_slice() {
+            [Value::Port(port)] => Some((*port, *port, verdict)),
+            [Value::PortRange(first, last)] => Some((*first, *last, verdict)),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    ranges.sort_unstable_by_key(|(first, ..)| *first);
+    Some(ranges)
+}
+
+fn is_allowed(chain: &str) -> bool {
+    matches!(chain, OK_EGRESS | OK_INGRESS)
+}
