@@ -121,6 +121,12 @@ impl Cluster {
         }
     }
 
+    /// Whether there is such a pod, and it is an endpoint: neither on its node's network, nor ended.
+    pub fn has_endpoint(&self, namespace: &str, pod: &str) -> bool {
+        let state = self.pod_id(namespace, pod).and_then(|id| self.pods.get(id as usize)?.as_ref());
+        state.is_some_and(|state| state.endpoint)
+    }
+
     fn set_namespace(&mut self, name: &str, document: Option<StringMap>) -> bool {
         let documented = document.is_some();
         if !documented && !self.namespaces.contains_key(name) {
