@@ -3,6 +3,11 @@
 //! A watch is a stream of [`Batch`]es. The first ones fill in what exists, the first with `in_sync` set ends that; every later batch is
 //! one consistent change. Writes compare and swap on `metadata.resourceVersion`, so that two agents never both win.
 
+pub mod directory;
+mod files;
+pub mod manifests;
+mod yaml;
+
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
@@ -21,6 +26,8 @@ pub struct Batch {
 }
 
 /// One object's change.
+// A batch is short-lived and mostly of upserts: a box for each would cost more than the room it saves.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Added or modified; defaulted and valid.

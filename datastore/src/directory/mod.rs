@@ -1,0 +1,265 @@
+//! The embedded datastore: a directory of manifests, watched by inotify.
+//!
+//! Users own the manifests; what agents write goes under `.tortie/` ([`layout`]). Any number of agents and commands share a directory:
+//! each has its own view of it ([`view`]), kept up to date by events ([`watcher`]), and all writing is under one lock ([`store`]).
+
+mod last_good;
+mod layout;
+mod store;
+mod view;
+mod watcher;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use inotify::{EventOwned, Inotify};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tortie_api::{Kind, Object, ObjectKey};
+
+use crate::{Batch, Datastore, Error, files};
+use last_good::LastGood;
+use store::Store;
+use view::{RevisionDigest, View};
+use watcher::Watcher;
+
+/// Changes that come within this time of a batch are put together into the next one. The first after a quiet time never waits.
+const COALESCE: Duration = Duration::from_millis(5);
+
+/// How often a directory that is gone is looked for.
+const LOST_RETRY: Duration = Duration::from_millis(250);
+
+/// Batches that may wait for a slow receiver; behind these the kernel queues events.
+const BACKLOG: usize = 16;
+
+/// A directory of manifests as a datastore.
+#[derive(Clone)]
+pub struct Directory {
+    root: PathBuf,
+    store: Store,
+    /// What [`Datastore::get`] and [`Datastore::list`] read last.
+    cache: Arc<Mutex<Option<View>>>,
+}
+
+impl Directory {
+    /// Opens a directory, and makes the place for what agents write, where it may.
+    ///
+    /// # Errors
+    /// When there is no directory at `path`, or it cannot be read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let failed = |reason: String| Error::Store { place: path.display().to_string(), reason };
+        let root =
+            path.canonicalize().map_err(|error| failed(format!("cannot open the datastore directory: {error}")))?;
+        std::fs::read_dir(&root).map_err(|error| failed(format!("cannot read the datastore directory: {error}")))?;
+        for directory in [layout::OBJECTS, layout::PODS, layout::LAST_GOOD] {
+            if let Err(error) = std::fs::create_dir_all(root.join(directory)) {
+                tracing::debug!(directory, %error, "cannot make the place for what agents write");
+            }
+        }
+        Ok(Self { store: Store::new(&root), root, cache: Arc::default() })
+    }
+
+    /// The directory's path, canonical.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Runs what may block on the disk or the lock where that is allowed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this)).await.map_err(|error| self.failed(&error.to_string()))?
+    }
+
+    fn failed(&self, reason: &str) -> Error {
+        Error::Store { place: self.root.display().to_string(), reason: reason.to_owned() }
+    }
+
+    /// Brings the cached view up to date and reads from it.
+    fn with_view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = cache.get_or_insert_with(|| View::new(self.root.clone(), LastGood::read_only(&self.root)));
+        let mut files: BTreeSet<PathBuf> = view.known_below(Path::new("")).into_iter().collect();
+        files.extend(content_files(&self.root));
+        view.refresh(files);
+        read(view)
+    }
+}
+
+#[async_trait]
+impl Datastore for Directory {
+    async fn watch(&self) -> Result<mpsc::Receiver<Batch>, Error> {
+        let inotify = self.inotify()?;
+        let view = View::new(self.root.clone(), LastGood::writing(&self.root));
+        let watcher = Watcher::new(self.root.clone(), view, inotify.get_ref().watches());
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.run(inotify, watcher, sender).await {
+                tracing::error!(%error, "the watch of the datastore directory ended");
+            }
+        });
+        Ok(receiver)
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<Object, Error> {
+        let key = key.clone();
+        self.blocking(move |this| {
+            if let Some(object) = this.store.read(&key)? {
+                return Ok(object);
+            }
+            this.with_view(|view| view.object(&key)).ok_or(Error::NotFound(key))
+        })
+        .await
+    }
+
+    async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error> {
+        self.blocking(move |this| Ok(this.with_view(|view| view.objects(kind)))).await
+    }
+
+    async fn create(&self, object: &Object) -> Result<Object, Error> {
+        let object = object.clone();
+        self.blocking(move |this| this.store.create(&object)).await
+    }
+
+    async fn update(&self, object: &Object) -> Result<Object, Error> {
+        let object = object.clone();
+        self.blocking(move |this| this.store.update(&object)).await
+    }
+
+    async fn delete(&self, key: &ObjectKey, resource_version: &str) -> Result<(), Error> {
+        let (key, version) = (key.clone(), resource_version.to_owned());
+        self.blocking(move |this| this.store.delete(&key, &version)).await
+    }
+
+    async fn publish_pod_ips(&self, namespace: &str, pod: &str, ips: Option<&[IpAddr]>) -> Result<(), Error> {
+        let (namespace, pod, ips) = (namespace.to_owned(), pod.to_owned(), ips.map(<[IpAddr]>::to_vec));
+        self.blocking(move |this| this.store.publish(&namespace, &pod, ips.as_deref())).await
+    }
+}
+
+impl Directory {
+    fn inotify(&self) -> Result<AsyncFd<Inotify>, Error> {
+        Inotify::init().and_then(AsyncFd::register).map_err(|error| {
+            self.failed(&format!("cannot watch the directory: {error}: raise fs.inotify.max_user_instances"))
+        })
+    }
+
+    /// One watch, until its receiver is dropped.
+    async fn run(
+        &self,
+        mut inotify: AsyncFd<Inotify>,
+        mut watcher: Watcher,
+        sender: mpsc::Sender<Batch>,
+    ) -> Result<(), Error> {
+        watcher = self.step(watcher, Watcher::rescan).await?;
+        let mut last_batch = None;
+        loop {
+            if let Some(batch) = watcher.poll_batch() {
+                if sender.send(batch).await.is_err() {
+                    return Ok(());
+                }
+                last_batch = Some(Instant::now());
+            }
+            if watcher.is_lost() {
+                tokio::select! {
+                    () = sender.closed() => return Ok(()),
+                    () = tokio::time::sleep(LOST_RETRY) => {}
+                }
+                if self.root.is_dir() {
+                    inotify = self.inotify()?;
+                    watcher.restart(inotify.get_ref().watches());
+                    watcher = self.step(watcher, Watcher::rescan).await?;
+                }
+                continue;
+            }
+            let deadline = watcher.deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let events = tokio::select! {
+                () = sender.closed() => return Ok(()),
+                () = tokio::time::sleep_until(deadline.into()) => None,
+                ready = inotify.readable_mut() => {
+                    let mut ready = ready.map_err(|error| self.failed(&error.to_string()))?;
+                    let quiet = last_batch.map_or(COALESCE, |batch: Instant| batch.elapsed());
+                    tokio::time::sleep(COALESCE.saturating_sub(quiet)).await;
+                    let events = read_events(ready.get_inner_mut()).map_err(|error| self.failed(&error.to_string()))?;
+                    ready.clear_ready();
+                    Some(events)
+                }
+            };
+            watcher = match events {
+                Some(events) => self.step(watcher, move |watcher| watcher.handle(&events)).await?,
+                None => self.step(watcher, Watcher::handle_timeout).await?,
+            };
+        }
+    }
+
+    /// Lets the watcher work where blocking is allowed.
+    async fn step(
+        &self,
+        mut watcher: Watcher,
+        work: impl FnOnce(&mut Watcher) + Send + 'static,
+    ) -> Result<Watcher, Error> {
+        tokio::task::spawn_blocking(move || {
+            work(&mut watcher);
+            watcher
+        })
+        .await
+        .map_err(|error| self.failed(&error.to_string()))
+    }
+}
+
+/// Every event that waits.
+fn read_events(inotify: &mut Inotify) -> std::io::Result<Vec<EventOwned>> {
+    let mut buffer = [0; 16 * 1024];
+    let mut all = Vec::new();
+    loop {
+        match inotify.read_events(&mut buffer) {
+            Ok(events) => all.extend(events.map(|event| event.to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(all),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Every file of a directory that counts, relative to it.
+fn content_files(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for part in ["", layout::OBJECTS, layout::PODS] {
+        files::walk(&root.join(part), &mut found, &mut Vec::new());
+    }
+    found.iter().filter_map(|path| path.strip_prefix(root).ok().map(Path::to_owned)).collect()
+}
+
+/// Identifies the content of a directory as it is now: user documents and what agents published. It is the same in every process that reads
+/// the same content, and that of [`Batch::revision`] once a watch has caught up.
+///
+/// # Errors
+/// When there is no directory at `path`.
+pub fn revision(path: impl AsRef<Path>) -> Result<String, Error> {
+    let path = path.as_ref();
+    let failed = |error: std::io::Error| Error::Store { place: path.display().to_string(), reason: error.to_string() };
+    let root = path.canonicalize().map_err(failed)?;
+    std::fs::read_dir(&root).map_err(failed)?;
+    let mut digest = RevisionDigest::default();
+    for file in content_files(&root) {
+        if layout::file_kind(&file).is_none() {
+            continue;
+        }
+        match files::read(&root.join(&file)) {
+            Ok(bytes) => digest.add(&file, Some(view::hash(&bytes))),
+            // Gone since the directory was listed.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && root.join(&file).symlink_metadata().is_err() => {}
+            Err(_) => digest.add(&file, None),
+        }
+    }
+    Ok(digest.to_string())
+}

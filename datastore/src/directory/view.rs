@@ -1,0 +1,373 @@
+//! What a directory holds, kept up to date file by file.
+//!
+//! Each file claims the objects it defines. Where several claim one object, the first in order of path has it, and the next takes over
+//! when that goes. A file that is not valid keeps the claims of its last good version, which is also kept on disk, so that a restart
+//! does not lose it. What agents publish about pods is merged into the pods that come out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tortie_api::k8s::PodIp;
+use tortie_api::{Kind, Object, ObjectKey};
+
+use super::last_good::LastGood;
+use super::layout::{self, FileKind};
+use crate::manifests::{self, Place};
+use crate::{Change, Problem, files};
+
+/// A SHA-256 digest.
+pub(super) type Hash = [u8; 32];
+
+/// The digest of some bytes.
+pub(super) fn hash(bytes: &[u8]) -> Hash {
+    Sha256::digest(bytes).into()
+}
+
+/// What `.tortie/pods/` says of one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Publication {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    #[serde(rename = "podIPs")]
+    pub(super) pod_ips: Vec<IpAddr>,
+}
+
+/// A directory's content and what it means.
+pub(super) struct View {
+    root: PathBuf,
+    last_good: LastGood,
+    files: BTreeMap<PathBuf, File>,
+    /// What is wrong with directories, by directory.
+    directory_problems: BTreeMap<PathBuf, Vec<Problem>>,
+    claims: HashMap<ObjectKey, BTreeMap<ClaimOrder, Claim>>,
+    published: HashMap<(String, String), Vec<IpAddr>>,
+    digest: RevisionDigest,
+}
+
+/// First in order of path, then in order of line.
+type ClaimOrder = (Arc<Path>, usize);
+
+struct Claim {
+    object: Object,
+    line: usize,
+}
+
+/// What is known of one file.
+struct File {
+    /// Its content, if it could be read.
+    hash: Option<Hash>,
+    claims: Vec<(ObjectKey, ClaimOrder)>,
+    publication: Option<(String, String)>,
+    problems: Vec<Problem>,
+}
+
+/// Objects as they were before a change, by key.
+type Before = BTreeMap<ObjectKey, Option<Object>>;
+
+impl View {
+    /// A view that knows no file yet.
+    pub(super) fn new(root: PathBuf, last_good: LastGood) -> Self {
+        Self {
+            root,
+            last_good,
+            files: BTreeMap::new(),
+            directory_problems: BTreeMap::new(),
+            claims: HashMap::new(),
+            published: HashMap::new(),
+            digest: RevisionDigest::default(),
+        }
+    }
+
+    /// The files it knows, of a directory and below.
+    pub(super) fn known_below(&self, directory: &Path) -> Vec<PathBuf> {
+        // Paths below a directory sort together, right after it.
+        let from = self.files.range(directory.to_owned()..).map(|(path, _)| path);
+        from.take_while(|path| path.starts_with(directory)).cloned().collect()
+    }
+
+    /// Whether a file is known and could not be read.
+    pub(super) fn is_unreadable(&self, file: &Path) -> bool {
+        self.files.get(file).is_some_and(|file| file.hash.is_none())
+    }
+
+    /// Takes note of what is wrong with one directory, or that it is gone.
+    pub(super) fn set_directory_problems(&mut self, directory: &Path, problems: Vec<Problem>) {
+        if problems.is_empty() {
+            self.directory_problems.remove(directory);
+        } else {
+            self.directory_problems.insert(directory.to_owned(), problems);
+        }
+    }
+
+    /// Forgets what was wrong with a directory and those below it.
+    pub(super) fn forget_directories(&mut self, directory: &Path) {
+        self.directory_problems.retain(|path, _| !path.starts_with(directory));
+    }
+
+    /// Everything that is wrong now, in order of path.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let directories = self.directory_problems.values().flatten();
+        let files = self.files.values().flat_map(|file| &file.problems);
+        let mut problems: Vec<Problem> = directories.chain(files).cloned().collect();
+        let mut contested: Vec<_> = self.claims.iter().filter(|(_, claims)| claims.len() > 1).collect();
+        contested.sort_by_key(|(key, _)| *key);
+        for (key, claims) in contested {
+            let mut places =
+                claims.iter().map(|((file, _), claim)| Place { file: self.root.join(file), line: claim.line });
+            let Some(first) = places.next() else { continue };
+            problems.extend(places.map(|place| manifests::duplicate(key, &first, &place)));
+        }
+        problems.extend(self.last_good.problem());
+        problems
+    }
+
+    /// Identifies the content.
+    pub(super) fn revision(&self) -> String {
+        self.digest.to_string()
+    }
+
+    /// One object as it is in force.
+    pub(super) fn object(&self, key: &ObjectKey) -> Option<Object> {
+        let mut object = self.claims.get(key)?.values().next()?.object.clone();
+        if let Object::Pod(pod) = &mut object {
+            let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
+            if let Some(ips) = self.published.get(&name) {
+                pod.status.pod_ips = ips.iter().map(|ip| PodIp { ip: *ip }).collect();
+            }
+        }
+        Some(object)
+    }
+
+    /// All objects of a kind that are in force, in order of key.
+    pub(super) fn objects(&self, kind: Kind) -> Vec<Object> {
+        let mut keys: Vec<&ObjectKey> = self.claims.keys().filter(|key| key.kind == kind).collect();
+        keys.sort();
+        keys.into_iter().filter_map(|key| self.object(key)).collect()
+    }
+
+    /// Reads files again and says what that changed. A file that is gone takes its objects with it.
+    pub(super) fn refresh(&mut self, files: impl IntoIterator<Item = PathBuf>) -> Vec<Change> {
+        let mut before = Before::new();
+        for file in files {
+            if let Some(kind) = layout::file_kind(&file) {
+                self.refresh_file(&file, kind, &mut before);
+            }
+        }
+        let mut changes = Vec::new();
+        for (key, before) in before {
+            let after = self.object(&key);
+            match (before, after) {
+                (before, Some(after)) if before.as_ref() != Some(&after) => changes.push(Change::Upsert(after)),
+                (Some(_), None) => changes.push(Change::Delete(key)),
+                _ => {}
+            }
+        }
+        changes
+    }
+
+    fn refresh_file(&mut self, path: &Path, kind: FileKind, before: &mut Before) {
+        let full = self.root.join(path);
+        match files::read(&full) {
+            Ok(bytes) => self.take_content(path, kind, &bytes, before),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && full.symlink_metadata().is_err() => {
+                self.forget_file(path, kind, before);
+            }
+            Err(error) => {
+                let problem = files::unreadable(&full, &error);
+                self.take_invalid(path, kind, None, vec![problem], before);
+            }
+        }
+    }
+
+    fn take_content(&mut self, path: &Path, kind: FileKind, bytes: &[u8], before: &mut Before) {
+        let hash = hash(bytes);
+        if self.files.get(path).is_some_and(|file| file.hash == Some(hash)) {
+            return;
+        }
+        if kind == FileKind::Publication {
+            return self.take_publication(path, hash, bytes, before);
+        }
+        let contents = manifests::read(&self.root.join(path), bytes);
+        if !contents.is_valid() {
+            return self.take_invalid(path, kind, Some(hash), contents.problems, before);
+        }
+        self.unclaim(path, before);
+        let claims = self.claim(path, contents.documents, kind, before);
+        self.set_file(path, File { hash: Some(hash), claims, publication: None, problems: contents.problems });
+        if kind == FileKind::Manifest {
+            self.last_good.keep(path, hash, bytes);
+        }
+    }
+
+    /// Keeps what the file's last good version said, from memory or, after a restart, from disk.
+    fn take_invalid(
+        &mut self,
+        path: &Path,
+        kind: FileKind,
+        hash: Option<Hash>,
+        mut problems: Vec<Problem>,
+        before: &mut Before,
+    ) {
+        let (claims, publication) = if let Some(file) = self.files.get_mut(path) {
+            (std::mem::take(&mut file.claims), file.publication.take())
+        } else {
+            let kept = (kind == FileKind::Manifest).then(|| self.last_good.find(path)).flatten();
+            let documents = kept.map(|bytes| manifests::read(&self.root.join(path), &bytes).documents);
+            (self.claim(path, documents.unwrap_or_default(), kind, before), None)
+        };
+        let consequence = if claims.is_empty() {
+            "nothing of this file is in force"
+        } else {
+            "the last good version of this file stays in force"
+        };
+        for problem in problems.iter_mut().filter(|problem| !problem.warning) {
+            problem.message = format!("{}; {consequence}", problem.message);
+        }
+        self.set_file(path, File { hash, claims, publication, problems });
+    }
+
+    fn take_publication(&mut self, path: &Path, hash: Hash, bytes: &[u8], before: &mut Before) {
+        let publication: Publication = match serde_json::from_slice(bytes) {
+            Ok(publication) => publication,
+            Err(error) => {
+                let place = self.root.join(path).display().to_string();
+                let message = format!("not what an agent writes: {error}: remove it");
+                let problem = Problem { place, message, warning: true };
+                return self.take_invalid(path, FileKind::Publication, Some(hash), vec![problem], before);
+            }
+        };
+        self.unpublish(path, before);
+        let name = (publication.namespace, publication.name);
+        self.note_pod(&name, before);
+        self.published.insert(name.clone(), publication.pod_ips);
+        self.set_file(
+            path,
+            File { hash: Some(hash), claims: Vec::new(), publication: Some(name), problems: Vec::new() },
+        );
+    }
+
+    fn forget_file(&mut self, path: &Path, kind: FileKind, before: &mut Before) {
+        self.unclaim(path, before);
+        self.unpublish(path, before);
+        if let Some(file) = self.files.remove(path) {
+            self.digest.remove(path, file.hash);
+        }
+        if kind == FileKind::Manifest {
+            self.last_good.forget(path);
+        }
+    }
+
+    fn set_file(&mut self, path: &Path, file: File) {
+        let hash = file.hash;
+        if let Some(old) = self.files.insert(path.to_owned(), file) {
+            self.digest.remove(path, old.hash);
+        }
+        self.digest.add(path, hash);
+    }
+
+    fn claim(
+        &mut self,
+        path: &Path,
+        documents: Vec<manifests::Document>,
+        kind: FileKind,
+        before: &mut Before,
+    ) -> Vec<(ObjectKey, ClaimOrder)> {
+        let path: Arc<Path> = path.into();
+        let mut claimed = Vec::new();
+        for (position, document) in documents.into_iter().enumerate() {
+            let Some(mut object) = document.object else { continue };
+            if kind == FileKind::Manifest {
+                object.metadata_mut().resource_version = Some(content_version(&document.value));
+            }
+            let key = object.key();
+            self.note(&key, before);
+            let order = (Arc::clone(&path), position);
+            let claim = Claim { object, line: document.place.line };
+            self.claims.entry(key.clone()).or_default().insert(order.clone(), claim);
+            claimed.push((key, order));
+        }
+        claimed
+    }
+
+    fn unclaim(&mut self, path: &Path, before: &mut Before) {
+        let claims = self.files.get_mut(path).map(|file| std::mem::take(&mut file.claims)).unwrap_or_default();
+        for (key, order) in claims {
+            self.note(&key, before);
+            if let Some(claims) = self.claims.get_mut(&key) {
+                claims.remove(&order);
+                if claims.is_empty() {
+                    self.claims.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn unpublish(&mut self, path: &Path, before: &mut Before) {
+        let Some(name) = self.files.get_mut(path).and_then(|file| file.publication.take()) else { return };
+        self.note_pod(&name, before);
+        self.published.remove(&name);
+    }
+
+    /// Remembers how an object was before the first change to it.
+    fn note(&self, key: &ObjectKey, before: &mut Before) {
+        if !before.contains_key(key) {
+            before.insert(key.clone(), self.object(key));
+        }
+    }
+
+    fn note_pod(&self, (namespace, name): &(String, String), before: &mut Before) {
+        let key = ObjectKey { kind: Kind::Pod, namespace: Some(namespace.clone()), name: name.clone() };
+        self.note(&key, before);
+    }
+}
+
+/// The version of an object in a manifest: it changes when its content does.
+fn content_version(value: &serde_json::Value) -> String {
+    hex(&hash(value.to_string().as_bytes())[..8])
+}
+
+/// Identifies a set of files by path and content: the sum of one digest a file, so that a change costs the same in any directory.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct RevisionDigest(u128);
+
+impl RevisionDigest {
+    pub(super) fn add(&mut self, path: &Path, content: Option<Hash>) {
+        self.0 = self.0.wrapping_add(Self::part(path, content));
+    }
+
+    fn remove(&mut self, path: &Path, content: Option<Hash>) {
+        self.0 = self.0.wrapping_sub(Self::part(path, content));
+    }
+
+    fn part(path: &Path, content: Option<Hash>) -> u128 {
+        let mut hasher = Sha256::new();
+        hasher.update(path.as_os_str().as_encoded_bytes());
+        hasher.update([0]);
+        // A file that cannot be read counts by its name.
+        hasher.update(content.unwrap_or_default());
+        let hash: Hash = hasher.finalize().into();
+        hash.iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte))
+    }
+}
+
+impl std::fmt::Display for RevisionDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex(&hash(&self.0.to_be_bytes())[..8]))
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
