@@ -1,0 +1,262 @@
+//! What the speaker must be told, from Node, BGPConfiguration, IPPool and IPAMBlock objects.
+//!
+//! As in Calico, every node peers with every other unless `nodeToNodeMeshEnabled` is false; a node's AS number is that of its
+//! annotation `projectcalico.org/ASNumber`, of the BGPConfiguration `node.NAME`, of `default`, or 64512. Two nodes talk over IPv4 where
+//! both have an address, else over IPv6; both families travel in the one session.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use sha1::{Digest, Sha1};
+use tortie_api::calico::BgpConfigurationSpec;
+use tortie_api::k8s::Node;
+use tortie_api::{Kind, Object, ObjectKey};
+use tortie_bird_lite::{Config, Originated, PeerConfig, PeerKind};
+
+use crate::view::BlockView;
+
+/// Calico's AS number for clusters that name none.
+const DEFAULT_AS: u32 = 64512;
+
+/// BGP's port.
+const DEFAULT_PORT: u16 = 179;
+
+/// The part of a Node that BGP needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NodeInfo {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+    as_number: Option<u32>,
+}
+
+impl NodeInfo {
+    fn of(node: &Node) -> Self {
+        let mut info = Self { ipv4: None, ipv6: None, as_number: node.as_number().ok().flatten() };
+        let annotated = [true, false].into_iter().filter_map(|ipv4| node.network(ipv4)).map(|network| network.addr());
+        for address in node.internal_ips().into_iter().chain(annotated) {
+            match address {
+                IpAddr::V4(address) => info.ipv4 = info.ipv4.or(Some(address)),
+                IpAddr::V6(address) => info.ipv6 = info.ipv6.or(Some(address)),
+            }
+        }
+        info
+    }
+}
+
+/// An IPAM block, as far as routing and `tortie ipam show` need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Block {
+    cidr: IpNet,
+    node: Option<String>,
+    in_use: usize,
+    free: usize,
+}
+
+/// Everything that the speaker's configuration is made from.
+#[derive(Debug, Default)]
+pub(crate) struct Bgp {
+    nodes: BTreeMap<String, NodeInfo>,
+    configurations: BTreeMap<String, BgpConfigurationSpec>,
+    /// CIDR and `disableBGPExport` of each IPPool.
+    pools: BTreeMap<String, (IpNet, bool)>,
+    blocks: BTreeMap<String, Block>,
+}
+
+impl Bgp {
+    /// Takes an object in. Returns whether the configuration, or the node's own blocks, may be others now.
+    pub(crate) fn upsert(&mut self, object: &Object) -> bool {
+        let name = object.metadata().name.clone();
+        match object {
+            Object::Node(node) => {
+                let info = NodeInfo::of(node);
+                self.nodes.insert(name, info.clone()).as_ref() != Some(&info)
+            }
+            Object::BgpConfiguration(configuration) => {
+                self.configurations.insert(name, configuration.spec.clone()).as_ref() != Some(&configuration.spec)
+            }
+            Object::IpPool(pool) => {
+                let info = (pool.spec.cidr, pool.spec.disable_bgp_export);
+                self.pools.insert(name, info) != Some(info)
+            }
+            Object::IpamBlock(block) => {
+                let spec = &block.spec;
+                let in_use = spec.allocations.iter().flatten().count();
+                let block = Block {
+                    cidr: spec.cidr.trunc(),
+                    node: spec.node().map(str::to_owned),
+                    in_use,
+                    free: spec.allocations.len() - in_use,
+                };
+                let place = (block.cidr, block.node.clone());
+                self.blocks.insert(name, block).map(|before| (before.cidr, before.node)) != Some(place)
+            }
+            Object::Namespace(_) | Object::Pod(_) | Object::NetworkPolicy(_) => false,
+        }
+    }
+
+    /// Forgets an object, likewise.
+    pub(crate) fn remove(&mut self, key: &ObjectKey) -> bool {
+        match key.kind {
+            Kind::Node => self.nodes.remove(&key.name).is_some(),
+            Kind::BgpConfiguration => self.configurations.remove(&key.name).is_some(),
+            Kind::IpPool => self.pools.remove(&key.name).is_some(),
+            Kind::IpamBlock => self.blocks.remove(&key.name).is_some(),
+            Kind::Namespace | Kind::Pod | Kind::NetworkPolicy => false,
+        }
+    }
+
+    /// The node's own blocks. A block of one address is left out: its blackhole would stand in the place of the pod's route.
+    pub(crate) fn own_blocks(&self, node: &str) -> BTreeSet<IpNet> {
+        self.blocks
+            .values()
+            .filter(|block| {
+                block.node.as_deref() == Some(node) && block.cidr.prefix_len() < block.cidr.max_prefix_len()
+            })
+            .map(|block| block.cidr)
+            .collect()
+    }
+
+    /// The addresses of a node.
+    pub(crate) fn addresses(&self, node: &str) -> Vec<IpAddr> {
+        let Some(info) = self.nodes.get(node) else { return Vec::new() };
+        info.ipv4.map(IpAddr::V4).into_iter().chain(info.ipv6.map(IpAddr::V6)).collect()
+    }
+
+    /// Whether pods of this family may live in the cluster.
+    pub(crate) fn has_family(&self, ipv4: bool) -> bool {
+        let of = |network: &IpNet| network.addr().is_ipv4() == ipv4;
+        self.pools.values().any(|(cidr, _)| of(cidr)) || self.blocks.values().any(|block| of(&block.cidr))
+    }
+
+    /// All blocks.
+    pub(crate) fn blocks(&self) -> Vec<BlockView> {
+        let mut blocks: Vec<BlockView> = self
+            .blocks
+            .values()
+            .map(|block| BlockView {
+                cidr: block.cidr,
+                node: block.node.clone(),
+                in_use: block.in_use,
+                free: block.free,
+            })
+            .collect();
+        blocks.sort_by_key(|block| block.cidr);
+        blocks
+    }
+
+    /// A setting of a node: its own BGPConfiguration's, else that of `default`.
+    fn setting<T>(&self, node: &str, get: impl Fn(&BgpConfigurationSpec) -> Option<T>) -> Option<T> {
+        let own = self.configurations.get(&format!("node.{node}")).and_then(&get);
+        own.or_else(|| self.configurations.get("default").and_then(get))
+    }
+
+    fn as_number(&self, node: &str, info: &NodeInfo) -> u32 {
+        info.as_number.or_else(|| self.setting(node, |spec| spec.as_number)).unwrap_or(DEFAULT_AS)
+    }
+
+    fn port(&self, node: &str) -> u16 {
+        self.setting(node, |spec| spec.listen_port).unwrap_or(DEFAULT_PORT)
+    }
+
+    /// Whether a prefix is kept out of BGP by the most specific pool that it is in.
+    fn export_disabled(&self, prefix: IpNet) -> bool {
+        self.pools
+            .values()
+            .filter(|(cidr, _)| cidr.contains(&prefix))
+            .max_by_key(|(cidr, _)| cidr.prefix_len())
+            .is_some_and(|(_, disabled)| *disabled)
+    }
+
+    /// The prefixes to originate: the node's own blocks, and each endpoint address outside them.
+    fn originated(&self, node: &str, addresses: impl Iterator<Item = IpAddr>) -> Vec<Originated> {
+        let mut prefixes = self.own_blocks(node);
+        let outside: Vec<IpNet> = addresses
+            .filter(|address| !prefixes.iter().any(|block| block.contains(address)))
+            .map(IpNet::from)
+            .collect();
+        prefixes.extend(outside);
+        prefixes.into_iter().filter(|prefix| !self.export_disabled(*prefix)).map(Originated::from).collect()
+    }
+
+    /// The speaker's configuration, with what is wrong about it.
+    ///
+    /// # Errors
+    /// When the node itself is unknown, or has no address.
+    pub(crate) fn config(
+        &self,
+        node: &str,
+        endpoint_addresses: impl Iterator<Item = IpAddr>,
+        restarting: bool,
+        problems: &mut Vec<String>,
+    ) -> Result<Config, String> {
+        let Some(own) = self.nodes.get(node) else {
+            return Err(format!(
+                "BGP waits: there is no Node {node:?} in the datastore; create it, or name another with --node"
+            ));
+        };
+        if own.ipv4.is_none() && own.ipv6.is_none() {
+            return Err(format!(
+                "BGP waits: Node {node:?} has no address; give it one of type InternalIP in status.addresses, or the annotation projectcalico.org/IPv4Address"
+            ));
+        }
+        let port = self.port(node);
+        let mut config = Config::new(self.as_number(node, own), router_id(node, own));
+        config.listen =
+            vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
+        config.next_hop_v4 = own.ipv4;
+        config.next_hop_v6 = own.ipv6;
+        config.restarting = restarting;
+        config.originate = self.originated(node, endpoint_addresses);
+        if self.setting(node, |spec| spec.node_to_node_mesh_enabled).unwrap_or(true) {
+            let mut addresses: BTreeMap<IpAddr, &str> = BTreeMap::new();
+            for (name, info) in self.nodes.iter().filter(|(name, _)| *name != node) {
+                match self.mesh_peer(own, name, info) {
+                    Ok(peer) => match addresses.insert(peer.address, name) {
+                        None => config.peers.push(peer),
+                        Some(other) => {
+                            addresses.insert(peer.address, other);
+                            problems.push(format!(
+                                "no BGP session with node {name}: its address {} is also that of node {other}",
+                                peer.address
+                            ));
+                        }
+                    },
+                    Err(reason) => problems.push(format!("no BGP session with node {name}: {reason}")),
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    fn mesh_peer(&self, own: &NodeInfo, name: &str, info: &NodeInfo) -> Result<PeerConfig, String> {
+        let pair = match (own, info) {
+            (NodeInfo { ipv4: Some(local), .. }, NodeInfo { ipv4: Some(remote), .. }) => {
+                Some(((*local).into(), (*remote).into()))
+            }
+            (NodeInfo { ipv6: Some(local), .. }, NodeInfo { ipv6: Some(remote), .. }) => {
+                Some(((*local).into(), (*remote).into()))
+            }
+            _ => None,
+        };
+        let Some((local, remote)): Option<(IpAddr, IpAddr)> = pair else {
+            return Err("the two have no address family in common; add an InternalIP".into());
+        };
+        if local == remote {
+            return Err(format!("it has this node's own address {remote}; give it another"));
+        }
+        let mut peer = PeerConfig::new(name, PeerKind::Mesh, remote, self.as_number(name, info));
+        peer.port = self.port(name);
+        peer.local_address = Some(local);
+        Ok(peer)
+    }
+}
+
+/// The BGP identifier: the node's IPv4 address, or four bytes of a digest of its name.
+fn router_id(node: &str, info: &NodeInfo) -> Ipv4Addr {
+    info.ipv4.unwrap_or_else(|| {
+        let digest = Sha1::digest(node.as_bytes());
+        let bytes = [digest[0], digest[1], digest[2], digest[3]];
+        if bytes == [0; 4] { Ipv4Addr::new(0, 0, 0, 1) } else { bytes.into() }
+    })
+}

@@ -1,0 +1,597 @@
+//! The state machine that ties rules, routes, endpoints and BGP together.
+
+use std::collections::VecDeque;
+
+use tortie_api::{Kind, Object, ObjectKey};
+use tortie_bird_lite::RibUpdate;
+use tortie_nft::Ruleset;
+use tortie_policy::{Cluster, CompileOptions, Endpoint, Generation, compile};
+
+use crate::bgp::Bgp;
+use crate::endpoints::{Answer, Endpoints, Reasons};
+use crate::event::{Action, Change, Event, Host, LocalEndpoint, Millis};
+use crate::routes::Routes;
+use crate::rules::Rules;
+use crate::view::{BlockView, RouteView, Status};
+
+/// Rules and routes are read back and compared this often, and up to half as often again, so that nodes do not do it in step.
+const AUDIT: Millis = 60_000;
+
+/// Read-backs of all routes are at least this far apart.
+const READ_PAUSE: Millis = 1_000;
+
+/// The first pause before refused routes, or a refused BGP configuration, are tried again; doubled each time.
+const RETRY: Millis = 1_000;
+const LONGEST_RETRY: Millis = 60_000;
+
+/// What the node is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name, as its Node object has it.
+    pub node: String,
+    /// Whether rules and routes are this agent's to write.
+    pub dataplane: bool,
+    /// Whether it speaks BGP.
+    pub bgp: bool,
+    /// A random number: where a table that starts from nothing begins to count generations, and when audits fall.
+    pub seed: u32,
+}
+
+/// What is under way with the route table.
+#[derive(Debug, PartialEq, Eq)]
+enum RouteIo {
+    Idle,
+    Reading,
+    Writing,
+}
+
+/// A pause that doubles with each failure.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+    at: Option<Millis>,
+}
+
+impl Backoff {
+    fn failed(&mut self, now: Millis) {
+        let pause = RETRY.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
+        self.failures = self.failures.saturating_add(1);
+        self.at = Some(now + pause);
+    }
+
+    /// Whether the time has come; then it is over.
+    fn due(&mut self, now: Millis) -> bool {
+        let due = self.at.is_some_and(|at| at <= now);
+        if due {
+            self.at = None;
+        }
+        due
+    }
+}
+
+/// The node's brain. See the crate's documentation for what it promises.
+#[derive(Debug)]
+pub struct Felix {
+    config: Config,
+    now: Millis,
+    cluster: Cluster,
+    rules: Rules,
+    routes: Routes,
+    endpoints: Endpoints,
+    bgp: Bgp,
+    answers: Vec<Answer>,
+
+    restored: bool,
+    in_sync: bool,
+    /// Numbers the batches of the datastore; revisions not programmed yet, by number.
+    sequence: u64,
+    revision: String,
+    unprogrammed: VecDeque<(u64, String)>,
+    programmed: String,
+    /// The batch that the kernel's rules reflect, that its routes reflect, and that the speaker reflects.
+    rules_sequence: u64,
+    routes_sequence: u64,
+    bgp_sequence: u64,
+    /// The batch that the rules under way reflect.
+    rules_sent: u64,
+    bgp_sent: u64,
+
+    route_io: RouteIo,
+    routes_read: bool,
+    read_routes_at: Option<Millis>,
+    last_read: Option<Millis>,
+    route_retry: Backoff,
+    audit_at: Option<Millis>,
+
+    restarting: bool,
+    bgp_dirty: bool,
+    bgp_busy: bool,
+    bgp_config: Option<tortie_bird_lite::Config>,
+    bgp_retry: Backoff,
+    bgp_problems: Vec<String>,
+    bgp_error: Option<String>,
+
+    host: Host,
+    host_busy: bool,
+    host_error: Option<String>,
+    host_retry: Backoff,
+}
+
+impl Felix {
+    /// A node that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        let rules = Rules::new(config.seed);
+        let routes = Routes::new(config.bgp);
+        Self {
+            rules,
+            routes,
+            cluster: Cluster::default(),
+            endpoints: Endpoints::default(),
+            bgp: Bgp::default(),
+            answers: Vec::new(),
+            now: 0,
+            restored: false,
+            in_sync: false,
+            sequence: 0,
+            revision: String::new(),
+            unprogrammed: VecDeque::new(),
+            programmed: String::new(),
+            rules_sequence: 0,
+            routes_sequence: 0,
+            bgp_sequence: 0,
+            rules_sent: 0,
+            bgp_sent: 0,
+            route_io: RouteIo::Idle,
+            routes_read: false,
+            read_routes_at: config.dataplane.then_some(0),
+            last_read: None,
+            route_retry: Backoff::default(),
+            audit_at: None,
+            restarting: false,
+            bgp_dirty: config.bgp,
+            bgp_busy: false,
+            bgp_config: None,
+            bgp_retry: Backoff::default(),
+            bgp_problems: Vec::new(),
+            bgp_error: None,
+            host: Host { forward_ipv4: false, forward_ipv6: false },
+            host_busy: false,
+            host_error: None,
+            host_retry: Backoff::default(),
+            config,
+        }
+    }
+
+    // ---- events --------------------------------------------------------------------------------------------------------------
+
+    /// Takes in what happened at `now`, which never goes back. Then [`Felix::poll`] until it has nothing more.
+    pub fn handle(&mut self, event: Event, now: Millis) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Datastore { changes, in_sync, revision } => self.handle_datastore(changes, in_sync, revision),
+            Event::Restored { endpoints } => {
+                self.restored = true;
+                for endpoint in endpoints {
+                    self.endpoints.add(endpoint, None, &mut self.routes, &mut self.answers);
+                }
+                self.admit();
+            }
+            Event::AddEndpoint { request, endpoint } => self.handle_add(request, endpoint),
+            Event::RemoveEndpoint { request, container_id, ifname } => {
+                let version = self.rules.touch();
+                let key = (container_id, ifname);
+                self.endpoints.remove(&key, request, self.now, version, &mut self.routes, &mut self.answers);
+                self.bgp_dirty = true;
+            }
+            Event::Rib(RibUpdate::Best { prefix, next_hops }) => self.routes.set_best(prefix, next_hops),
+            Event::Rib(RibUpdate::Withdrawn { prefix }) => self.routes.withdraw(prefix),
+            Event::Rib(RibUpdate::Converged) => self.routes.converged(),
+            Event::RulesRead(result) => self.rules.read(result, self.now),
+            Event::RulesApplied(result) => {
+                if result.is_ok() {
+                    self.rules_sequence = self.rules_sent;
+                }
+                self.rules.applied_with(result, self.now);
+            }
+            Event::RoutesRead(result) => {
+                self.route_io = RouteIo::Idle;
+                match result {
+                    Ok(snapshot) => {
+                        let gateways = self.routes.read_back(snapshot);
+                        if !self.routes_read {
+                            self.routes_read = true;
+                            self.restarting = gateways;
+                        }
+                        self.host_error = None;
+                    }
+                    Err(reason) => {
+                        self.host_error = Some(format!("routes cannot be read: {reason}"));
+                        self.read_routes_at = Some(self.now + READ_PAUSE);
+                    }
+                }
+            }
+            Event::RoutesApplied(failures) => {
+                self.route_io = RouteIo::Idle;
+                self.routes.applied(failures);
+                if !self.routes.has_failed() {
+                    self.route_retry = Backoff::default();
+                } else if self.route_retry.at.is_none() {
+                    self.route_retry.failed(self.now);
+                }
+            }
+            Event::BgpConfigured(result) => {
+                self.bgp_busy = false;
+                match result {
+                    Ok(()) => {
+                        self.bgp_sequence = self.bgp_sent;
+                        self.bgp_retry = Backoff::default();
+                        self.bgp_error = None;
+                    }
+                    Err(reason) => {
+                        self.bgp_config = None;
+                        self.bgp_error = Some(format!("the BGP speaker refused its configuration: {reason}"));
+                        self.bgp_retry.failed(self.now);
+                    }
+                }
+            }
+            Event::HostConfigured(result) => {
+                self.host_busy = false;
+                self.host_error = result.err();
+                if self.host_error.is_some() {
+                    self.host = Host { forward_ipv4: false, forward_ipv6: false };
+                    self.host_retry.failed(self.now);
+                }
+            }
+            Event::LinkChanged(link) => self.routes.link_changed(&link),
+            Event::LinkRemoved { index } => self.routes.link_removed(index),
+            Event::RouteChanged(route) => {
+                if !self.routes.route_changed(route) {
+                    self.read_routes();
+                }
+            }
+            Event::RouteRemoved(route) => self.routes.route_removed(&route),
+            Event::Overrun => self.read_routes(),
+        }
+        self.progress();
+    }
+
+    /// Takes in that `now` has come. Then [`Felix::poll`] until it has nothing more.
+    pub fn handle_timeout(&mut self, now: Millis) {
+        self.now = self.now.max(now);
+        let reasons = Reasons { not_ready: self.not_ready(), rules: self.rules.error() };
+        if self.endpoints.expire(self.now, &mut self.routes, &reasons, &mut self.answers) {
+            self.rules.touch();
+            self.bgp_dirty = true;
+        }
+        if self.route_retry.due(self.now) {
+            self.routes.retry();
+            self.read_routes();
+        }
+        if self.bgp_retry.due(self.now) {
+            self.bgp_dirty = true;
+        }
+        self.host_retry.due(self.now);
+        if self.audit_at.is_some_and(|at| at <= self.now) {
+            self.audit_at = None;
+            self.rules.want_read();
+            self.read_routes();
+        }
+        self.progress();
+    }
+
+    fn handle_datastore(&mut self, changes: Vec<Change>, in_sync: bool, revision: String) {
+        let mut relevant = false;
+        for change in changes {
+            relevant |= match change {
+                Change::Upsert(object) => self.upsert(&object),
+                Change::Delete(key) => self.delete(&key),
+            };
+        }
+        if in_sync && !self.in_sync {
+            self.in_sync = true;
+            relevant = true;
+        }
+        self.sequence += 1;
+        self.revision.clone_from(&revision);
+        self.unprogrammed.push_back((self.sequence, revision));
+        if relevant && self.in_sync {
+            self.rules.touch();
+        }
+        self.admit();
+        if self.bgp_dirty {
+            self.routes.set_blocks(self.bgp.own_blocks(&self.config.node));
+            self.routes.set_own_addresses(self.bgp.addresses(&self.config.node));
+        }
+    }
+
+    fn upsert(&mut self, object: &Object) -> bool {
+        self.bgp_dirty |= self.bgp.upsert(object);
+        self.cluster.upsert(object)
+    }
+
+    fn delete(&mut self, key: &ObjectKey) -> bool {
+        // A node that is deleted keeps its last BGP configuration until it is told to stop: its pods still run.
+        if !(key.kind == Kind::Node && key.name == self.config.node) {
+            self.bgp_dirty |= self.bgp.remove(key);
+        }
+        self.cluster.remove(key)
+    }
+
+    fn handle_add(&mut self, request: u64, endpoint: LocalEndpoint) {
+        if !self.config.dataplane {
+            let reason = "this agent runs without the component felix, so it cannot protect a pod";
+            self.answers.push((request, Err(reason.into())));
+            return;
+        }
+        self.endpoints.add(endpoint, Some((request, self.now)), &mut self.routes, &mut self.answers);
+        // One that took another's place, or changed its addresses, was in the rules until now.
+        self.rules.touch();
+        self.bgp_dirty = true;
+        self.admit();
+    }
+
+    /// Admits the endpoints whose Pod object is known, once all that exist are.
+    fn admit(&mut self) {
+        let cluster = &self.cluster;
+        let known = |endpoint: &LocalEndpoint| cluster.has_endpoint(&endpoint.namespace, &endpoint.pod);
+        if self.in_sync && self.endpoints.admission_due(known) {
+            let version = self.rules.touch();
+            self.endpoints.admit(version, &mut self.routes, known);
+            self.bgp_dirty = true;
+        }
+    }
+
+    /// Moves on whatever waited for what has now happened.
+    fn progress(&mut self) {
+        if !self.config.dataplane {
+            self.rules_sequence = self.sequence;
+            self.routes_sequence = self.sequence;
+        } else if self.ready() {
+            if self.rules.applied() >= self.rules.version() {
+                self.rules_sequence = self.sequence;
+            }
+            self.enforce();
+            self.endpoints.answer_routed(&self.routes, &mut self.answers);
+            if self.routes.local_settled() {
+                self.routes_sequence = self.rules_sequence;
+            }
+        }
+        if !self.config.bgp {
+            self.bgp_sequence = self.sequence;
+        }
+        if !self.in_sync {
+            return;
+        }
+        let programmed = self.routes_sequence.min(self.bgp_sequence);
+        while self.unprogrammed.front().is_some_and(|(sequence, _)| *sequence <= programmed) {
+            if let Some((_, revision)) = self.unprogrammed.pop_front() {
+                self.programmed = revision;
+            }
+        }
+        if self.audit_at.is_none() && self.config.dataplane {
+            self.audit_at = Some(self.now + AUDIT + Millis::from(self.config.seed) % (AUDIT / 2));
+        }
+    }
+
+    /// Gives routes to the endpoints whose rules the kernel holds.
+    fn enforce(&mut self) {
+        let applied = self.rules.applied();
+        self.endpoints.progress(applied, &mut self.routes, &mut self.answers);
+        if applied > 0 {
+            self.routes.rules_known();
+        }
+    }
+
+    fn read_routes(&mut self) {
+        if self.config.dataplane {
+            let earliest = self.last_read.map_or(0, |last| last + READ_PAUSE);
+            self.read_routes_at = Some(self.read_routes_at.map_or(earliest, |at| at.min(earliest)));
+        }
+    }
+
+    /// Why nothing may be written yet.
+    fn not_ready(&self) -> Option<&'static str> {
+        if !self.in_sync {
+            Some("the datastore is not read completely yet")
+        } else if !self.restored {
+            Some("the endpoints of the run before are not read yet")
+        } else if self.config.dataplane && !self.rules.ever_read() {
+            Some("the kernel's nftables rules are not read yet")
+        } else if self.config.dataplane && !self.routes_read {
+            Some("the kernel's routes are not read yet")
+        } else {
+            None
+        }
+    }
+
+    /// Whether everything was read that must be before anything is written.
+    fn ready(&self) -> bool {
+        self.not_ready().is_none()
+    }
+
+    // ---- actions -------------------------------------------------------------------------------------------------------------
+
+    /// The next thing to do, if any.
+    pub fn poll(&mut self) -> Option<Action> {
+        if !self.answers.is_empty() {
+            let (request, result) = self.answers.remove(0);
+            return Some(Action::Done { request, result });
+        }
+        let action =
+            self.poll_rules().or_else(|| self.poll_routes()).or_else(|| self.poll_host()).or_else(|| self.poll_bgp());
+        if action.is_none() {
+            // What was compared and found equal may have been waited for.
+            self.progress();
+            if !self.answers.is_empty() || (self.ready() && self.route_io == RouteIo::Idle && self.routes.has_changes())
+            {
+                return self.poll();
+            }
+        }
+        action
+    }
+
+    fn poll_rules(&mut self) -> Option<Action> {
+        if !self.config.dataplane {
+            return None;
+        }
+        let ready = self.ready();
+        let (cluster, endpoints) = (&self.cluster, &self.endpoints);
+        let compile = |generation| compile_for(cluster, endpoints, generation);
+        let action = self.rules.step(self.now, ready, compile)?;
+        if matches!(action, Action::ApplyRules(_)) {
+            self.rules_sent = self.sequence;
+        }
+        Some(action)
+    }
+
+    fn poll_routes(&mut self) -> Option<Action> {
+        if self.route_io != RouteIo::Idle || !self.config.dataplane {
+            return None;
+        }
+        if self.read_routes_at.is_some_and(|at| at <= self.now) {
+            self.read_routes_at = None;
+            self.last_read = Some(self.now);
+            self.route_io = RouteIo::Reading;
+            return Some(Action::ReadRoutes);
+        }
+        if !self.ready() {
+            return None;
+        }
+        self.enforce();
+        while self.routes.has_changes() {
+            let changes = self.routes.take_changes();
+            if !changes.is_empty() {
+                self.route_io = RouteIo::Writing;
+                return Some(Action::ApplyRoutes(changes));
+            }
+        }
+        None
+    }
+
+    fn poll_host(&mut self) -> Option<Action> {
+        if self.host_busy || !self.config.dataplane || !self.ready() || self.host_retry.at.is_some() {
+            return None;
+        }
+        let wanted = Host { forward_ipv4: true, forward_ipv6: self.host.forward_ipv6 || self.bgp.has_family(false) };
+        if wanted == self.host {
+            return None;
+        }
+        self.host = wanted;
+        self.host_busy = true;
+        Some(Action::ConfigureHost(wanted))
+    }
+
+    fn poll_bgp(&mut self) -> Option<Action> {
+        if !self.config.bgp || self.bgp_busy || !self.ready() || self.bgp_retry.at.is_some() {
+            return None;
+        }
+        if !std::mem::take(&mut self.bgp_dirty) {
+            if self.bgp_config.is_some() || !self.bgp_problems.is_empty() {
+                self.bgp_sequence = self.sequence;
+            }
+            return None;
+        }
+        self.bgp_problems.clear();
+        let addresses = self.endpoints.admitted().flat_map(|endpoint| endpoint.ips.iter().copied());
+        match self.bgp.config(&self.config.node, addresses, self.restarting, &mut self.bgp_problems) {
+            Ok(config) if self.bgp_config.as_ref() != Some(&config) => {
+                self.bgp_config = Some(config.clone());
+                self.bgp_busy = true;
+                self.bgp_sent = self.sequence;
+                Some(Action::ConfigureBgp(Box::new(config)))
+            }
+            Ok(_) => {
+                self.bgp_sequence = self.sequence;
+                None
+            }
+            Err(reason) => {
+                self.bgp_problems.push(reason);
+                self.bgp_sequence = self.sequence;
+                None
+            }
+        }
+    }
+
+    /// When [`Felix::handle_timeout`] must be called at the latest.
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        let rules = if self.config.dataplane && (self.ready() || !self.rules.ever_read()) {
+            self.rules.timeout()
+        } else {
+            None
+        };
+        let read = if self.route_io == RouteIo::Idle { self.read_routes_at } else { None };
+        [
+            rules,
+            read,
+            self.route_retry.at,
+            self.audit_at,
+            self.bgp_retry.at,
+            self.host_retry.at,
+            self.endpoints.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // ---- questions -----------------------------------------------------------------------------------------------------------
+
+    /// The state in short.
+    pub fn status(&self) -> Status {
+        let mut problems = Vec::new();
+        problems.extend(self.rules.error().map(str::to_owned));
+        problems.extend(self.host_error.clone());
+        problems.extend(self.bgp_error.clone());
+        problems.extend(self.bgp_problems.iter().cloned());
+        if self.ready() {
+            self.endpoints.problems(&mut problems);
+            self.routes.problems(&mut problems);
+        }
+        Status {
+            in_sync: self.in_sync,
+            revision: self.revision.clone(),
+            programmed_revision: self.programmed.clone(),
+            generation: self.rules.generation().live_mark() >> 17,
+            endpoints: self.endpoints.all().count(),
+            problems,
+        }
+    }
+
+    /// The datastore revision that is in the kernel and the speaker; empty before the first.
+    pub fn programmed_revision(&self) -> &str {
+        &self.programmed
+    }
+
+    /// The table that this node wants.
+    pub fn wanted_rules(&self) -> Option<&Ruleset> {
+        self.rules.wanted()
+    }
+
+    /// The routes that are wanted or ours, with their state.
+    pub fn routes(&self) -> Vec<RouteView> {
+        self.routes.view()
+    }
+
+    /// The IPAM blocks of the cluster.
+    pub fn blocks(&self) -> Vec<BlockView> {
+        self.bgp.blocks()
+    }
+
+    /// The endpoints, admitted or not.
+    pub fn endpoints(&self) -> impl Iterator<Item = &LocalEndpoint> {
+        self.endpoints.all()
+    }
+}
+
+fn compile_for(cluster: &Cluster, endpoints: &Endpoints, generation: Generation) -> Ruleset {
+    let endpoints: Vec<Endpoint> = endpoints
+        .admitted()
+        .map(|endpoint| Endpoint {
+            namespace: endpoint.namespace.clone(),
+            pod: endpoint.pod.clone(),
+            interface: endpoint.interface.clone(),
+            ips: endpoint.ips.clone(),
+        })
+        .collect();
+    compile(cluster, &endpoints, generation, &CompileOptions::default())
+}

@@ -1,0 +1,235 @@
+//! The wanted table against the kernel's.
+//!
+//! What the table depends on has a version; a change moves the version on, and what the kernel holds is known as the version it was
+//! compiled from. One transaction is under way at a time: changes in between are gathered into the next. Whenever the kernel's
+//! answer is not a plain yes, its table is read back and compared, so no guess about it ever lasts.
+
+use std::sync::Arc;
+
+use tortie_nft::Ruleset;
+use tortie_policy::{Generation, tightens};
+
+use crate::event::{Action, Millis};
+
+/// The first pause after a second failure in a row, doubled each time up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Millis = 100;
+const LONGEST_PAUSE: Millis = 30_000;
+
+/// A move of the generation costs every flow one judgement, and an old stamp must not come round again soon: at most ten a second on
+/// the long run, but the first twenty at once.
+const MOVE_COST: Millis = 100;
+const MOVE_CREDIT: Millis = 20 * MOVE_COST;
+
+/// What is under way.
+#[derive(Debug, PartialEq, Eq)]
+enum Io {
+    Idle,
+    Reading,
+    Applying { version: u64 },
+}
+
+/// The state of our table.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// The kernel's table as last read or written; none if it does not exist.
+    kernel: Option<Arc<Ruleset>>,
+    /// What was compiled last, and from which version.
+    wanted: Option<(u64, Arc<Ruleset>)>,
+    generation: Generation,
+    version: u64,
+    /// The version that the kernel holds; 0 is none.
+    applied: u64,
+    io: Io,
+    read_wanted: bool,
+    ever_read: bool,
+    failures: u32,
+    not_before: Millis,
+    error: Option<String>,
+    credit: Millis,
+    credit_at: Millis,
+}
+
+impl Rules {
+    /// The state before anything is known. `seed` is a random number for the generation of a table that starts from nothing.
+    pub(crate) fn new(seed: u32) -> Self {
+        Self {
+            kernel: None,
+            wanted: None,
+            generation: Generation::seed(seed),
+            version: 1,
+            applied: 0,
+            io: Io::Idle,
+            read_wanted: true,
+            ever_read: false,
+            failures: 0,
+            not_before: 0,
+            error: None,
+            credit: MOVE_CREDIT,
+            credit_at: 0,
+        }
+    }
+
+    /// Something that the table depends on has changed. Returns the version that has it.
+    pub(crate) fn touch(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// The version of the inputs.
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The version that the kernel holds.
+    pub(crate) const fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Whether the kernel's table has been read once.
+    pub(crate) const fn ever_read(&self) -> bool {
+        self.ever_read
+    }
+
+    /// Asks for a read-back at the next occasion.
+    pub(crate) fn want_read(&mut self) {
+        self.read_wanted = true;
+    }
+
+    /// The live generation.
+    pub(crate) const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// What is wrong with the table now.
+    pub(crate) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// The table that is wanted, or the kernel's while none was compiled yet.
+    pub(crate) fn wanted(&self) -> Option<&Ruleset> {
+        self.wanted.as_ref().map(|(_, wanted)| wanted).or(self.kernel.as_ref()).map(AsRef::as_ref)
+    }
+
+    /// Takes the answer to a read.
+    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis) {
+        self.io = Io::Idle;
+        match result {
+            Ok(kernel) => {
+                if !self.ever_read {
+                    self.ever_read = true;
+                    if let Some(found) = kernel.as_ref().and_then(Generation::of) {
+                        self.generation = found;
+                    }
+                }
+                // The compiled value is kept where they are equal, so that they are in memory once.
+                self.kernel = match (&self.wanted, kernel) {
+                    (Some((_, wanted)), Some(kernel)) if **wanted == kernel => Some(Arc::clone(wanted)),
+                    (_, kernel) => kernel.map(Arc::new),
+                };
+                self.applied = 0;
+            }
+            Err(reason) => {
+                self.read_wanted = true;
+                self.failed(format!("nftables cannot be read: {reason}"), now);
+            }
+        }
+    }
+
+    /// Takes the answer to a transaction.
+    pub(crate) fn applied_with(&mut self, result: Result<(), String>, now: Millis) {
+        let Io::Applying { version } = std::mem::replace(&mut self.io, Io::Idle) else { return };
+        match result {
+            Ok(()) => {
+                self.kernel = self.wanted.as_ref().map(|(_, wanted)| Arc::clone(wanted));
+                self.applied = version;
+                self.failures = 0;
+                self.error = None;
+            }
+            Err(reason) => {
+                self.read_wanted = true;
+                self.failed(format!("nftables refused a change, the rules before it stay in force: {reason}"), now);
+            }
+        }
+    }
+
+    /// The first failure may only mean that somebody else was faster, so the next attempt follows at once.
+    fn failed(&mut self, error: String, now: Millis) {
+        self.error = Some(error);
+        if self.failures > 0 {
+            let pause = FIRST_PAUSE.saturating_mul(1 << (self.failures - 1).min(10));
+            self.not_before = now + pause.min(LONGEST_PAUSE);
+        }
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// When [`Rules::step`] has something to do although nothing happens.
+    pub(crate) fn timeout(&self) -> Option<Millis> {
+        (self.io == Io::Idle && (self.read_wanted || self.applied < self.version)).then_some(self.not_before)
+    }
+
+    /// The next step. Before `may_write` only a read.
+    pub(crate) fn step(
+        &mut self,
+        now: Millis,
+        may_write: bool,
+        compile: impl Fn(Generation) -> Ruleset,
+    ) -> Option<Action> {
+        if self.io != Io::Idle || now < self.not_before {
+            return None;
+        }
+        if self.read_wanted {
+            self.read_wanted = false;
+            self.io = Io::Reading;
+            return Some(Action::ReadRules);
+        }
+        if !may_write || self.applied >= self.version {
+            return None;
+        }
+        let mut wanted = match &self.wanted {
+            Some((version, wanted)) if *version == self.version => Arc::clone(wanted),
+            _ => Arc::new(compile(self.generation)),
+        };
+        if let Some(kernel) = self.kernel.clone() {
+            if *kernel == *wanted {
+                self.settle(wanted);
+                return None;
+            }
+            if tightens(&kernel, &wanted) {
+                if !self.may_move(now) {
+                    return None;
+                }
+                self.generation = self.generation.next();
+                wanted = Arc::new(compile(self.generation));
+            }
+        }
+        let transaction = self.kernel.as_deref().unwrap_or(&Ruleset::default()).diff(&wanted);
+        if transaction.commands.is_empty() {
+            self.settle(wanted);
+            return None;
+        }
+        self.wanted = Some((self.version, wanted));
+        self.io = Io::Applying { version: self.version };
+        Some(Action::ApplyRules(transaction))
+    }
+
+    /// The kernel holds what is wanted already.
+    fn settle(&mut self, wanted: Arc<Ruleset>) {
+        self.kernel = Some(Arc::clone(&wanted));
+        self.wanted = Some((self.version, wanted));
+        self.applied = self.version;
+        self.failures = 0;
+        self.error = None;
+    }
+
+    /// Whether the generation may move now; if not, when it may is the next timeout.
+    fn may_move(&mut self, now: Millis) -> bool {
+        self.credit = (self.credit + now.saturating_sub(self.credit_at)).min(MOVE_CREDIT);
+        self.credit_at = now;
+        if self.credit < MOVE_COST {
+            self.not_before = now + (MOVE_COST - self.credit);
+            return false;
+        }
+        self.credit -= MOVE_COST;
+        true
+    }
+}
