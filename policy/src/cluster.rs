@@ -299,6 +299,11 @@ impl Cluster {
         self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| &**name)
     }
 
+    /// The addresses of a node.
+    pub(crate) fn node_addresses(&self, node: &str) -> &[IpAddr] {
+        self.nodes.get(node).map_or(&[], Vec::as_slice)
+    }
+
     /// The names of all nodes: those with a document, and those that pods say they run on.
     pub(crate) fn node_names(&self) -> BTreeSet<&str> {
         let named = self.pods().filter_map(|pod| pod.node.as_deref());

@@ -95,13 +95,13 @@ pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset
     let mut chain = |name: &str, hook, rules| {
         frame.chains.insert(name.to_owned(), Chain { hook, rules });
     };
-    chain("guard", hook(HookPoint::Prerouting, -300), pods.guard(options.vxlan_port));
-    chain("egress", hook(HookPoint::Forward, 0), pods.egress());
+    chain("guard", Some(hook(HookPoint::Prerouting, -300)), pods.guard(options.vxlan_port));
+    chain("egress", Some(hook(HookPoint::Forward, 0)), pods.egress());
     chain("egress_reply", None, pods.egress_reply());
-    chain("ingress", hook(HookPoint::Forward, 1), pods.ingress());
-    chain("ingress_reply", None, pods.ingress_reply());
-    chain("to_host", hook(HookPoint::Input, 0), pods.to_host());
-    chain("to_host_stamp", hook(HookPoint::Input, 1), vec![verdict(vec![pods.from(Op::Eq)], goto(OK_INGRESS))]);
+    chain("ingress", Some(hook(HookPoint::Forward, 1)), pods.ingress());
+    chain("ingress_reply", None, ingress_reply());
+    chain("to_host", Some(hook(HookPoint::Input, 0)), pods.to_host());
+    chain("to_host_stamp", Some(hook(HookPoint::Input, 1)), vec![verdict(vec![pods.from(Op::Eq)], goto(OK_INGRESS))]);
     chain(
         OK_EGRESS,
         None,
@@ -123,8 +123,8 @@ pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset
     frame
 }
 
-fn hook(point: HookPoint, priority: i32) -> Option<Hook> {
-    Some(Hook { point, priority })
+const fn hook(point: HookPoint, priority: i32) -> Hook {
+    Hook { point, priority }
 }
 
 fn goto(chain: &str) -> Verdict {
@@ -166,6 +166,10 @@ fn errors() -> [Rule; 2] {
             "an error about a flow that is not allowed",
         )
     })
+}
+
+fn ingress_reply() -> Vec<Rule> {
+    vec![dispatch(Field::IifName, INGRESS_CLASS), verdict(Vec::new(), goto(OK_INGRESS))]
 }
 
 /// Rules about interfaces of pods, known by their prefix.
@@ -260,10 +264,6 @@ impl Pods<'_> {
             drop(vec![self.to(Op::Eq)], "to a pod that is not known"),
             verdict(Vec::new(), goto(OK_INGRESS)),
         ]
-    }
-
-    fn ingress_reply(&self) -> Vec<Rule> {
-        vec![dispatch(Field::IifName, INGRESS_CLASS), verdict(Vec::new(), goto(OK_INGRESS))]
     }
 
     fn to_host(&self) -> Vec<Rule> {

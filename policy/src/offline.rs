@@ -1,0 +1,190 @@
+//! What the agents would do with given manifests, without agents.
+//!
+//! Pods are on the node that they name. Those that name none are placed together on one node: the first by name among the nodes
+//! that the manifests know, or `node1` if they know none.
+//!
+//! A pod may have no address yet. Selectors select it all the same, and no ipBlock holds it but the whole address space; for the
+//! compiled form, which knows pods by their addresses alone, such pods are given stand-ins (see [`Offline::ruleset_for_matrix`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use tortie_api::Object;
+use tortie_api::k8s::{IpBlock, NetworkPolicy, NetworkPolicyPeer, PodIp};
+use tortie_nft::Ruleset;
+
+use crate::cluster::{Cluster, PodState};
+use crate::compile::{CompileOptions, Endpoint, compile};
+use crate::generation::Generation;
+use crate::host_interface;
+
+/// The node of pods that name none, where the manifests know no node.
+const DEFAULT_NODE: &str = "node1";
+
+/// Where stand-ins for IPv4 addresses come from: 240.0.0.0/4 is reserved (RFC 1112), and assigned to nobody.
+const STAND_IN_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+
+/// Where stand-ins for IPv6 addresses come from: 100::/64 is for packets to be discarded (RFC 6666).
+const STAND_IN_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+
+/// A cluster from manifests.
+#[derive(Debug)]
+pub struct Offline {
+    cluster: Cluster,
+    /// The cluster with a stand-in for each address that is not known, if there is such a pod.
+    stood_in: Option<Cluster>,
+    default_node: String,
+    warnings: Vec<String>,
+}
+
+impl Offline {
+    /// Takes in the resources, defaulted and validated as a datastore hands them out.
+    pub fn new<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Self {
+        let mut cluster = Cluster::default();
+        let objects: Vec<&Object> = objects.into_iter().collect();
+        for object in &objects {
+            cluster.upsert(object);
+        }
+        let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips.is_empty()).map(name).collect();
+        let warnings = homeless
+            .iter()
+            .map(|pod| {
+                format!(
+                    "Pod {pod} has no address, in status.podIPs or in an annotation cni.projectcalico.org/ipAddrs: \
+                     selectors select it, but no ipBlock except /0 does"
+                )
+            })
+            .collect();
+        let default_node = cluster.node_names().first().map_or(DEFAULT_NODE, |node| node).to_owned();
+        let stood_in = (!homeless.is_empty()).then(|| stand_in(&cluster, &objects));
+        Self { cluster, stood_in, default_node, warnings }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What should be known of the answers: pods without an address, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The nodes that the manifests know, and the one that pods without a node are placed on.
+    pub fn nodes(&self) -> BTreeSet<&str> {
+        let mut nodes = self.cluster.node_names();
+        if nodes.is_empty() {
+            nodes.insert(&self.default_node);
+        }
+        nodes
+    }
+
+    /// A node's endpoints, in the order of their pods' names.
+    pub fn endpoints(&self, node: &str) -> Vec<Endpoint> {
+        self.endpoints_of(&self.cluster, node)
+    }
+
+    /// The table that the agent on `node` wants, in the first generation. A node that the manifests do not know has no endpoints.
+    pub fn render(&self, node: &str, options: &CompileOptions) -> Ruleset {
+        compile(&self.cluster, &self.endpoints(node), Generation::seed(0), options)
+    }
+
+    /// What [`render`](Self::render) says, but with stand-ins for the addresses of pods that have none: addresses that belong to
+    /// nobody, and that no ipBlock holds but the whole address space.
+    pub fn ruleset_for_matrix(&self, node: &str, options: &CompileOptions) -> Ruleset {
+        let cluster = self.matrix_cluster();
+        compile(cluster, &self.endpoints_of(cluster, node), Generation::seed(0), options)
+    }
+
+    /// The cluster with stand-ins for addresses.
+    pub(crate) fn matrix_cluster(&self) -> &Cluster {
+        self.stood_in.as_ref().unwrap_or(&self.cluster)
+    }
+
+    /// The node that a pod is on, or is placed on.
+    pub(crate) fn node_of<'a>(&'a self, pod: &'a PodState) -> &'a str {
+        pod.node.as_deref().unwrap_or(&self.default_node)
+    }
+
+    fn endpoints_of(&self, cluster: &Cluster, node: &str) -> Vec<Endpoint> {
+        endpoints(cluster)
+            .filter(|pod| self.node_of(pod) == node)
+            .map(|pod| Endpoint {
+                namespace: pod.namespace.to_string(),
+                pod: pod.name.to_string(),
+                interface: host_interface(&pod.namespace, &pod.name),
+                ips: pod.ips.to_vec(),
+            })
+            .collect()
+    }
+}
+
+/// The pods that are endpoints, in the order of their names.
+pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = &PodState> {
+    cluster.pods().filter(|pod| pod.endpoint)
+}
+
+/// `NAMESPACE/NAME`.
+pub(crate) fn name(pod: &PodState) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// The cluster again, with a stand-in of each family for each pod without an address, and with policies whose blocks are told that
+/// the stand-ins are not theirs.
+fn stand_in(cluster: &Cluster, objects: &[&Object]) -> Cluster {
+    let taken: BTreeSet<IpAddr> = cluster.pods().flat_map(|pod| pod.ips.iter().copied()).collect();
+    let v4 = (u32::from(STAND_IN_V4)..).map(|number| IpAddr::from(Ipv4Addr::from(number)));
+    let v6 = (u128::from(STAND_IN_V6)..).map(|number| IpAddr::from(Ipv6Addr::from(number)));
+    let free = |address: &IpAddr| !taken.contains(address);
+    let mut free = v4.filter(free).zip(v6.filter(free));
+    let mut given: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for pod in endpoints(cluster).filter(|pod| pod.ips.is_empty()) {
+        given.insert(name(pod), free.next().into_iter().flat_map(|(v4, v6)| [v4, v6]).collect());
+    }
+    let stand_ins: Vec<IpNet> = given.values().flatten().map(|address| IpNet::from(*address)).collect();
+    let mut stood_in = Cluster::default();
+    for object in objects {
+        match object {
+            Object::Pod(pod) => {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+                let mut pod = pod.clone();
+                if let Some(addresses) = given.get(&format!("{namespace}/{}", pod.metadata.name))
+                    && pod.is_endpoint()
+                {
+                    pod.status.pod_ips = addresses.iter().map(|&ip| PodIp { ip }).collect();
+                }
+                stood_in.upsert(&Object::Pod(pod));
+            }
+            Object::NetworkPolicy(policy) => {
+                stood_in.upsert(&Object::NetworkPolicy(disown(policy, &stand_ins)));
+            }
+            other => {
+                stood_in.upsert(other);
+            }
+        }
+    }
+    stood_in
+}
+
+/// The policy with blocks that hold a stand-in if and only if they are the whole address space.
+fn disown(policy: &NetworkPolicy, stand_ins: &[IpNet]) -> NetworkPolicy {
+    let mut policy = policy.clone();
+    let ingress = policy.spec.ingress.iter_mut().map(|rule| &mut rule.from);
+    let egress = policy.spec.egress.iter_mut().map(|rule| &mut rule.to);
+    for peers in ingress.chain(egress) {
+        let mut more = Vec::new();
+        for block in peers.iter_mut().filter_map(|peer| peer.ip_block.as_mut()) {
+            for stand_in in stand_ins.iter().filter(|stand_in| block.cidr.contains(*stand_in)) {
+                if block.cidr.prefix_len() > 0 {
+                    block.except.push(*stand_in);
+                } else if block.except.iter().any(|except| except.contains(stand_in)) {
+                    let ip_block = Some(IpBlock { cidr: *stand_in, except: Vec::new() });
+                    more.push(NetworkPolicyPeer { ip_block, ..NetworkPolicyPeer::default() });
+                }
+            }
+        }
+        peers.extend(more);
+    }
+    policy
+}
