@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use inotify::{EventOwned, Inotify};
-use tokio::io::unix::AsyncFd;
+use futures::{FutureExt, StreamExt};
+use inotify::{EventOwned, EventStream, Inotify};
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
@@ -35,6 +35,15 @@ const LOST_RETRY: Duration = Duration::from_millis(250);
 
 /// Batches that may wait for a slow receiver; behind these the kernel queues events.
 const BACKLOG: usize = 16;
+
+/// Room for some hundred events at a time.
+const EVENT_BUFFER: usize = 16 * 1024;
+
+/// How many events make one batch at most.
+const EVENTS_AT_ONCE: usize = 10_000;
+
+/// What inotify reports.
+type Events = EventStream<Vec<u8>>;
 
 /// A directory of manifests as a datastore.
 #[derive(Clone)]
@@ -98,7 +107,7 @@ impl Datastore for Directory {
     async fn watch(&self) -> Result<mpsc::Receiver<Batch>, Error> {
         let inotify = self.inotify()?;
         let view = View::new(self.root.clone(), LastGood::writing(&self.root));
-        let watcher = Watcher::new(self.root.clone(), view, inotify.get_ref().watches());
+        let watcher = Watcher::new(self.root.clone(), view, inotify.watches());
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let this = self.clone();
         tokio::spawn(async move {
@@ -146,19 +155,14 @@ impl Datastore for Directory {
 }
 
 impl Directory {
-    fn inotify(&self) -> Result<AsyncFd<Inotify>, Error> {
-        Inotify::init().and_then(AsyncFd::register).map_err(|error| {
+    fn inotify(&self) -> Result<Events, Error> {
+        Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; EVENT_BUFFER])).map_err(|error| {
             self.failed(&format!("cannot watch the directory: {error}: raise fs.inotify.max_user_instances"))
         })
     }
 
     /// One watch, until its receiver is dropped.
-    async fn run(
-        &self,
-        mut inotify: AsyncFd<Inotify>,
-        mut watcher: Watcher,
-        sender: mpsc::Sender<Batch>,
-    ) -> Result<(), Error> {
+    async fn run(&self, mut inotify: Events, mut watcher: Watcher, sender: mpsc::Sender<Batch>) -> Result<(), Error> {
         watcher = self.step(watcher, Watcher::rescan).await?;
         let mut last_batch = None;
         loop {
@@ -173,9 +177,11 @@ impl Directory {
                     () = sender.closed() => return Ok(()),
                     () = tokio::time::sleep(LOST_RETRY) => {}
                 }
-                if self.root.is_dir() {
-                    inotify = self.inotify()?;
-                    watcher.restart(inotify.get_ref().watches());
+                if self.root.is_dir()
+                    && let Ok(again) = self.inotify()
+                {
+                    inotify = again;
+                    watcher.restart(inotify.watches());
                     watcher = self.step(watcher, Watcher::rescan).await?;
                 }
                 continue;
@@ -184,13 +190,18 @@ impl Directory {
             let events = tokio::select! {
                 () = sender.closed() => return Ok(()),
                 () = tokio::time::sleep_until(deadline.into()) => None,
-                ready = inotify.readable_mut() => {
-                    let mut ready = ready.map_err(|error| self.failed(&error.to_string()))?;
+                first = inotify.next() => {
+                    let mut events = vec![first];
                     let quiet = last_batch.map_or(COALESCE, |batch: Instant| batch.elapsed());
                     tokio::time::sleep(COALESCE.saturating_sub(quiet)).await;
-                    let events = read_events(ready.get_inner_mut()).map_err(|error| self.failed(&error.to_string()))?;
-                    ready.clear_ready();
-                    Some(events)
+                    while events.len() < EVENTS_AT_ONCE
+                        && let Some(next) = inotify.next().now_or_never()
+                    {
+                        events.push(next);
+                    }
+                    let events: Option<Result<Vec<EventOwned>, _>> = events.into_iter().collect();
+                    let events = events.unwrap_or_else(|| Err(std::io::Error::other("inotify came to an end")));
+                    Some(events.map_err(|error| self.failed(&error.to_string()))?)
                 }
             };
             watcher = match events {
@@ -212,20 +223,6 @@ impl Directory {
         })
         .await
         .map_err(|error| self.failed(&error.to_string()))
-    }
-}
-
-/// Every event that waits.
-fn read_events(inotify: &mut Inotify) -> std::io::Result<Vec<EventOwned>> {
-    let mut buffer = [0; 16 * 1024];
-    let mut all = Vec::new();
-    loop {
-        match inotify.read_events(&mut buffer) {
-            Ok(events) => all.extend(events.map(|event| event.to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(all),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 
