@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use inotify::{EventMask, EventOwned, WatchDescriptor, WatchMask, Watches};
+use tortie_api::Kind;
 
 use super::layout;
 use super::view::View;
@@ -18,6 +19,9 @@ use crate::{Batch, Change, Problem};
 
 /// How long a file that a listing finds must have been left alone.
 const SETTLE: Duration = Duration::from_millis(30);
+
+/// How long to wait for that at most.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often everything is read again while not everything can be watched.
 const POLL: Duration = Duration::from_secs(2);
@@ -29,8 +33,8 @@ pub(super) struct Watcher {
     watches: Watches,
     by_descriptor: HashMap<WatchDescriptor, PathBuf>,
     by_directory: BTreeMap<PathBuf, WatchDescriptor>,
-    /// Files that wait to be left alone, and until when.
-    waiting: BTreeMap<PathBuf, Instant>,
+    /// Files that wait to be left alone.
+    waiting: BTreeMap<PathBuf, Wait>,
     /// Why some directory cannot be watched.
     unwatched: Option<Problem>,
     /// Whether the directory itself is gone.
@@ -39,6 +43,13 @@ pub(super) struct Watcher {
     delivered: Option<(String, Vec<Problem>)>,
     /// Changes that wait for a batch.
     changes: Vec<Change>,
+}
+
+#[derive(Clone, Copy)]
+struct Wait {
+    since: Instant,
+    /// When to look again.
+    until: Instant,
 }
 
 impl Watcher {
@@ -74,7 +85,7 @@ impl Watcher {
     /// When to come back without an event.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let poll = self.unwatched.as_ref().map(|_| Instant::now() + POLL);
-        self.waiting.values().min().copied().into_iter().chain(poll).min()
+        self.waiting.values().map(|wait| wait.until).chain(poll).min()
     }
 
     /// Watches and reads everything.
@@ -87,8 +98,7 @@ impl Watcher {
             return;
         }
         let known = self.view.known_below(Path::new(""));
-        self.refresh(known.into_iter().filter(|file| !found.contains(file)).collect());
-        self.refresh_settled(found);
+        self.refresh(known.into_iter().filter(|file| !found.contains(file)).collect(), found);
     }
 
     /// Takes in what the kernel reports.
@@ -103,12 +113,7 @@ impl Watcher {
             let Some(directory) = self.by_descriptor.get(&event.wd).cloned() else { continue };
             self.event(&directory, event, &mut files, &mut found);
         }
-        for file in &files {
-            self.waiting.remove(file);
-            found.remove(file);
-        }
-        self.refresh(files.into_iter().collect());
-        self.refresh_settled(found);
+        self.refresh(files, found);
     }
 
     fn event(
@@ -144,13 +149,11 @@ impl Watcher {
             }
             return;
         }
-        let is_link = || self.root.join(&path).symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
-        if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) && is_link() {
+        if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) && is_link(&self.root.join(&path)) {
             // A link that changes (`..data` of a mounted ConfigMap) changes what the links through it say.
-            self.list(directory, found);
-            let linked =
-                found.iter().filter(|file| self.root.join(file).symlink_metadata().is_ok_and(|m| m.is_symlink()));
-            files.extend(linked.cloned().collect::<Vec<_>>());
+            let mut listed = BTreeSet::new();
+            self.list(directory, &mut listed);
+            files.extend(listed.into_iter().filter(|file| is_link(&self.root.join(file))));
         } else if mask.contains(EventMask::DELETE) && !layout::is_manifest_name(name) {
             // It may have been a link to a directory, of which there is a warning.
             self.list(directory, &mut BTreeSet::new());
@@ -178,9 +181,8 @@ impl Watcher {
         }
         let now = Instant::now();
         let due: BTreeSet<PathBuf> =
-            self.waiting.iter().filter(|(_, due)| **due <= now).map(|(file, _)| file.clone()).collect();
-        self.waiting.retain(|_, due| *due > now);
-        self.refresh_settled(due);
+            self.waiting.iter().filter(|(_, wait)| wait.until <= now).map(|(file, _)| file.clone()).collect();
+        self.refresh(BTreeSet::new(), due);
     }
 
     /// What there is to say, if anything. Nothing is said before every file has been read once.
@@ -199,25 +201,31 @@ impl Watcher {
         if self.changes.is_empty() && self.delivered.as_ref() == Some(&said) {
             return None;
         }
+        if self.delivered.is_none() {
+            let all = Kind::ALL.into_iter().flat_map(|kind| self.view.objects(kind));
+            self.changes = all.map(Change::Upsert).collect();
+        }
         self.delivered = Some(said.clone());
         let (revision, problems) = said;
-        Some(Batch { changes: merged(std::mem::take(&mut self.changes)), in_sync: true, revision, problems })
+        Some(Batch { changes: std::mem::take(&mut self.changes), in_sync: true, revision, problems })
     }
 
-    fn refresh(&mut self, files: Vec<PathBuf>) {
+    /// Reads files, all at once, so that what moves from one to another is never told as gone. Those that a listing found wait if
+    /// they were only just modified.
+    fn refresh(&mut self, mut files: BTreeSet<PathBuf>, found: BTreeSet<PathBuf>) {
+        let now = Instant::now();
+        for file in found {
+            let since = self.waiting.get(&file).map_or(now, |wait| wait.since);
+            let is_patient = now.duration_since(since) < PATIENCE;
+            if is_patient && !files.contains(&file) && is_fresh(&self.root.join(&file)) {
+                self.waiting.insert(file, Wait { since, until: now + SETTLE });
+            } else {
+                files.insert(file);
+            }
+        }
+        self.waiting.retain(|file, _| !files.contains(file));
         let changes = self.view.refresh(files);
         self.changes.extend(changes);
-    }
-
-    /// Reads files that a listing found; those that were only just modified wait.
-    fn refresh_settled(&mut self, found: BTreeSet<PathBuf>) {
-        let due = Instant::now() + SETTLE;
-        let (fresh, settled): (Vec<_>, Vec<_>) = found.into_iter().partition(|file| is_fresh(&self.root.join(file)));
-        for file in &settled {
-            self.waiting.remove(file);
-        }
-        self.waiting.extend(fresh.into_iter().map(|file| (file, due)));
-        self.refresh(settled);
     }
 
     /// Watches a directory and those below it, and lists their files.
@@ -320,21 +328,12 @@ impl Watcher {
     }
 }
 
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
+}
+
 /// Whether a file was modified so recently that its writer may still be at it.
 fn is_fresh(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age < SETTLE))
-}
-
-/// At most one change per object: the last.
-fn merged(changes: Vec<Change>) -> Vec<Change> {
-    let mut last = BTreeMap::new();
-    for change in changes {
-        let key = match &change {
-            Change::Upsert(object) => object.key(),
-            Change::Delete(key) => key.clone(),
-        };
-        last.insert(key, change);
-    }
-    last.into_values().collect()
 }
