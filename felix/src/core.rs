@@ -183,6 +183,7 @@ impl Felix {
                 self.endpoints.remove(&key, request, self.now, version, &mut self.routes, &mut self.answers);
                 self.bgp_dirty = true;
             }
+            Event::Rib(_) if !self.config.dataplane => {}
             Event::Rib(RibUpdate::Best { prefix, next_hops }) => self.routes.set_best(prefix, next_hops),
             Event::Rib(RibUpdate::Withdrawn { prefix }) => self.routes.withdraw(prefix),
             Event::Rib(RibUpdate::Converged) => self.routes.converged(),
@@ -413,21 +414,26 @@ impl Felix {
 
     /// The next thing to do, if any.
     pub fn poll(&mut self) -> Option<Action> {
-        if !self.answers.is_empty() {
-            let (request, result) = self.answers.remove(0);
-            return Some(Action::Done { request, result });
-        }
-        let action =
-            self.poll_rules().or_else(|| self.poll_routes()).or_else(|| self.poll_host()).or_else(|| self.poll_bgp());
-        if action.is_none() {
-            // What was compared and found equal may have been waited for.
+        loop {
+            if !self.answers.is_empty() {
+                let (request, result) = self.answers.remove(0);
+                return Some(Action::Done { request, result });
+            }
+            let action = self
+                .poll_rules()
+                .or_else(|| self.poll_routes())
+                .or_else(|| self.poll_host())
+                .or_else(|| self.poll_bgp());
+            if action.is_some() {
+                return action;
+            }
+            // What was compared and found equal may have been waited for, and what waited may want a route.
             self.progress();
-            if !self.answers.is_empty() || (self.ready() && self.route_io == RouteIo::Idle && self.routes.has_changes())
-            {
-                return self.poll();
+            let routes_due = self.may_write_routes() && self.routes.has_changes();
+            if self.answers.is_empty() && !routes_due {
+                return None;
             }
         }
-        action
     }
 
     fn poll_rules(&mut self) -> Option<Action> {
@@ -444,6 +450,10 @@ impl Felix {
         Some(action)
     }
 
+    fn may_write_routes(&self) -> bool {
+        self.config.dataplane && self.route_io == RouteIo::Idle && self.ready()
+    }
+
     fn poll_routes(&mut self) -> Option<Action> {
         if self.route_io != RouteIo::Idle || !self.config.dataplane {
             return None;
@@ -454,7 +464,7 @@ impl Felix {
             self.route_io = RouteIo::Reading;
             return Some(Action::ReadRoutes);
         }
-        if !self.ready() {
+        if !self.may_write_routes() {
             return None;
         }
         self.enforce();

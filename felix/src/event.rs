@@ -213,7 +213,8 @@ pub struct Host {
 pub enum Action {
     /// Read our table back: [`Event::RulesRead`].
     ReadRules,
-    /// Apply, all or nothing: [`Event::RulesApplied`].
+    /// Apply, all or nothing: [`Event::RulesApplied`]. An empty transaction, once after a restart, only makes the table this
+    /// process's own.
     ApplyRules(Transaction),
     /// Read interfaces and routes: [`Event::RoutesRead`].
     ReadRoutes,

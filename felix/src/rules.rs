@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tortie_nft::Ruleset;
+use tortie_nft::{Ruleset, Transaction};
 use tortie_policy::{Generation, tightens};
 
 use crate::event::{Action, Millis};
@@ -41,6 +41,8 @@ pub(crate) struct Rules {
     applied: u64,
     io: Io,
     read_wanted: bool,
+    /// Whether this process has written, and so made the table its own.
+    claimed: bool,
     ever_read: bool,
     failures: u32,
     not_before: Millis,
@@ -60,6 +62,7 @@ impl Rules {
             applied: 0,
             io: Io::Idle,
             read_wanted: true,
+            claimed: false,
             ever_read: false,
             failures: 0,
             not_before: 0,
@@ -142,6 +145,7 @@ impl Rules {
             Ok(()) => {
                 self.kernel = self.wanted.as_ref().map(|(_, wanted)| Arc::clone(wanted));
                 self.applied = version;
+                self.claimed = true;
                 self.failures = 0;
                 self.error = None;
             }
@@ -191,8 +195,7 @@ impl Rules {
         };
         if let Some(kernel) = self.kernel.clone() {
             if *kernel == *wanted {
-                self.settle(wanted);
-                return None;
+                return self.settle(wanted);
             }
             if tightens(&kernel, &wanted) {
                 if !self.may_move(now) {
@@ -204,21 +207,25 @@ impl Rules {
         }
         let transaction = self.kernel.as_deref().unwrap_or(&Ruleset::default()).diff(&wanted);
         if transaction.commands.is_empty() {
-            self.settle(wanted);
-            return None;
+            return self.settle(wanted);
         }
         self.wanted = Some((self.version, wanted));
         self.io = Io::Applying { version: self.version };
         Some(Action::ApplyRules(transaction))
     }
 
-    /// The kernel holds what is wanted already.
-    fn settle(&mut self, wanted: Arc<Ruleset>) {
+    /// The kernel holds what is wanted already. A table that an earlier process left is only adopted.
+    fn settle(&mut self, wanted: Arc<Ruleset>) -> Option<Action> {
         self.kernel = Some(Arc::clone(&wanted));
         self.wanted = Some((self.version, wanted));
+        if !self.claimed {
+            self.io = Io::Applying { version: self.version };
+            return Some(Action::ApplyRules(Transaction::default()));
+        }
         self.applied = self.version;
         self.failures = 0;
         self.error = None;
+        None
     }
 
     /// Whether the generation may move now; if not, when it may is the next timeout.
