@@ -12,6 +12,9 @@ use crate::model::{
 /// The longest name of a chain or set that `nft` 1.0.6 takes.
 pub const NAME_MAX: usize = 127;
 
+/// The most fields of a key whose types nft can number.
+pub const FIELDS_MAX: usize = 5;
+
 /// What must be known of a set or map to use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
@@ -92,11 +95,11 @@ fn check_comment(text: Option<&str>) -> Result<(), String> {
 
 fn check_key(key: &[KeyType], interval: bool) -> Result<(), String> {
     let size: usize = key.iter().map(|kind| kind.size().next_multiple_of(4)).sum();
-    if key.is_empty() || size > keys::KEY_MAX {
-        return Err(format!("its key must have a field, and {} bytes at most", keys::KEY_MAX));
+    if key.is_empty() || key.len() > FIELDS_MAX || size > keys::KEY_MAX {
+        return Err(format!("its key must have 1 to {FIELDS_MAX} fields, and {} bytes at most", keys::KEY_MAX));
     }
-    if interval && key.len() == 1 && matches!(key[0], KeyType::IfName | KeyType::Mark) {
-        return Err(format!("intervals of {} have no order that nft and the kernel agree on", key[0].name()));
+    if interval && key.len() == 1 && matches!(key[0], KeyType::IfName | KeyType::InetProto | KeyType::Mark) {
+        return Err(format!("intervals of {} are outside the vocabulary", key[0].name()));
     }
     Ok(())
 }
@@ -207,6 +210,9 @@ impl Seen {
             match field {
                 Field::Ip4Saddr | Field::Ip4Daddr => self.need(Family::V4)?,
                 Field::Ip6Saddr | Field::Ip6Daddr => self.need(Family::V6)?,
+                Field::CtMarkMasked(mask) if *mask != u32::MAX && key.len() > 1 => {
+                    return Err("nft has no masked mark inside a concatenation".into());
+                }
                 _ => {}
             }
         }

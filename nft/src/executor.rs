@@ -53,6 +53,6 @@ pub enum Reason {
     #[error("{0}")]
     Invalid(String),
     /// Another error of the kernel, by number.
-    #[error("errno {0}")]
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
     Os(i32),
 }

@@ -1,0 +1,307 @@
+//! From the kernel's dumps to a [`Ruleset`].
+//!
+//! What is outside the vocabulary is not left out but made unequal to anything wanted, so that a diff removes it: a foreign rule, a
+//! chain with a foreign hook, a set without a key. Anonymous sets belong to the rule that uses them and go with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use tortie_nft::check::Declared;
+use tortie_nft::{
+    Chain, Hook, HookPoint, Key, KeyType, Rule, Ruleset, Set, TABLE, Value, Verdict, VerdictMap, intervals,
+};
+
+use crate::attributes::{self, Attributes, Message, Messages};
+use crate::consts::*;
+use crate::{encode, lift};
+
+/// The types of fields, to find one by its number.
+const KEY_TYPES: [KeyType; 6] =
+    [KeyType::IfName, KeyType::Ipv4Addr, KeyType::Ipv6Addr, KeyType::InetProto, KeyType::InetService, KeyType::Mark];
+
+/// A set or map as the kernel announces it, without its elements.
+#[derive(Debug, Clone)]
+pub(crate) struct SetHeader {
+    pub(crate) name: String,
+    /// `None` for one outside the vocabulary.
+    pub(crate) declared: Option<Declared>,
+    /// Whether the kernel says it maps to something.
+    pub(crate) map: bool,
+    pub(crate) comment: Option<String>,
+    /// How many elements the kernel counts, where it tells (Linux 6.16).
+    pub(crate) count: Option<u32>,
+}
+
+/// Elements as they come in.
+#[derive(Debug, Default)]
+pub(crate) struct Elements {
+    /// First and last key, or just the key.
+    plain: Vec<(Vec<u8>, Vec<u8>, Option<Verdict>)>,
+    /// Ends of intervals of one field; the starts are in `plain`.
+    ends: BTreeSet<Vec<u8>>,
+    /// Whether one of them is outside the vocabulary.
+    foreign: bool,
+}
+
+/// The table while it is being read.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBack {
+    ruleset: Ruleset,
+}
+
+/// Decodes messages of any dump of nf_tables into what they say of our table, all in one. For fuzzing: any bytes will do.
+#[must_use]
+pub fn decode_dump(bytes: &[u8]) -> Ruleset {
+    let mut table = ReadBack::default();
+    let mut headers: BTreeMap<String, (SetHeader, Elements)> = BTreeMap::new();
+    for message in Messages(bytes) {
+        match message.kind & 0xff {
+            NFT_MSG_NEWCHAIN => table.chain(&message),
+            NFT_MSG_NEWRULE => table.rule(&message),
+            NFT_MSG_NEWSET => {
+                if let Some(header) = set_header(&message) {
+                    headers.insert(header.name.clone(), (header, Elements::default()));
+                }
+            }
+            NFT_MSG_NEWSETELEM => {
+                let set = message.attributes().string(NFTA_SET_ELEM_LIST_SET).unwrap_or_default();
+                if let Some((_, elements)) = headers.get_mut(set) {
+                    elements.collect(&message);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (header, elements) in headers.into_values() {
+        table.set(header, elements);
+    }
+    table.finish()
+}
+
+fn ours(message: &Message<'_>) -> bool {
+    message.family() == Some(NFPROTO_INET) && message.attributes().string(NFTA_TABLE_NAME) == Some(TABLE)
+}
+
+impl ReadBack {
+    /// Takes in a message of a dump of chains.
+    pub(crate) fn chain(&mut self, message: &Message<'_>) {
+        let attributes = message.attributes();
+        let Some(name) = attributes.string(NFTA_CHAIN_NAME).filter(|_| ours(message)) else { return };
+        let flags = attributes.number(NFTA_CHAIN_FLAGS).unwrap_or(0);
+        let hook = attributes.nested(NFTA_CHAIN_HOOK).map(|hook| {
+            let filter = attributes.string(NFTA_CHAIN_TYPE) == Some("filter");
+            let accept = attributes.number(NFTA_CHAIN_POLICY) == Some(NF_ACCEPT);
+            let point = match hook.number(NFTA_HOOK_HOOKNUM) {
+                _ if !filter || !accept || flags & !NFT_CHAIN_BASE != 0 => HookPoint::Foreign,
+                Some(0) => HookPoint::Prerouting,
+                Some(1) => HookPoint::Input,
+                Some(2) => HookPoint::Forward,
+                Some(3) => HookPoint::Output,
+                Some(4) => HookPoint::Postrouting,
+                _ => HookPoint::Foreign,
+            };
+            Hook { point, priority: hook.number(NFTA_HOOK_PRIORITY).unwrap_or(0).cast_signed() }
+        });
+        self.ruleset.chains.entry(name.to_owned()).or_insert_with(|| Chain { hook, rules: Vec::new() });
+    }
+
+    /// Takes in a message of a dump of rules, which come in order.
+    pub(crate) fn rule(&mut self, message: &Message<'_>) {
+        let attributes = message.attributes();
+        let Some(name) = attributes.string(NFTA_RULE_CHAIN).filter(|_| ours(message)) else { return };
+        let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).unwrap_or(Attributes(&[]));
+        let comment = attributes
+            .get(NFTA_RULE_USERDATA)
+            .and_then(|data| attributes::udata_comment(data.payload, UDATA_RULE_COMMENT));
+        let rule: Rule = lift::rule(expressions, comment);
+        self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule);
+    }
+
+    /// Puts a set or map in place.
+    pub(crate) fn set(&mut self, header: SetHeader, elements: Elements) {
+        let content = header.declared.as_ref().and_then(|declared| elements.content(declared));
+        let (declared, content) = match (header.declared, content) {
+            (Some(declared), Some(content)) => (declared, content),
+            // Without a key it equals nothing that is wanted.
+            _ => (Declared { key: Vec::new(), interval: false, map: header.map }, Vec::new()),
+        };
+        if declared.map {
+            let elements = content.into_iter().filter_map(|(key, verdict)| Some((key, verdict?))).collect();
+            let map = VerdictMap { key: declared.key, interval: declared.interval, elements, comment: header.comment };
+            self.ruleset.maps.insert(header.name, map);
+        } else {
+            let elements = content.into_iter().map(|(key, _)| key).collect();
+            let set = Set { key: declared.key, interval: declared.interval, elements, comment: header.comment };
+            self.ruleset.sets.insert(header.name, set);
+        }
+    }
+
+    pub(crate) fn finish(self) -> Ruleset {
+        self.ruleset
+    }
+}
+
+/// A set or map of our table, from a message of a dump of sets; `None` for others' and anonymous ones.
+pub(crate) fn set_header(message: &Message<'_>) -> Option<SetHeader> {
+    let attributes = message.attributes();
+    let name = attributes.string(NFTA_SET_NAME).filter(|_| ours(message))?.to_owned();
+    let flags = attributes.number(NFTA_SET_FLAGS).unwrap_or(0);
+    if flags & NFT_SET_ANONYMOUS != 0 {
+        return None;
+    }
+    let map = flags & NFT_SET_MAP != 0;
+    let interval = flags & NFT_SET_INTERVAL != 0;
+    let known = flags & !(NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_CONCAT) == 0;
+    let verdicts = !map || attributes.number(NFTA_SET_DATA_TYPE) == Some(NFT_DATA_VERDICT);
+    let key = attributes.number(NFTA_SET_KEY_TYPE).and_then(key_types);
+    let declared = key
+        .filter(|key| known && verdicts && attributes.number(NFTA_SET_KEY_LEN) == Some(encode::key_length(key)))
+        .map(|key| Declared { key, interval, map });
+    let comment =
+        attributes.get(NFTA_SET_USERDATA).and_then(|data| attributes::udata_comment(data.payload, UDATA_SET_COMMENT));
+    Some(SetHeader { name, declared, map, comment, count: attributes.number(NFTA_SET_COUNT) })
+}
+
+/// The fields of a key from the number of its type.
+fn key_types(mut number: u32) -> Option<Vec<KeyType>> {
+    let mut key = Vec::new();
+    while number != 0 {
+        let field = number & ((1 << TYPE_BITS) - 1);
+        key.push(*KEY_TYPES.iter().find(|kind| encode::type_number(**kind) == field)?);
+        number >>= TYPE_BITS;
+    }
+    key.reverse();
+    (!key.is_empty()).then_some(key)
+}
+
+impl Elements {
+    /// Takes in a message of a dump of elements.
+    pub(crate) fn collect(&mut self, message: &Message<'_>) {
+        let list = message.attributes().nested(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(Attributes(&[]));
+        for element in list {
+            if self.element(element.nested()).is_none() {
+                self.foreign = true;
+            }
+        }
+    }
+
+    /// How many elements have come in, by the kernel's count.
+    pub(crate) fn len(&self) -> usize {
+        self.plain.len() + self.ends.len()
+    }
+
+    fn element(&mut self, element: Attributes<'_>) -> Option<()> {
+        let key = |kind| Some(element.nested(kind)?.get(NFTA_DATA_VALUE)?.payload.to_vec());
+        let flags = element.number(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
+        if flags & NFT_SET_ELEM_CATCHALL != 0 || element.get(NFTA_SET_ELEM_TIMEOUT).is_some() {
+            return None;
+        }
+        let first = key(NFTA_SET_ELEM_KEY)?;
+        if flags & NFT_SET_ELEM_INTERVAL_END != 0 {
+            self.ends.insert(first);
+            return Some(());
+        }
+        let verdict = match element.nested(NFTA_SET_ELEM_DATA) {
+            Some(data) => Some(lift::verdict(data)?),
+            None => None,
+        };
+        let last = key(NFTA_SET_ELEM_KEY_END).unwrap_or_else(|| first.clone());
+        self.plain.push((first, last, verdict));
+        Some(())
+    }
+
+    /// The elements as values; `None` if one of them is outside the vocabulary.
+    fn content(self, declared: &Declared) -> Option<Vec<(Key, Option<Verdict>)>> {
+        if self.foreign || self.plain.iter().any(|(_, _, verdict)| verdict.is_some() != declared.map) {
+            return None;
+        }
+        match (declared.interval, declared.key.as_slice()) {
+            (true, [kind]) => self.intervals(*kind),
+            (_, types) => self
+                .plain
+                .into_iter()
+                .map(|(first, last, verdict)| Some((key(types, &first, &last)?, verdict)))
+                .collect(),
+        }
+    }
+
+    /// Pairs starts with ends: each interval goes up to the next end, or to the next start if that comes first.
+    fn intervals(mut self, kind: KeyType) -> Option<Vec<(Key, Option<Verdict>)>> {
+        self.plain.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let starts: Vec<_> = self.plain.iter().map(|(first, _, _)| first.clone()).skip(1).map(Some).collect();
+        let nexts = starts.into_iter().chain([None]);
+        let mut content = Vec::with_capacity(self.plain.len());
+        for ((first, _, verdict), next) in self.plain.into_iter().zip(nexts) {
+            let end =
+                self.ends.range::<Vec<u8>, _>((std::ops::Bound::Excluded(&first), std::ops::Bound::Unbounded)).next();
+            let behind = match (end, next) {
+                (Some(end), Some(next)) => Some(end.clone().min(next)),
+                (Some(end), None) => Some(end.clone()),
+                (None, next) => next,
+            };
+            let last = behind.map_or_else(|| vec![0xff; kind.size()], |behind| before(&behind));
+            content.push((vec![value(kind, &first, &last)?], verdict));
+        }
+        Some(content)
+    }
+}
+
+/// A key of one or more fields, each of which may be a range.
+fn key(types: &[KeyType], first: &[u8], last: &[u8]) -> Option<Key> {
+    let mut start = 0;
+    types
+        .iter()
+        .map(|kind| {
+            let field = start..start + kind.size();
+            start += kind.size().next_multiple_of(4);
+            value(*kind, first.get(field.clone())?, last.get(field)?)
+        })
+        .collect()
+}
+
+/// One field of a key, in canonical form.
+fn value(kind: KeyType, first: &[u8], last: &[u8]) -> Option<Value> {
+    Some(match kind {
+        KeyType::IfName => {
+            let end = first.iter().position(|byte| *byte == 0).unwrap_or(first.len());
+            (first == last).then_some(())?;
+            Value::IfName(std::str::from_utf8(&first[..end]).ok()?.to_owned())
+        }
+        KeyType::Ipv4Addr => {
+            let addr = |bytes: &[u8]| Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into());
+            intervals::value(addr(first)?, addr(last)?)?
+        }
+        KeyType::Ipv6Addr => {
+            let addr = |bytes: &[u8]| Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?).into());
+            intervals::value(addr(first)?, addr(last)?)?
+        }
+        KeyType::InetProto => {
+            (first == last).then_some(())?;
+            Value::Proto(*first.first()?)
+        }
+        KeyType::InetService => {
+            let port = |bytes: &[u8]| Some(u16::from_be_bytes(*bytes.first_chunk::<2>()?));
+            match (port(first)?, port(last)?) {
+                (first, last) if first == last => Value::Port(first),
+                (first, last) if first < last => Value::PortRange(first, last),
+                _ => return None,
+            }
+        }
+        KeyType::Mark => {
+            (first == last).then_some(())?;
+            Value::Mark(u32::from_ne_bytes(*first.first_chunk::<4>()?))
+        }
+    })
+}
+
+/// The value before one that is not the least there is.
+fn before(value: &[u8]) -> Vec<u8> {
+    let mut bytes = value.to_vec();
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_sub(1);
+        if *byte != 0xff {
+            break;
+        }
+    }
+    bytes
+}
