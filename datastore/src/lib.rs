@@ -4,6 +4,7 @@
 //! one consistent change. Writes compare and swap on `metadata.resourceVersion`, so that two agents never both win.
 
 pub mod directory;
+pub mod edit;
 mod files;
 pub mod manifests;
 mod yaml;

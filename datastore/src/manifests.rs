@@ -270,7 +270,7 @@ impl Reader<'_> {
                     Decoded::Object(object) => Some(*object),
                     Decoded::Ignored | Decoded::UnknownKind(_) => None,
                 };
-                let Some(key) = document_key(&value, object.as_ref()) else { return };
+                let key = document_key(&value, object.as_ref());
                 let place = Place { file: self.file.to_owned(), line: node.line };
                 let (text, range) = text.unzip();
                 self.contents.documents.push(Document { key, place, object, value, text, range });
@@ -299,19 +299,18 @@ fn describe(kind: Option<&str>, node: &Node) -> String {
     }
 }
 
-/// The key of a document, of a known kind from its object, else from its fields. `None` without a name, where it cannot be addressed.
-fn document_key(value: &Value, object: Option<&Object>) -> Option<DocumentKey> {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
+/// The key of a document, of a known kind from its object, else from its fields. The name may be empty there.
+fn document_key(value: &Value, object: Option<&Object>) -> DocumentKey {
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let group = group(value["apiVersion"].as_str().unwrap_or_default()).to_owned();
-    let kind = text(&value["kind"])?;
+    let kind = text(&value["kind"]).unwrap_or_default();
     if let Some(object) = object {
-        return Some(DocumentKey { group, kind, ..DocumentKey::from(&object.key()) });
+        return DocumentKey { group, kind, ..DocumentKey::from(&object.key()) };
     }
-    let name = text(&value["metadata"]["name"])?;
-    let namespace = text(&value["metadata"]["namespace"]).filter(|namespace| !namespace.is_empty());
     let known_to_be_namespaced = matches!(kind.as_str(), "Service" | "Secret" | "Endpoints" | "EndpointSlice");
-    let namespace = namespace.or_else(|| known_to_be_namespaced.then(|| "default".to_owned()));
-    Some(DocumentKey { group, kind, namespace, name })
+    let namespace =
+        text(&value["metadata"]["namespace"]).or_else(|| known_to_be_namespaced.then(|| "default".to_owned()));
+    DocumentKey { group, kind, namespace, name: text(&value["metadata"]["name"]).unwrap_or_default() }
 }
 
 /// Reads concatenated JSON documents. `serde_json` decides what is JSON; as JSON is YAML but for tabs between tokens, the tree with its

@@ -24,6 +24,7 @@ use tortie_api::{Kind, Object, ObjectKey};
 use crate::{Batch, Datastore, Error, files};
 use last_good::LastGood;
 use store::Store;
+pub(crate) use store::{Lock, lock};
 use view::{RevisionDigest, View};
 use watcher::Watcher;
 
