@@ -38,7 +38,7 @@ pub enum Reason {
     #[error("it exists already, or overlaps an existing element (EEXIST)")]
     Exists,
     /// `EBUSY`.
-    #[error("it is in use, or holds another value (EBUSY)")]
+    #[error("it is in use (EBUSY)")]
     Busy,
     /// `EMLINK`.
     #[error("chains lead into one another in a loop, or deeper than 15 (EMLINK)")]

@@ -198,11 +198,10 @@ impl Batch {
             Command::AddMapElements { map, elements } => {
                 for (key, verdict) in elements {
                     self.target(verdict)?;
-                    match self.map(map)?.elements.get(key) {
-                        None => self.claim_interval(map, key)?,
-                        Some(existing) if existing == verdict => return Err(Reason::Exists),
-                        Some(_) => return Err(Reason::Busy),
+                    if self.map(map)?.elements.contains_key(key) {
+                        return Err(Reason::Exists);
                     }
+                    self.claim_interval(map, key)?;
                     self.map(map)?.elements.insert(key.clone(), verdict.clone());
                     self.count_verdict(verdict, true);
                 }

@@ -39,8 +39,8 @@ pub(crate) struct Elements {
     plain: Vec<(Vec<u8>, Vec<u8>, Option<Verdict>)>,
     /// Ends of intervals of one field; the starts are in `plain`.
     ends: BTreeSet<Vec<u8>>,
-    /// Whether one of them is outside the vocabulary.
-    foreign: bool,
+    /// How many are outside the vocabulary.
+    foreign: usize,
 }
 
 /// The table while it is being read.
@@ -180,14 +180,22 @@ impl Elements {
         let list = message.attributes().nested(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(Attributes(&[]));
         for element in list {
             if self.element(element.nested()).is_none() {
-                self.foreign = true;
+                self.foreign += 1;
             }
         }
     }
 
-    /// How many elements have come in, by the kernel's count.
+    /// How many elements have come in.
     pub(crate) fn len(&self) -> usize {
-        self.plain.len() + self.ends.len()
+        self.plain.len() + self.foreign
+    }
+
+    /// Takes out what has come in more than once, and says whether there was any.
+    pub(crate) fn remove_doubles(&mut self) -> bool {
+        let before = self.plain.len();
+        self.plain.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        self.plain.dedup_by(|a, b| a.0 == b.0 && a.1 == b.1);
+        self.plain.len() < before
     }
 
     fn element(&mut self, element: Attributes<'_>) -> Option<()> {
@@ -212,7 +220,7 @@ impl Elements {
 
     /// The elements as values; `None` if one of them is outside the vocabulary.
     fn content(self, declared: &Declared) -> Option<Vec<(Key, Option<Verdict>)>> {
-        if self.foreign || self.plain.iter().any(|(_, _, verdict)| verdict.is_some() != declared.map) {
+        if self.foreign > 0 || self.plain.iter().any(|(_, _, verdict)| verdict.is_some() != declared.map) {
             return None;
         }
         match (declared.interval, declared.key.as_slice()) {

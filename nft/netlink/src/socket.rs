@@ -5,6 +5,7 @@
 //! else can have changed it: the batch is sent again. In a table that others may write, the caller must read again.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tortie_nft::check::{self, Declared};
 use tortie_nft::{Command, Executor, HookPoint, Reason, Refused, Ruleset, Statement, TABLE, Transaction};
@@ -20,6 +21,9 @@ use crate::wire::Writer;
 
 /// How often something that others keep interrupting is tried.
 const TRIES: usize = 32;
+
+/// How long the kernel is given to rearrange a hash table before it is dumped again.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// The errno of a batch whose generation is not the present one. No header for programs names it.
 const ERESTART: i32 = 85;
@@ -325,26 +329,31 @@ impl NftSocket {
         Ok(table.finish())
     }
 
-    /// The elements of a set. A hash table that grows while it is dumped may skip some: where the kernel tells how many there are,
-    /// the dump is repeated until it has them.
+    /// The elements of a set.
+    ///
+    /// The kernel walks a hash table anew for each piece of a dump, and skips as many elements as it gave before. If the table is
+    /// being rearranged meanwhile, as it is for a while after it has grown, some elements come twice and others not at all. So the
+    /// dump is repeated until no element is double and, where the kernel tells how many there are (Linux 6.16), none is missing.
     fn elements(&mut self, header: &SetHeader) -> Result<Elements, Error> {
         let counts = header.declared.as_ref().is_some_and(|declared| !declared.interval);
         let wanted = header.count.filter(|_| counts).map_or(0, |count| count as usize);
-        let mut elements = Elements::default();
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                std::thread::sleep(SETTLE);
+            }
             let dump = self.dump("the elements", NFT_MSG_GETSETELEM, |w| {
                 w.string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
                 w.string(NFTA_SET_ELEM_LIST_SET, &header.name);
             })?;
-            elements = Elements::default();
+            let mut elements = Elements::default();
             for message in Messages(&dump) {
                 elements.collect(&message);
             }
-            if elements.len() >= wanted {
-                break;
+            if !elements.remove_doubles() && elements.len() >= wanted {
+                return Ok(elements);
             }
         }
-        Ok(elements)
+        Err(Error::ReadBack(format!("{TRIES} dumps of set {} all had elements missing", header.name)))
     }
 
     /// Asks for one object.

@@ -180,7 +180,7 @@ fn cases() -> Vec<Case> {
             "an element with another verdict",
             &[map("m"), add_mapped("m", addr(1), Verdict::Accept)],
             &[add_mapped("m", addr(1), Verdict::Drop)],
-            Some((0, Reason::Busy)),
+            Some((0, Reason::Exists)),
         ),
         case(
             "a verdict changed in one batch",
