@@ -1,9 +1,12 @@
 //! Whether a change of the table could take away a permission that a stamped flow relies on.
 //!
 //! A stamped flow passes unjudged, so when its permission may be gone the generation must move. Moving it needlessly costs every
-//! flow one more judgement, so what only adds must not move it: new pods, new members of a set, a class replaced by one that allows
-//! the same and more. The question is answered on the two tables alone, so that it can be asked of what was read from the kernel.
-//! Where the answer is not plain, it is yes.
+//! flow one more judgement, so what only adds must not move it: new members of a set, new pods that nothing isolates, a class
+//! replaced by one that allows the same and more. The question is answered on the two tables alone, so that it can be asked of what
+//! was read from the kernel. Where the answer is not plain, it is yes.
+//!
+//! A new pod that is isolated does move it. Its interface is new, but its address may not be: flows with the pod that had the address
+//! before, on another node perhaps, were stamped here without a look at policies that are this pod's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,15 +19,13 @@ use crate::generation::LIVE_SET;
 
 /// Whether going from `current` to `want` could deny a packet of a flow that is allowed, and stamped, now: whether `want` must be
 /// compiled in the [next generation](crate::Generation::next).
-///
-/// Also true when an endpoint loses an address, or goes: the address may soon be another pod's, and flows to it carry stamps.
 pub fn tightens(current: &Ruleset, want: &Ruleset) -> bool {
     if !current.sets.contains_key(LIVE_SET) {
         // No stamps of ours are out there, or none that the new table will know.
         return false;
     }
     frame_differs(current, want)
-        || [OWN4, OWN6].into_iter().any(|set| !subset(current, want, set, set))
+        || address_is_isolated_anew(current, want)
         || Comparison { current, want, chains: FxHashMap::default(), sets: FxHashMap::default() }.tightens()
 }
 
@@ -38,6 +39,33 @@ fn frame_differs(current: &Ruleset, want: &Ruleset) -> bool {
         chains.map(|(name, chain)| (name.clone(), chain.clone())).collect()
     };
     frame(current) != frame(want) || [STAMP_PENDING, STAMP_LIVE].iter().any(|name| !current.chains.contains_key(*name))
+}
+
+/// Whether an endpoint that is isolated has an address that it did not have.
+fn address_is_isolated_anew(current: &Ruleset, want: &Ruleset) -> bool {
+    let elements = |ruleset: &Ruleset, set: &str| ruleset.sets.get(set).map(|set| set.elements.clone());
+    [OWN4, OWN6].into_iter().any(|set| {
+        let old = elements(current, set).unwrap_or_default();
+        let new = elements(want, set).unwrap_or_default();
+        new.difference(&old).any(|key| {
+            let Some(interface) = key.first() else { return true };
+            ![EGRESS_CLASS, INGRESS_CLASS].into_iter().all(|map| is_open(want, map, interface))
+        })
+    })
+}
+
+/// Whether nothing isolates the endpoint in the direction of this map.
+fn is_open(ruleset: &Ruleset, map: &str, interface: &Value) -> bool {
+    let Some(Verdict::Goto(class)) =
+        ruleset.maps.get(map).and_then(|map| map.elements.get(std::slice::from_ref(interface)))
+    else {
+        return false;
+    };
+    let first = ruleset.chains.get(class).and_then(|chain| chain.rules.first());
+    first.is_some_and(|rule| {
+        rule.matches.is_empty()
+            && matches!(rule.statements.as_slice(), [Statement::Verdict(Verdict::Goto(chain))] if is_allowed(chain))
+    })
 }
 
 fn subset(current: &Ruleset, want: &Ruleset, old: &str, new: &str) -> bool {
