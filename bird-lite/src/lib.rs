@@ -6,11 +6,18 @@
 //!
 //! Time is an argument: [`Time`] is what a clock of the caller's says since any moment of the caller's choice.
 
+pub mod bestpath;
 pub mod config;
+mod export;
+mod fsm;
+mod intern;
+mod rib;
+pub mod speaker;
 pub mod view;
 pub mod wire;
 
 pub use self::config::{BGP_PORT, Config, Originated, PeerConfig, PeerKind};
+pub use self::speaker::{Action, ConnectionId, Event, Report, Speaker};
 pub use self::view::{Counts, PeerView, RibUpdate, RouteView, State};
 
 /// Time since the moment from which the caller counts. It never goes back.

@@ -1,0 +1,121 @@
+//! What the peer's messages do: to its session, and to the table.
+
+use core::time::Duration;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::{ConnectionId, Report, Speaker};
+use crate::Time;
+use crate::fsm::Step;
+use crate::rib::{PeerId, Rejection};
+use crate::wire::attribute::Blemish;
+use crate::wire::{Attributes, Families, Family, Fault, Nlri, Update};
+
+impl Speaker {
+    pub(super) fn received(&mut self, now: Time, connection: ConnectionId, bytes: Bytes) {
+        let Some(&id) = self.by_connection.get(&connection) else { return };
+        if let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link(connection)) {
+            link.session.push(bytes);
+        }
+        let jitter = self.jitter();
+        while let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link(connection)) {
+            let done = match link.session.step(now, jitter) {
+                Ok(None) => break,
+                Ok(Some(step)) => self.stepped(now, id, connection, step),
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = done {
+                self.fail(now, id, connection, &fault);
+                return;
+            }
+        }
+        self.settle(now, id, Duration::ZERO);
+    }
+
+    fn stepped(&mut self, now: Time, id: PeerId, connection: ConnectionId, step: Step) -> Result<(), Fault> {
+        match step {
+            Step::None => {}
+            Step::Opened => self.resolve_collision(now, id, connection),
+            Step::Established => {
+                self.settle(now, id, Duration::ZERO);
+                self.session_up(now, id, connection);
+            }
+            Step::Update(body) => self.update(id, connection, &body)?,
+            Step::Refresh(request) => {
+                // Subtypes 1 and 2 were not offered, so they are not understood (RFC 7313, 5).
+                if let (0, Some(family)) = (request.subtype, Family::from_numbers(request.afi, request.safi)) {
+                    self.refresh(id, family);
+                }
+            }
+            Step::Notified(notification) => self.notified(now, id, connection, &notification),
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, id: PeerId, connection: ConnectionId, body: &[u8]) -> Result<(), Fault> {
+        let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link(connection)) else { return Ok(()) };
+        let Some(negotiated) = link.session.negotiated() else { return Ok(()) };
+        let (context, families, local) = (negotiated.context(), negotiated.families, link.local);
+        let update = Update::decode(body, context)?;
+        for prefix in update.lost() {
+            if families.contains(Family::of(&prefix)) {
+                self.rib.withdraw(&prefix, id);
+            }
+        }
+        if let Some(attributes) = update.attributes {
+            let reach = update.reach.filter(|reach| !reach.nlri.is_empty());
+            if let Some(next_hop) = update.next_hop.filter(|_| !update.announced.is_empty()) {
+                let attributes = Attributes { next_hop: IpAddr::V4(next_hop), ..attributes.clone() };
+                self.announce(id, local, families, update.announced, attributes);
+            }
+            if let Some(reach) = reach {
+                let attributes = Attributes { next_hop: reach.next_hop, link_local: reach.link_local, ..attributes };
+                self.announce(id, local, families, reach.nlri, attributes);
+            }
+        }
+        if let Some(family) = update.end_of_rib.filter(|family| families.contains(*family)) {
+            self.end_of_rib(id, family);
+        }
+        for Blemish { code, verdict } in update.blemishes {
+            if let Some(config) = self.peers.get(&id).map(|peer| &peer.config) {
+                let (peer, address) = (config.name.clone(), config.address);
+                self.report(Report::Malformed { peer, address, attribute: code, verdict });
+            }
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, id: PeerId, local: IpAddr, families: Families, nlri: Nlri<'_>, attributes: Attributes) {
+        if !families.contains(nlri.family()) {
+            return;
+        }
+        let rejection = self.judge(id, local, &attributes);
+        let attributes = self.rib.intern(attributes);
+        for prefix in nlri.prefixes() {
+            self.rib.announce(prefix, id, &attributes, rejection);
+        }
+    }
+
+    /// Whether a route with these attributes may be used.
+    fn judge(&self, id: PeerId, local: IpAddr, attributes: &Attributes) -> Option<Rejection> {
+        let config = &self.config;
+        let own_hop = attributes.next_hop == local
+            || config.next_hop_v4.is_some_and(|own| attributes.next_hop == IpAddr::V4(own))
+            || config.next_hop_v6.is_some_and(|own| attributes.next_hop == IpAddr::V6(own));
+        let remote_as = self.peers.get(&id).map_or(config.local_as, |peer| peer.config.remote_as);
+        if attributes.as_path.numbers().any(|number| number == config.local_as) {
+            Some(Rejection::AsLoop)
+        } else if attributes.originator_id == Some(config.router_id) {
+            Some(Rejection::OriginatorLoop)
+        } else if attributes.cluster_list.contains(&config.router_id) {
+            Some(Rejection::ClusterLoop)
+        } else if own_hop {
+            Some(Rejection::OwnNextHop)
+        } else if remote_as != config.local_as && attributes.as_path.neighbour() != Some(remote_as) {
+            Some(Rejection::FirstAs)
+        } else {
+            None
+        }
+    }
+}

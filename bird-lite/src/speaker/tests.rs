@@ -1,0 +1,1 @@
+//! Speakers that talk to each other over a simulated network, by a virtual clock.
