@@ -1,0 +1,168 @@
+//! `tortie policy render`, `explain` and `matrix`: from manifests, or from the datastore of a running cluster.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use tortie_api::{Kind, Object};
+use tortie_datastore::{Datastore, manifests};
+use tortie_lab::grid::{self, Style};
+use tortie_lab::verdict;
+use tortie_nft::Family as NftFamily;
+use tortie_policy::CompileOptions;
+use tortie_policy::explain::{self, Explanation, Side};
+use tortie_policy::matrix::{self, Engine, Query, Row, Verdict};
+use tortie_policy::offline::Offline;
+use tortie_policy::oracle::Question;
+
+use crate::cli::{Family, Manifests, Policy};
+use crate::output::{self, Format, Output};
+use crate::settings::Settings;
+
+pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) -> Result<()> {
+    match command {
+        Policy::Render { manifests } => render(settings, output, &manifests).await,
+        Policy::Explain { manifests, from, to, protocol, port } => {
+            let question = Question { from: from.parse()?, to: to.parse()?, protocol, port, family: None };
+            let cluster = cluster(settings, &manifests).await?;
+            let explanation = explain::explain(cluster.cluster(), &question)?;
+            output.print(&explanation, |_| explained(&explanation))
+        }
+        Policy::Matrix { manifests, ports, family, oracle } => {
+            let cluster = cluster(settings, &manifests).await?;
+            let query = Query {
+                ports: ports.map(|ports| ports.iter().map(|port| (port.protocol, port.port)).collect()),
+                family: if family == Family::Ipv4 { NftFamily::V4 } else { NftFamily::V6 },
+                engine: if oracle { Engine::Oracle } else { Engine::Compiled },
+            };
+            let rows = matrix::matrix(&cluster, &query)?;
+            print_rows(output, &rows.into_iter().map(row).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// Prints rows of a matrix: the grid, or with `-o wide` a row for each pair.
+pub(crate) fn print_rows(output: Output, rows: &[verdict::Row]) -> Result<()> {
+    output.print(rows, |output| {
+        if output.wide() {
+            let rows = rows.iter().map(|row| {
+                let reason = row.reason.clone().unwrap_or_default();
+                [
+                    row.from.clone(),
+                    row.to.clone(),
+                    row.protocol.to_string(),
+                    row.port.to_string(),
+                    row.verdict.to_string(),
+                    reason,
+                ]
+            });
+            return output::columns(["FROM", "TO", "PROTOCOL", "PORT", "VERDICT", "REASON"], rows);
+        }
+        let mut text = grid::draw(rows, Style { colour: output.colour, ..Style::of_stdout() });
+        for row in rows.iter().filter(|row| row.reason.is_some()) {
+            let reason = row.reason.as_deref().unwrap_or_default();
+            let _ = writeln!(text, "error: {} to {} on {}/{}: {reason}", row.from, row.to, row.protocol, row.port);
+        }
+        text
+    })
+}
+
+fn row(row: Row) -> verdict::Row {
+    let verdict = match row.verdict {
+        Verdict::Allow => verdict::Verdict::Allow,
+        Verdict::Deny => verdict::Verdict::Deny,
+    };
+    verdict::Row { from: row.from, to: row.to, protocol: row.protocol, port: row.port, verdict, reason: None }
+}
+
+async fn render(settings: &Settings, output: Output, manifests: &Manifests) -> Result<()> {
+    let (node, text) = if manifests.manifests.is_empty() {
+        let clients = settings.clients()?;
+        let [client] = clients.as_slice() else { bail!("a ruleset is one node's: name it with --node") };
+        (settings.node().map(str::to_owned), client.get_text("/v1/policy/render").await?)
+    } else {
+        let cluster = cluster(settings, manifests).await?;
+        let Some(node) = settings.node() else { bail!("a ruleset is one node's: name it with --node") };
+        if !cluster.nodes().contains(node) {
+            let known: Vec<&str> = cluster.nodes().into_iter().collect();
+            bail!("the manifests know no node {node:?}; they know {}", known.join(", "));
+        }
+        (Some(node.to_owned()), cluster.render(node, &CompileOptions::default()).to_string())
+    };
+    match output.format {
+        None | Some(Format::Wide) => output::write_out(&text),
+        Some(_) => output.print(&json!({"node": node, "ruleset": text}), |_| String::new()),
+    }
+}
+
+/// The cluster of the manifests, or of the datastore. What should be known of the answers goes to stderr.
+async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> {
+    let objects =
+        if manifests.manifests.is_empty() { from_datastore(settings).await? } else { from_manifests(manifests)? };
+    let cluster = Offline::new(&objects);
+    for warning in cluster.warnings() {
+        eprintln!("tortie: warning: {warning}");
+    }
+    Ok(cluster)
+}
+
+async fn from_datastore(settings: &Settings) -> Result<Vec<Object>> {
+    let datastore = settings.datastore().await?;
+    let mut objects = Vec::new();
+    for kind in [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy] {
+        objects.extend(datastore.list(kind).await?);
+    }
+    Ok(objects)
+}
+
+fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
+    let loaded = manifests::load(&manifests.manifests);
+    let mut errors = Vec::new();
+    for problem in &loaded.problems {
+        let text = format!("{}: {}", problem.place, problem.message);
+        if problem.warning {
+            eprintln!("tortie: warning: {text}");
+        } else {
+            errors.push(text);
+        }
+    }
+    if !errors.is_empty() {
+        bail!("{}", errors.join("\ntortie: "));
+    }
+    Ok(loaded.objects.into_iter().map(|(object, _)| object).collect())
+}
+
+fn explained(explanation: &Explanation) -> String {
+    let mut text = format!("{}: {}\n", explanation.verdict, explanation.summary);
+    for (name, side) in [("egress", &explanation.egress), ("ingress", &explanation.ingress)] {
+        let _ = write!(text, "\n{name}: {}", side.verdict);
+        let _ = match (&side.policy, &side.rule) {
+            (Some(policy), Some(rule)) => writeln!(text, " by {policy}, {rule}"),
+            (Some(policy), None) => writeln!(text, " by {policy}"),
+            _ => writeln!(text),
+        };
+        text.push_str(&steps(side));
+    }
+    let route = &explanation.route;
+    let end = |node: &Option<String>, address: &Option<std::net::IpAddr>| {
+        let address = address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
+        node.as_ref().map_or(address.clone(), |node| format!("{address} on {node}"))
+    };
+    let from = end(&route.source_node, &route.source_address);
+    let to = end(&route.destination_node, &route.destination_address);
+    let _ = writeln!(text, "\nroute: from {from} to {to}");
+    text
+}
+
+fn steps(side: &Side) -> String {
+    let mut text = String::new();
+    for step in &side.steps {
+        let what = match (&step.policy, &step.rule) {
+            (Some(policy), Some(rule)) => format!("{policy}, {rule}: "),
+            (Some(policy), None) => format!("{policy}: "),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "  {what}{}", step.why);
+    }
+    text
+}

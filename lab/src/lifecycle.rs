@@ -1,0 +1,472 @@
+//! `up`, `apply`, `delete` and `down`: making the lab what the documents say.
+//!
+//! All but `down` end in the same two steps: reconcile what exists with what is planned, then wait until it is in force. Whatever is
+//! made is in the state file before, so that `down` finds it even if this process dies between two lines.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tortie_felix_netlink::netns;
+
+use crate::control::{self, Listening, Request};
+use crate::fabric::Fabric;
+use crate::name::{self, Paths};
+use crate::plan::plan;
+use crate::process::{self, Tools};
+use crate::state::{Lock, Node, Pod, State};
+use crate::store::{self, Entry};
+use crate::{Error, attach, ready};
+
+/// How many CNI calls run at once.
+const CALLS: usize = 16;
+
+/// Told what is going on, for progress on a terminal.
+pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// A lab, whether it is up or not.
+#[derive(Clone)]
+pub struct Lab {
+    name: String,
+    paths: Paths,
+    tools: Tools,
+    report: Report,
+}
+
+impl Lab {
+    /// The lab of this name. Making one needs root.
+    pub fn new(name: &str, tools: Tools, report: Report) -> Result<Self, Error> {
+        name::check_lab(name)?;
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::Failed(
+                "a lab is made of network namespaces, which needs root: run it with sudo".to_owned(),
+            ));
+        }
+        Ok(Self { name: name.to_owned(), paths: Paths::new(name), tools, report })
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The places of its files.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The executables it runs.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// What it consists of now.
+    pub fn state(&self) -> Result<State, Error> {
+        State::load(&self.paths)?.ok_or_else(|| Error::NotFound(self.name.clone()))
+    }
+
+    fn say(&self, text: &str) {
+        (self.report)(text);
+    }
+
+    /// Boots the lab from manifests and returns when everything is in force.
+    pub async fn up(
+        &self,
+        manifests: &[PathBuf],
+        nodes: usize,
+        timeout: Duration,
+        warn: &dyn Fn(&str),
+    ) -> Result<(), Error> {
+        let entries = store::read(manifests, warn)?;
+        self.up_with(entries, nodes, timeout).await?;
+        // From here on the lab is nobody's: it outlives this command.
+        let state = State { owner: None, ..self.state()? };
+        state.save(&self.paths)
+    }
+
+    /// [`Lab::up`] with documents that were already read. The lab belongs to this process: when it is killed, what it left is known to
+    /// be nobody's.
+    pub async fn up_with(&self, mut entries: Vec<Entry>, nodes: usize, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        if !entries.iter().any(|entry| matches!(entry.object, Some(tortie_api::Object::IpPool(_)))) {
+            entries.extend(store::default_pools()?);
+        }
+        let empty = State { lab: self.name.clone(), owner: Some(std::process::id()), ..State::default() };
+        let planned = plan(&store::objects(&entries), nodes, &empty)?;
+        store::complete(&mut entries, &planned)?;
+
+        let root = &self.paths.root;
+        std::fs::create_dir_all(name::ROOT).map_err(|error| Error::io("create", Path::new(name::ROOT), error))?;
+        match std::fs::create_dir(root) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::Exists(self.name.clone()));
+            }
+            made => made.map_err(|error| Error::io("create", root, error))?,
+        }
+        let _lock = Lock::take(root, &self.name)?;
+        empty.save(&self.paths)?;
+        for directory in [self.paths.datastore(), self.paths.cni(), root.join("logs"), root.join("nodes")] {
+            std::fs::create_dir(&directory).map_err(|error| Error::io("create", &directory, error))?;
+        }
+        let plugin = self.paths.cni().join("tortie-cni");
+        std::os::unix::fs::symlink(&self.tools.node, &plugin).map_err(|error| Error::io("link", &plugin, error))?;
+        for entry in &entries {
+            store::put(&self.paths.datastore(), entry)?;
+        }
+        Fabric::create(&self.name).await?;
+        process::start_responders(&self.tools, &self.paths, &self.name)?;
+        let mut state = self.reconcile(empty, planned, deadline).await?;
+        self.settle(&state, &entries, deadline).await?;
+        state.up = true;
+        state.save(&self.paths)
+    }
+
+    /// Creates or changes documents, and what of the lab follows from them.
+    pub async fn apply(&self, manifests: &[PathBuf], timeout: Duration, warn: &dyn Fn(&str)) -> Result<(), Error> {
+        self.apply_with(store::read(manifests, warn)?, timeout).await
+    }
+
+    /// [`Lab::apply`] with documents that were already read.
+    pub async fn apply_with(&self, new: Vec<Entry>, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        let before = self.state()?;
+        let _lock = Lock::take(&self.paths.root, &self.name)?;
+        let directory = self.paths.datastore();
+        let mut entries = store::current(&directory)?;
+        let mut touched: Vec<_> = new.iter().map(|entry| entry.key.clone()).collect();
+        for mut entry in new {
+            if let Some(known) = entries.iter().find(|known| known.key == entry.key) {
+                keep_what_the_lab_wrote(&known.value, &mut entry.value);
+            }
+            store::merge(&mut entries, entry);
+        }
+        let planned = plan(&store::objects(&entries), 0, &before)?;
+        touched.extend(store::complete(&mut entries, &planned)?.into_iter().map(|entry| entry.key));
+        for entry in entries.iter().filter(|entry| touched.contains(&entry.key)) {
+            store::put(&directory, entry)?;
+        }
+        let state = self.reconcile(before, planned, deadline).await?;
+        self.settle(&state, &entries, deadline).await
+    }
+
+    /// Deletes documents, and what of the lab followed from them.
+    pub async fn delete(&self, manifests: &[PathBuf], timeout: Duration, warn: &dyn Fn(&str)) -> Result<(), Error> {
+        let gone = store::read(manifests, warn)?;
+        let deadline = Instant::now() + timeout;
+        let before = self.state()?;
+        let _lock = Lock::take(&self.paths.root, &self.name)?;
+        let directory = self.paths.datastore();
+        let mut entries = store::current(&directory)?;
+        let unknown: Vec<String> = gone
+            .iter()
+            .filter(|entry| !entries.iter().any(|known| known.key == entry.key))
+            .map(|entry| entry.key.to_string())
+            .collect();
+        entries.retain(|known| !gone.iter().any(|entry| entry.key == known.key));
+        let planned = plan(&store::objects(&entries), 0, &before)?;
+        for node in &before.nodes {
+            let asked = gone.iter().any(|entry| entry.key.kind == "Node" && entry.key.name == node.name);
+            if asked && planned.node(&node.name).is_some() {
+                return Err(Error::Failed(format!("Node {}: pods are bound to it; delete them first", node.name)));
+            }
+        }
+        // The pod goes before its document does: a CNI DEL wants to know what it takes apart.
+        let state = self.reconcile(before, planned, deadline).await?;
+        for entry in &gone {
+            store::remove(&directory, &entry.key)?;
+        }
+        self.settle(&state, &entries, deadline).await?;
+        if unknown.is_empty() { Ok(()) } else { Err(Error::Failed(format!("{} not found", unknown.join(", ")))) }
+    }
+
+    /// Makes what is planned and missing, takes away what is there and no longer planned.
+    async fn reconcile(&self, mut state: State, planned: State, deadline: Instant) -> Result<State, Error> {
+        for node in &planned.nodes {
+            let moved =
+                |known: &Node| (known.ipv4, known.ipv6, known.external) != (node.ipv4, node.ipv6, node.external);
+            if state.node(&node.name).is_some_and(moved) {
+                return Err(Error::Failed(format!(
+                    "Node {}: its addresses and annotations cannot change while the lab is up; take it down and up again",
+                    node.name
+                )));
+            }
+        }
+        self.remove_pods(&mut state, &planned).await?;
+        self.remove_nodes(&mut state, &planned)?;
+        state.segments.clone_from(&planned.segments);
+        state.placed = planned.placed;
+        self.add_nodes(&mut state, &planned, deadline).await?;
+        self.add_pods(&mut state, &planned, deadline).await?;
+        Ok(state)
+    }
+
+    async fn remove_pods(&self, state: &mut State, planned: &State) -> Result<(), Error> {
+        let stays = |pod: &Pod| {
+            planned
+                .pod(&pod.namespace, &pod.name)
+                .is_some_and(|planned| planned.container_id == pod.container_id && !pod.ips.is_empty())
+        };
+        let gone: Vec<Pod> = state.pods.iter().filter(|pod| !stays(pod)).cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.say(&format!("removing {} pods", gone.len()));
+        self.responders(state, &Request::Remove(gone.iter().map(Pod::full_name).collect())).await?;
+        let fabric = Fabric::open(&self.name)?;
+        let permits = Arc::new(Semaphore::new(CALLS));
+        let mut calls = JoinSet::new();
+        for pod in &gone {
+            let Some(node) = state.node(&pod.node).cloned() else { continue };
+            let (paths, pod, permits) = (self.paths.clone(), pod.clone(), Arc::clone(&permits));
+            calls.spawn(async move {
+                let _permit = permits.acquire().await;
+                attach::remove(&paths, &node, &pod).await
+            });
+        }
+        while let Some(result) = calls.join_next().await {
+            result.map_err(|error| Error::Failed(error.to_string()))??;
+        }
+        for pod in &gone {
+            fabric.remove_pod(pod).await?;
+            process::end_all(std::slice::from_ref(&pod.netns));
+            netns::delete(&pod.netns).map_err(Error::net)?;
+            state.pods.retain(|known| known.netns != pod.netns);
+        }
+        state.save(&self.paths)
+    }
+
+    fn remove_nodes(&self, state: &mut State, planned: &State) -> Result<(), Error> {
+        let gone: Vec<Node> = state.nodes.iter().filter(|node| planned.node(&node.name).is_none()).cloned().collect();
+        for node in gone {
+            self.say(&format!("removing {}", node.name));
+            process::end_all(std::slice::from_ref(&node.netns));
+            netns::delete(&node.netns).map_err(Error::net)?;
+            let run_dir = self.paths.run_dir(&node.name);
+            match std::fs::remove_dir_all(&run_dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &run_dir, error));
+                }
+                _ => {}
+            }
+            state.nodes.retain(|known| known.name != node.name);
+            state.save(&self.paths)?;
+        }
+        Ok(())
+    }
+
+    async fn add_nodes(&self, state: &mut State, planned: &State, deadline: Instant) -> Result<(), Error> {
+        let new: Vec<Node> = planned.nodes.iter().filter(|node| state.node(&node.name).is_none()).cloned().collect();
+        let fabric = Fabric::open(&self.name)?;
+        for segment in &state.segments {
+            fabric.ensure_segment(segment).await?;
+        }
+        for node in new {
+            self.say(&format!("starting {}", node.name));
+            state.nodes.push(node.clone());
+            state.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+            state.save(&self.paths)?;
+            fabric.add_node(state, &node).await?;
+            if !node.external {
+                let pid = process::start_agent(&self.tools, &self.paths, &node)?;
+                if let Some(known) = state.nodes.iter_mut().find(|known| known.name == node.name) {
+                    known.pid = Some(pid);
+                }
+                state.save(&self.paths)?;
+            }
+        }
+        self.say("waiting for the agents to answer");
+        ready::agents(state, &self.paths, deadline).await
+    }
+
+    async fn add_pods(&self, state: &mut State, planned: &State, deadline: Instant) -> Result<(), Error> {
+        let mut new = Vec::new();
+        for pod in &planned.pods {
+            match state.pods.iter_mut().find(|known| known.netns == pod.netns) {
+                Some(known) => known.ports.clone_from(&pod.ports),
+                None => new.push(Pod { container_id: attach::container_id()?, ..pod.clone() }),
+            }
+        }
+        state.pods.extend(new.iter().cloned());
+        state.save(&self.paths)?;
+        let fabric = Fabric::open(&self.name)?;
+        let permits = Arc::new(Semaphore::new(CALLS));
+        let mut calls = JoinSet::new();
+        for pod in new {
+            let Some(node) = state.node(&pod.node).cloned() else { continue };
+            let (paths, permits) = (self.paths.clone(), Arc::clone(&permits));
+            calls.spawn(async move {
+                let _permit = permits.acquire().await;
+                let added = tokio::time::timeout_at(deadline, attach::add(&paths, &node, &pod)).await;
+                let ips = added.unwrap_or_else(|_| {
+                    Err(Error::Missing(vec![format!("{}: the CNI ADD of pod {}", node.name, pod.full_name())]))
+                });
+                (pod.netns, ips)
+            });
+        }
+        let total = calls.len();
+        let mut done = 0;
+        while let Some(result) = calls.join_next().await {
+            let (netns, ips) = result.map_err(|error| Error::Failed(error.to_string()))?;
+            let ips = ips?;
+            done += 1;
+            self.say(&format!("wiring pods: {done} of {total}"));
+            if let Some(pod) = state.pods.iter_mut().find(|pod| pod.netns == netns) {
+                pod.ips = ips;
+                let pod = pod.clone();
+                fabric.add_pod(state, &pod).await?;
+            }
+        }
+        state.save(&self.paths)
+    }
+
+    /// Opens the declared ports and waits until everything is in force.
+    async fn settle(&self, state: &State, entries: &[Entry], deadline: Instant) -> Result<(), Error> {
+        self.say("opening the pods' ports");
+        let listening = state.pods.iter().map(|pod| Listening {
+            pod: pod.full_name(),
+            netns: pod.netns.clone(),
+            ports: pod.ports.clone(),
+        });
+        let response = self.responders(state, &Request::Ensure(listening.collect())).await?;
+        let failed: Vec<String> = response
+            .failed
+            .iter()
+            .filter(|failure| !failure.unsupported)
+            .map(|failure| format!("pod {}: nothing answers on {}: {}", failure.pod, failure.port, failure.reason))
+            .collect();
+        if !failed.is_empty() {
+            return Err(Error::Missing(failed));
+        }
+        self.say("waiting for routes, sessions and rules");
+        let mesh = ready::wants_mesh(&store::objects(entries));
+        ready::everything(state, &self.paths, mesh, deadline).await
+    }
+
+    /// Starts the agent of a node again, after it has ended.
+    pub fn restart_agent(&self, node: &str) -> Result<(), Error> {
+        let mut state = self.state()?;
+        let Some(known) = state.nodes.iter_mut().find(|known| known.name == node) else {
+            return Err(Error::Failed(format!("the lab {:?} has no node {node:?}", self.name)));
+        };
+        known.pid = Some(process::start_agent(&self.tools, &self.paths, known)?);
+        state.save(&self.paths)
+    }
+
+    /// Waits until everything is in force.
+    pub async fn wait(&self, timeout: Duration) -> Result<(), Error> {
+        let state = self.state()?;
+        let entries = store::current(&self.paths.datastore())?;
+        let mesh = ready::wants_mesh(&store::objects(&entries));
+        ready::everything(&state, &self.paths, mesh, Instant::now() + timeout).await
+    }
+
+    /// Asks the responders, and starts them again where they have died.
+    pub async fn responders(&self, state: &State, request: &Request) -> Result<control::Response, Error> {
+        let socket = self.paths.responder_socket();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut restarted = false;
+        loop {
+            match tokio::net::UnixStream::connect(&socket).await {
+                Ok(_) => break,
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(Error::io("talk to the responders at", &socket, error));
+                }
+                // A socket whose process died refuses; one that is just starting is not there yet.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && !restarted => {
+                    restarted = true;
+                    let _ = std::fs::remove_file(&socket);
+                    process::start_responders(&self.tools, &self.paths, &state.lab)?;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        control::call(&socket, request).await
+    }
+
+    /// Takes the lab down. `false` when there was none.
+    pub fn down(&self) -> Result<bool, Error> {
+        if !self.paths.root.exists() {
+            return Ok(false);
+        }
+        let _lock = self.patient_lock()?;
+        // A state file that cannot be read is no reason to leave anything behind: the names say whose they are.
+        let mut namespaces =
+            State::load(&self.paths).ok().flatten().map(|state| state.namespaces()).unwrap_or_default();
+        let existing = netns::list().map_err(Error::net)?;
+        let prefix = format!("{}_", self.name);
+        namespaces.extend(existing.iter().filter(|name| name.starts_with(&prefix)).cloned());
+        namespaces.retain(|name| existing.contains(name));
+        namespaces.sort();
+        namespaces.dedup();
+        self.say("ending the agents");
+        process::end_all(&namespaces);
+        for name in &namespaces {
+            netns::delete(name).map_err(Error::net)?;
+        }
+        std::fs::remove_dir_all(&self.paths.root).map_err(|error| Error::io("remove", &self.paths.root, error))?;
+        // Only succeeds for the last lab, which is what we want.
+        let _ = std::fs::remove_dir(name::ROOT);
+        Ok(true)
+    }
+
+    /// The lock, after a moment's patience: a command that was just interrupted may still hold it.
+    fn patient_lock(&self) -> Result<Lock, Error> {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match Lock::take(&self.paths.root, &self.name) {
+                Err(_) if std::time::Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Every lab of this machine.
+pub fn all_labs() -> Vec<String> {
+    let mut labs: Vec<String> = std::fs::read_dir(name::ROOT)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name::check_lab(name).is_ok())
+        .collect();
+    labs.sort();
+    labs
+}
+
+/// Applying a document again must not undo what the lab wrote into it: a pod's node, a node's addresses.
+fn keep_what_the_lab_wrote(known: &serde_json::Value, new: &mut serde_json::Value) {
+    let kept: &[(&str, &str)] = match new["kind"].as_str() {
+        Some("Pod") => &[("spec", "nodeName")],
+        Some("Node") => &[("status", "addresses")],
+        _ => &[],
+    };
+    for (part, field) in kept {
+        if new[part][field].is_null() && !known[part][field].is_null() {
+            if !new[part].is_object() {
+                new[part] = serde_json::json!({});
+            }
+            new[part][field] = known[part][field].clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn applying_a_pod_again_keeps_its_node() {
+        let known = json!({"kind": "Pod", "spec": {"nodeName": "node2"}});
+        let mut new = json!({"kind": "Pod"});
+        keep_what_the_lab_wrote(&known, &mut new);
+        assert_eq!(new["spec"]["nodeName"], "node2");
+        let mut moved = json!({"kind": "Pod", "spec": {"nodeName": "node1"}});
+        keep_what_the_lab_wrote(&known, &mut moved);
+        assert_eq!(moved["spec"]["nodeName"], "node1");
+    }
+}

@@ -1,0 +1,188 @@
+//! When a lab is ready: every agent has the datastore's revision in the kernel, the mesh is up, every FIB leads to every pod.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tortie_admin::client::Client;
+use tortie_admin::types::{BgpPeer, NodeStatus};
+use tortie_api::Object;
+use tortie_datastore::directory;
+use tortie_felix_netlink::{Net, RouteKind, netns};
+
+use crate::Error;
+use crate::name::Paths;
+use crate::process;
+use crate::state::{Node, State};
+
+/// The protocol number of the agents' routes.
+const TORTIE: u8 = 80;
+
+/// How long one answer of an agent may take while we wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often we look.
+const INTERVAL: Duration = Duration::from_millis(40);
+
+/// Waits until the agents of these nodes answer and have read the datastore.
+pub async fn agents(state: &State, paths: &Paths, deadline: Instant) -> Result<(), Error> {
+    poll(deadline, || async {
+        let mut missing = Vec::new();
+        for node in state.agents() {
+            match status(paths, node).await {
+                Ok(status) if status.datastore_in_sync => {}
+                Ok(_) => missing.push(format!("{}: the agent has not read the datastore", node.name)),
+                Err(reason) => missing.push(reason),
+            }
+        }
+        Ok(missing)
+    })
+    .await
+}
+
+/// Waits until everything is in force. `mesh` says whether every node peers with every other.
+pub async fn everything(state: &State, paths: &Paths, mesh: bool, deadline: Instant) -> Result<(), Error> {
+    poll(deadline, || missing(state, paths, mesh)).await
+}
+
+async fn poll<F: Future<Output = Result<Vec<String>, Error>>>(
+    deadline: Instant,
+    look: impl Fn() -> F,
+) -> Result<(), Error> {
+    loop {
+        let missing = look().await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Missing(missing));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Whether the documents ask for the full mesh, which is the default.
+pub fn wants_mesh(objects: &[Object]) -> bool {
+    !objects.iter().any(|object| {
+        matches!(object, Object::BgpConfiguration(configuration)
+            if configuration.metadata.name == "default" && configuration.spec.node_to_node_mesh_enabled == Some(false))
+    })
+}
+
+/// What is missing now, one sentence each.
+pub async fn missing(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<String>, Error> {
+    let datastore = paths.datastore();
+    let revision = directory::revision(&datastore).map_err(|error| Error::Failed(error.to_string()))?;
+    let mut tasks = JoinSet::new();
+    for node in state.agents().cloned() {
+        let (state, paths, revision) = (state.clone(), paths.clone(), revision.clone());
+        tasks.spawn(async move { on_node(&state, &paths, &node, &revision, mesh).await });
+    }
+    let mut missing = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        missing.extend(result.map_err(|error| Error::Failed(error.to_string()))??);
+    }
+    missing.sort();
+    Ok(missing)
+}
+
+async fn status(paths: &Paths, node: &Node) -> Result<NodeStatus, String> {
+    let answer = Client::new(paths.socket(&node.name)).with_timeout(PATIENCE).get("/v1/status").await;
+    answer.map_err(|error| {
+        if node.pid.is_some_and(process::is_alive) {
+            format!("{}: the agent does not answer: {error}", node.name)
+        } else {
+            let log = paths.log(&node.name);
+            let last = std::fs::read_to_string(&log).unwrap_or_default().lines().last().unwrap_or_default().to_owned();
+            format!("{}: the agent has ended; the last line of its log {} is: {last}", node.name, log.display())
+        }
+    })
+}
+
+async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh: bool) -> Result<Vec<String>, Error> {
+    let name = &node.name;
+    let status = match status(paths, node).await {
+        Ok(status) => status,
+        Err(reason) => return Ok(vec![reason]),
+    };
+    let mut missing = Vec::new();
+    if status.programmed_revision != revision {
+        let problems =
+            if status.problems.is_empty() { String::new() } else { format!(" ({})", status.problems.join("; ")) };
+        missing.push(format!("{name}: the kernel does not have the datastore's revision yet{problems}"));
+    }
+    if mesh {
+        match Client::new(paths.socket(name)).with_timeout(PATIENCE).get::<Vec<BgpPeer>>("/v1/bgp/peers").await {
+            Ok(peers) => missing.extend(sessions(state, node, &peers)),
+            Err(error) => missing.push(format!("{name}: no list of BGP peers: {error}")),
+        }
+    }
+    if missing.is_empty() {
+        missing = routes(state, node).await?;
+    }
+    Ok(missing)
+}
+
+/// Sessions with other agents that are not up. Either family's session will do: one carries both.
+fn sessions(state: &State, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
+    let mut missing = Vec::new();
+    for other in state.agents().filter(|other| other.name != node.name) {
+        let theirs = |peer: &&BgpPeer| [other.ipv4.addr(), other.ipv6.addr()].contains(&peer.peer);
+        if peers.iter().filter(theirs).any(|peer| peer.state == "Established") {
+            continue;
+        }
+        let (from, to) = (&node.name, &other.name);
+        missing.push(match peers.iter().find(theirs) {
+            Some(peer) if peer.last_error.is_empty() => format!("{from}: the BGP session with {to} is {}", peer.state),
+            Some(peer) => format!("{from}: the BGP session with {to} is {} ({})", peer.state, peer.last_error),
+            None => format!("{from}: there is no BGP session with {to}"),
+        });
+    }
+    missing
+}
+
+/// Pods that this node's FIB does not lead to.
+async fn routes(state: &State, node: &Node) -> Result<Vec<String>, Error> {
+    let net = Net::in_netns(&netns::open(&node.netns).map_err(Error::net)?).map_err(Error::net)?;
+    let ours = net.routes(Some(TORTIE)).await.map_err(Error::net)?;
+    let nodes: HashMap<&str, &Node> = state.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    let mut missing = Vec::new();
+    for pod in &state.pods {
+        for ip in &pod.ips {
+            let covering = ours
+                .iter()
+                .filter(|route| route.destination.contains(ip))
+                .max_by_key(|route| route.destination.prefix_len());
+            let reason = match covering.map(|route| &route.kind) {
+                None => Some("there is no route".to_owned()),
+                Some(RouteKind::Device { .. } | RouteKind::Via { .. }) => {
+                    let next = nodes.get(pod.node.as_str()).copied();
+                    wrong_way(&net, node, next, *ip).await?
+                }
+                Some(_) => Some("there is only the block's own blackhole".to_owned()),
+            };
+            if let Some(reason) = reason {
+                missing.push(format!("{}: {reason} to pod {} ({ip}, on {})", node.name, pod.full_name(), pod.node));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Why the kernel's choice of route does not lead to the pod, or `None`.
+async fn wrong_way(net: &Net, node: &Node, owner: Option<&Node>, ip: IpAddr) -> Result<Option<String>, Error> {
+    let Some(lookup) = net.lookup(ip).await.map_err(Error::net)? else {
+        return Ok(Some("the kernel finds no route".to_owned()));
+    };
+    let Some(owner) = owner else { return Ok(None) };
+    let direct = owner.name != node.name && owner.bridge == node.bridge;
+    let expected = if ip.is_ipv4() { owner.ipv4.addr() } else { owner.ipv6.addr() };
+    Ok(match lookup.via {
+        Some(via) if direct && via != expected => Some(format!("the route goes via {via} and not {expected}")),
+        None if direct => Some(format!("the route does not go via {expected}")),
+        Some(via) if owner.name == node.name => Some(format!("the route goes via {via} and not to the pod")),
+        _ => None,
+    })
+}

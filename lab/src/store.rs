@@ -1,0 +1,216 @@
+//! The lab's Directory datastore: a copy of the user's manifests, one document a file, so that changing one touches no other.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tortie_api::Object;
+use tortie_datastore::manifests::{self, Document, DocumentKey, Loaded};
+
+use crate::Error;
+use crate::name;
+use crate::state::{Node, State};
+
+/// A document and, of a kind that Tortie acts upon, its object.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What identifies it.
+    pub key: DocumentKey,
+    /// All of its fields.
+    pub value: Value,
+    /// The object.
+    pub object: Option<Object>,
+}
+
+impl From<Document> for Entry {
+    fn from(document: Document) -> Self {
+        Self { key: document.key, value: document.value, object: document.object }
+    }
+}
+
+/// Reads manifests; any problem beyond a warning is an error. Warnings go to `warn`.
+pub fn read(paths: &[PathBuf], warn: &dyn Fn(&str)) -> Result<Vec<Entry>, Error> {
+    let loaded = manifests::load(paths);
+    check(&loaded, warn)?;
+    Ok(loaded.documents.into_iter().map(Entry::from).collect())
+}
+
+fn check(loaded: &Loaded, warn: &dyn Fn(&str)) -> Result<(), Error> {
+    let text = |problem: &tortie_datastore::Problem| format!("{}: {}", problem.place, problem.message);
+    loaded.problems.iter().filter(|problem| problem.warning).for_each(|problem| warn(&text(problem)));
+    let errors: Vec<String> = loaded.problems.iter().filter(|problem| !problem.warning).map(text).collect();
+    if errors.is_empty() { Ok(()) } else { Err(Error::Failed(errors.join("\n"))) }
+}
+
+/// Reads documents of our own.
+pub fn read_text(origin: &str, text: &str) -> Result<Vec<Entry>, Error> {
+    let loaded = manifests::load_text(origin, text);
+    check(&loaded, &|_| ())?;
+    Ok(loaded.documents.into_iter().map(Entry::from).collect())
+}
+
+/// What the lab's datastore holds.
+pub fn current(directory: &Path) -> Result<Vec<Entry>, Error> {
+    read(&[directory.to_owned()], &|_| ())
+}
+
+/// The objects of the entries, in their order.
+pub fn objects(entries: &[Entry]) -> Vec<Object> {
+    entries.iter().filter_map(|entry| entry.object.clone()).collect()
+}
+
+/// Puts an entry in the place of the one with its key, or at the end.
+pub fn merge(entries: &mut Vec<Entry>, entry: Entry) {
+    match entries.iter_mut().find(|known| known.key == entry.key) {
+        Some(known) => *known = entry,
+        None => entries.push(entry),
+    }
+}
+
+/// The pools of a lab whose manifests bring none.
+pub fn default_pools() -> Result<Vec<Entry>, Error> {
+    let pool = |name: &str, cidr: &str| {
+        entry(json!({
+            "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
+            "metadata": {"name": name}, "spec": {"cidr": cidr},
+        }))
+    };
+    Ok(vec![pool("default-ipv4-ippool", "10.244.0.0/16")?, pool("default-ipv6-ippool", "fd00:10:244::/48")?])
+}
+
+/// Makes an entry of a document of our own.
+fn entry(value: Value) -> Result<Entry, Error> {
+    let text = value.to_string();
+    let entries = read_text("the lab's own document", &text)?;
+    entries.into_iter().next().ok_or_else(|| Error::Failed(format!("not a document: {text}")))
+}
+
+/// Writes what the plan decided into the documents: every node has one with both addresses, every pod has its node. The entries
+/// that changed or came.
+pub fn complete(entries: &mut Vec<Entry>, state: &State) -> Result<Vec<Entry>, Error> {
+    let mut changed = Vec::new();
+    for node in &state.nodes {
+        let known = entries
+            .iter()
+            .find(|entry| matches!(&entry.object, Some(Object::Node(known)) if known.metadata.name == node.name));
+        let value = known.map_or_else(
+            || json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}}),
+            |entry| entry.value.clone(),
+        );
+        let full = with_addresses(value, node);
+        if known.is_none_or(|known| known.value != full) {
+            changed.push(entry(full)?);
+        }
+    }
+    for pod in &state.pods {
+        let known = entries.iter().find(|entry| {
+            matches!(&entry.object, Some(Object::Pod(known)) if known.metadata.name == pod.name
+                && known.metadata.namespace.as_deref().unwrap_or("default") == pod.namespace)
+        });
+        let Some(known) = known else { continue };
+        if known.value["spec"]["nodeName"] != pod.node.as_str() {
+            let mut value = known.value.clone();
+            value["spec"]["nodeName"] = json!(pod.node);
+            changed.push(entry(value)?);
+        }
+    }
+    for entry in &changed {
+        merge(entries, entry.clone());
+    }
+    Ok(changed)
+}
+
+/// A Node document with an InternalIP of each family.
+fn with_addresses(mut value: Value, node: &Node) -> Value {
+    let mut addresses = value["status"]["addresses"].as_array().cloned().unwrap_or_default();
+    for net in [node.ipv4, node.ipv6] {
+        let address = net.addr();
+        let same_family = |entry: &Value| {
+            entry["type"] == "InternalIP"
+                && entry["address"]
+                    .as_str()
+                    .and_then(|text| text.parse::<std::net::IpAddr>().ok())
+                    .is_some_and(|known| known.is_ipv4() == address.is_ipv4())
+        };
+        if !addresses.iter().any(same_family) {
+            addresses.push(json!({"type": "InternalIP", "address": address.to_string()}));
+        }
+    }
+    if !value["status"].is_object() {
+        value["status"] = json!({});
+    }
+    value["status"]["addresses"] = Value::Array(addresses);
+    value
+}
+
+/// The file of a document.
+fn file_of(directory: &Path, key: &DocumentKey) -> PathBuf {
+    let kind = if key.group.is_empty() { key.kind.clone() } else { format!("{}.{}", key.kind, key.group) };
+    let parts: Vec<&str> =
+        [Some(kind.as_str()), key.namespace.as_deref(), Some(key.name.as_str())].into_iter().flatten().collect();
+    let plain = parts.join(".").replace(['/', ':'], "-");
+    directory.join(format!("{}.yaml", name::shorten(&plain, 200)))
+}
+
+/// Writes a document, by atomic rename.
+pub fn put(directory: &Path, entry: &Entry) -> Result<(), Error> {
+    let file = file_of(directory, &entry.key);
+    let new = file.with_extension("new");
+    let text = serde_json::to_string_pretty(&entry.value).map_err(|error| Error::Failed(error.to_string()))?;
+    std::fs::write(&new, text + "\n")
+        .and_then(|()| std::fs::rename(&new, &file))
+        .map_err(|error| Error::io("write", &file, error))
+}
+
+/// Removes a document; one that is not there is no error.
+pub fn remove(directory: &Path, key: &DocumentKey) -> Result<(), Error> {
+    let file = file_of(directory, key);
+    match std::fs::remove_file(&file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &file, error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::plan;
+
+    fn entries(text: &str) -> Vec<Entry> {
+        manifests::load_text("test", text).documents.into_iter().map(Entry::from).collect()
+    }
+
+    #[test]
+    fn nodes_get_documents_and_pods_their_node() {
+        let mut entries =
+            entries("{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, spec: {containers: []}}");
+        let state = plan(&objects(&entries), 2, &State { lab: "t".into(), ..State::default() }).unwrap();
+        let changed = complete(&mut entries, &state).unwrap();
+        let names: Vec<String> = changed.iter().map(|entry| entry.key.to_string()).collect();
+        assert_eq!(names, ["Node node1", "Node node2", "Pod x/a"]);
+        assert_eq!(changed[2].value["spec"]["nodeName"], "node1");
+        assert_eq!(changed[0].value["status"]["addresses"][0]["address"], "172.31.0.2");
+        assert!(complete(&mut entries, &state).unwrap().is_empty(), "a second time changes nothing");
+    }
+
+    #[test]
+    fn stated_addresses_stay() {
+        let mut entries = entries(
+            "{apiVersion: v1, kind: Node, metadata: {name: a}, status: {addresses: [{type: InternalIP, address: 172.31.9.9}]}}",
+        );
+        let state = plan(&objects(&entries), 3, &State { lab: "t".into(), ..State::default() }).unwrap();
+        complete(&mut entries, &state).unwrap();
+        let addresses = &entries[0].value["status"]["addresses"];
+        assert_eq!(addresses[0]["address"], "172.31.9.9");
+        assert_eq!(addresses[1]["address"], "fd00:172:31::9");
+        assert!(addresses[2].is_null());
+    }
+
+    #[test]
+    fn files_are_named_by_kind_namespace_and_name() {
+        let pools = default_pools().unwrap();
+        assert_eq!(
+            file_of(Path::new("/d"), &pools[0].key),
+            Path::new("/d/IPPool.projectcalico.org.default-ipv4-ippool.yaml")
+        );
+    }
+}
