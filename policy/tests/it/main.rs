@@ -1,5 +1,9 @@
 //! Tests of policy from the outside: resources in, verdicts of interpreted packets out.
 
+mod explaining;
 mod generated;
+mod listing;
 mod support;
+mod table;
+mod tightening;
 mod truth_tables;

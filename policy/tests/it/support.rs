@@ -103,7 +103,7 @@ pub(crate) fn passes(table: &Interpreter, packet: &mut Packet, oif: &str) -> boo
     if table.run(HookPoint::Prerouting, packet) == Outcome::Drop {
         return false;
     }
-    packet.oif = oif.to_owned();
+    oif.clone_into(&mut packet.oif);
     let hook = if oif.is_empty() { HookPoint::Input } else { HookPoint::Forward };
     table.run(hook, packet) == Outcome::Accept
 }
