@@ -42,16 +42,25 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Reads an address.
+pub(crate) fn address<'de, D>(deserializer: D) -> Result<IpAddr, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    parse_address(&String::deserialize(deserializer)?)
+}
+
 /// Reads an address that may be the empty string, as in the status of a pod that has none yet.
-pub(crate) fn empty_as_none<'de, D>(deserializer: D) -> Result<Option<IpAddr>, D::Error>
+pub(crate) fn optional_address<'de, D>(deserializer: D) -> Result<Option<IpAddr>, D::Error>
 where
     D: serde::Deserializer<'de>,
 {
     let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("{text:?} is not an IP address")))
+    if text.is_empty() { Ok(None) } else { parse_address(&text).map(Some) }
+}
+
+fn parse_address<E: serde::de::Error>(text: &str) -> Result<IpAddr, E> {
+    text.parse().map_err(|_| E::custom("must be an IP address, such as 10.244.0.10 or fd00::10"))
 }
 
 /// Reads a network in CIDR notation and clears its host bits, as the API server's users expect of `10.0.0.1/8`. An IPv4 network in

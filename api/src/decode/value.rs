@@ -55,7 +55,11 @@ impl Refusal {
         match self.reason {
             Reason::Should(message) | Reason::Complete(message) => FieldError::new(path, message),
             Reason::Missing => FieldError::required(path, "this field must be set"),
-            Reason::UnknownVariant { name, known } => FieldError::not_supported(path, &name, known),
+            Reason::UnknownVariant { name, known } => {
+                // The empty name is that of a default, and no advice.
+                let known: Vec<&str> = known.iter().copied().filter(|name| !name.is_empty()).collect();
+                FieldError::not_supported(path, &name, &known)
+            }
             Reason::UnknownField { name, .. } if unsupported.contains(&name.as_str()) => {
                 FieldError::forbidden(path, "this field is not supported by this version: remove it")
             }

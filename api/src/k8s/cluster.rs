@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{ObjectMeta, empty_as_none, null_as_default};
+use crate::meta::{ObjectMeta, address, null_as_default, optional_address};
 
 /// `v1 Namespace`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +146,7 @@ struct WirePodStatus {
     phase: Option<String>,
     #[serde(default, rename = "podIPs", deserialize_with = "null_as_default")]
     pod_ips: Vec<PodIp>,
-    #[serde(default, rename = "podIP", deserialize_with = "empty_as_none")]
+    #[serde(default, rename = "podIP", deserialize_with = "optional_address")]
     pod_ip: Option<IpAddr>,
 }
 
@@ -164,6 +164,7 @@ impl From<WirePodStatus> for PodStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodIp {
     /// The address.
+    #[serde(deserialize_with = "address")]
     pub ip: IpAddr,
 }
 
