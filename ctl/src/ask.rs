@@ -9,8 +9,8 @@ use crate::settings::Settings;
 
 /// What the agents said.
 pub(crate) struct Answers<T> {
-    /// The answers, in the agents' order.
-    pub(crate) answers: Vec<T>,
+    /// One from each agent, in their order.
+    pub(crate) rows: Vec<T>,
     /// What went wrong with the others.
     errors: Vec<String>,
     /// Whether more than one agent was asked, so that rows must say whose they are.
@@ -37,14 +37,14 @@ pub(crate) async fn all<T: DeserializeOwned + Send + 'static>(
     }
     let mut results = tasks.join_all().await;
     results.sort_by_key(|(index, _)| *index);
-    let mut answers = Answers { answers: Vec::new(), errors: Vec::new(), many };
+    let mut answers = Answers { rows: Vec::new(), errors: Vec::new(), many };
     for (_, result) in results {
         match result {
-            Ok(answer) => answers.answers.push(answer),
+            Ok(answer) => answers.rows.push(answer),
             Err(error) => answers.errors.push(format!("{error:#}")),
         }
     }
-    if answers.answers.is_empty() {
+    if answers.rows.is_empty() {
         answers.check()?;
     }
     Ok(answers)

@@ -18,7 +18,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Bgp) -> Re
 
 async fn peers(settings: &Settings, output: Output) -> Result<()> {
     let answers = ask::all::<Vec<BgpPeer>>(settings, "/v1/bgp/peers").await?;
-    let peers: Vec<&BgpPeer> = answers.answers.iter().flatten().collect();
+    let peers: Vec<&BgpPeer> = answers.rows.iter().flatten().collect();
     output.print(&peers, |output| {
         let count = |peer: &BgpPeer, family: &str| {
             peer.families.get(family).map_or_else(String::new, |counts| {
@@ -49,12 +49,8 @@ fn common(peer: &BgpPeer) -> [String; 5] {
 async fn routes(settings: &Settings, output: Output, why: Option<&str>) -> Result<()> {
     let about = why.map(prefix).transpose()?;
     let answers = ask::all::<Vec<BgpRoute>>(settings, "/v1/bgp/routes").await?;
-    let routes: Vec<&BgpRoute> = answers
-        .answers
-        .iter()
-        .flatten()
-        .filter(|route| about.is_none_or(|about| route.prefix.contains(&about)))
-        .collect();
+    let routes: Vec<&BgpRoute> =
+        answers.rows.iter().flatten().filter(|route| about.is_none_or(|about| route.prefix.contains(&about))).collect();
     output.print(&routes, |output| {
         let base = |route: &BgpRoute| {
             [

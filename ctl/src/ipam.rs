@@ -1,5 +1,7 @@
 //! `tortie ipam show`: pools, blocks and addresses, as the datastore has them.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -162,10 +164,10 @@ fn holder_text(holder: &Holder) -> String {
     }
     let mut text = format!("IP {} is in use\nAttributes:\n", holder.ip);
     for (key, value) in &holder.attributes {
-        text.push_str(&format!("  {key}: {value}\n"));
+        let _ = writeln!(text, "  {key}: {value}");
     }
     if let Some(handle) = &holder.handle {
-        text.push_str(&format!("  handle: {handle}\n"));
+        let _ = writeln!(text, "  handle: {handle}");
     }
     text
 }

@@ -1,5 +1,6 @@
 //! `tortie lab`: a cluster on this machine.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,7 +185,7 @@ fn processes(ps: &query::Ps) -> String {
         text.push('\n');
         text.push_str(&output::columns(["POD", "NODE", "NETNS", "IPS", "READY"], pods));
     }
-    text.push_str(&format!("\nOutside is the namespace {} ({}).\n", ps.outside.netns, list(&ps.outside.ips)));
+    let _ = writeln!(text, "\nOutside is the namespace {} ({}).", ps.outside.netns, list(&ps.outside.ips));
     text
 }
 

@@ -23,9 +23,9 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: &Node) -> 
     let Node::Status = command;
     let statuses = ask::all::<NodeStatus>(settings, "/v1/status").await?;
     let peers = ask::all::<Vec<BgpPeer>>(settings, "/v1/bgp/peers").await?;
-    let all: Vec<BgpPeer> = peers.answers.iter().flatten().cloned().collect();
+    let all: Vec<BgpPeer> = peers.rows.iter().flatten().cloned().collect();
     let reports: Vec<Report> = statuses
-        .answers
+        .rows
         .iter()
         .map(|status| Report {
             status: status.clone(),
@@ -100,7 +100,7 @@ mod tests {
             kind: "mesh".into(),
             state: "Established".into(),
             since: "2026-01-02T03:04:05.678Z".into(),
-            families: Default::default(),
+            families: std::collections::BTreeMap::new(),
             last_error: "old news".into(),
         };
         let expected = ["172.31.0.3", "node-to-node mesh", "up", "2026-01-02 03:04:05", "Established"];

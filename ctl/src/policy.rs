@@ -19,6 +19,9 @@ use crate::cli::{Family, Manifests, Policy};
 use crate::output::{self, Format, Output};
 use crate::settings::Settings;
 
+/// How many warnings about pods are shown in full.
+const SHOWN_WARNINGS: usize = 3;
+
 pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) -> Result<()> {
     match command {
         Policy::Render { manifests } => render(settings, output, &manifests).await,
@@ -100,8 +103,13 @@ async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> 
     let objects =
         if manifests.manifests.is_empty() { from_datastore(settings).await? } else { from_manifests(manifests)? };
     let cluster = Offline::new(&objects);
-    for warning in cluster.warnings() {
+    // One a pod: a large cluster without addresses should not scroll everything else away.
+    let warnings = cluster.warnings();
+    for warning in warnings.iter().take(SHOWN_WARNINGS) {
         eprintln!("tortie: warning: {warning}");
+    }
+    if warnings.len() > SHOWN_WARNINGS {
+        eprintln!("tortie: warning: so it is with {} more pods", warnings.len() - SHOWN_WARNINGS);
     }
     Ok(cluster)
 }

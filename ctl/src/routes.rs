@@ -9,7 +9,7 @@ use crate::settings::Settings;
 
 pub(crate) async fn run(settings: &Settings, output: Output) -> Result<()> {
     let answers = ask::all::<Vec<Route>>(settings, "/v1/routes").await?;
-    let routes: Vec<&Route> = answers.answers.iter().flatten().collect();
+    let routes: Vec<&Route> = answers.rows.iter().flatten().collect();
     output.print(&routes, |_| {
         let rows = routes.iter().map(|route| {
             let cells = [

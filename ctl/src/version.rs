@@ -1,5 +1,7 @@
 //! `tortie version`.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use serde_json::json;
 use tortie_admin::types::NodeStatus;
@@ -14,7 +16,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) async fn run(settings: &Settings, output: Output) -> Result<()> {
     // Without an agent, the client's own version is still an answer.
     let agents: Vec<NodeStatus> = match ask::all::<NodeStatus>(settings, "/v1/status").await {
-        Ok(answers) => answers.answers,
+        Ok(answers) => answers.rows,
         Err(_) => Vec::new(),
     };
     let agents: Vec<(String, String)> = agents.into_iter().map(|status| (status.node, status.version)).collect();
@@ -22,7 +24,7 @@ pub(crate) async fn run(settings: &Settings, output: Output) -> Result<()> {
     output.print(&json!({"client": VERSION, "agents": list}), |_| {
         let mut text = format!("Client Version:    {VERSION}\n");
         for (node, version) in &agents {
-            text.push_str(&format!("Agent Version:     {version} ({node})\n"));
+            let _ = writeln!(text, "Agent Version:     {version} ({node})");
         }
         text
     })

@@ -108,7 +108,8 @@ impl<'a> Grid<'a> {
 
     fn heading(&self) -> String {
         let width = self.width();
-        (1..=self.destinations.len()).map(|column| format!("{column:>width$}")).collect()
+        let columns: Vec<String> = (1..=self.destinations.len()).map(|column| format!("{column:>width$}")).collect();
+        columns.concat()
     }
 
     fn line(&self, source: &str, legend: &mut Legend, style: Style) -> String {

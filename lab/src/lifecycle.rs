@@ -113,9 +113,7 @@ impl Lab {
         }
         let plugin = self.paths.cni().join("tortie-cni");
         std::os::unix::fs::symlink(&self.tools.node, &plugin).map_err(|error| Error::io("link", &plugin, error))?;
-        for entry in &entries {
-            store::put(&self.paths.datastore(), entry)?;
-        }
+        store::put(&self.paths.datastore(), &entries)?;
         Fabric::create(&self.name).await?;
         process::start_responders(&self.tools, &self.paths, &self.name)?;
         let mut state = self.reconcile(empty, planned, deadline).await?;
@@ -145,9 +143,8 @@ impl Lab {
         }
         let planned = plan(&store::objects(&entries), 0, &before)?;
         touched.extend(store::complete(&mut entries, &planned)?.into_iter().map(|entry| entry.key));
-        for entry in entries.iter().filter(|entry| touched.contains(&entry.key)) {
-            store::put(&directory, entry)?;
-        }
+        let touched: Vec<Entry> = entries.iter().filter(|entry| touched.contains(&entry.key)).cloned().collect();
+        store::put(&directory, &touched)?;
         let state = self.reconcile(before, planned, deadline).await?;
         self.settle(&state, &entries, deadline).await
     }
@@ -160,10 +157,10 @@ impl Lab {
         let _lock = Lock::take(&self.paths.root, &self.name)?;
         let directory = self.paths.datastore();
         let mut entries = store::current(&directory)?;
-        let unknown: Vec<String> = gone
+        let unknown: Vec<_> = gone
             .iter()
-            .filter(|entry| !entries.iter().any(|known| known.key == entry.key))
-            .map(|entry| entry.key.to_string())
+            .map(|entry| entry.key.clone())
+            .filter(|key| !entries.iter().any(|known| known.key == *key))
             .collect();
         entries.retain(|known| !gone.iter().any(|entry| entry.key == known.key));
         let planned = plan(&store::objects(&entries), 0, &before)?;
@@ -175,11 +172,15 @@ impl Lab {
         }
         // The pod goes before its document does: a CNI DEL wants to know what it takes apart.
         let state = self.reconcile(before, planned, deadline).await?;
-        for entry in &gone {
-            store::remove(&directory, &entry.key)?;
-        }
+        let keys: Vec<_> =
+            gone.iter().filter(|entry| !unknown.contains(&entry.key)).map(|entry| entry.key.clone()).collect();
+        store::remove(&directory, &keys)?;
         self.settle(&state, &entries, deadline).await?;
-        if unknown.is_empty() { Ok(()) } else { Err(Error::Failed(format!("{} not found", unknown.join(", ")))) }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+        Err(Error::Failed(format!("{} not found", names.join(", "))))
     }
 
     /// Makes what is planned and missing, takes away what is there and no longer planned.

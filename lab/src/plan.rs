@@ -171,7 +171,8 @@ fn segment_of(segments: &mut Vec<Segment>, node: &str, nets: &[Option<IpNet>]) -
     }
     let index = found.unwrap_or_else(|| {
         let taken = |bridge: &String| segments.iter().any(|segment| segment.bridge == *bridge);
-        let bridge = (0..).map(|number| format!("br{number}")).find(|name| !taken(name)).unwrap_or_default();
+        let bridge =
+            (0..=segments.len()).map(|number| format!("br{number}")).find(|name| !taken(name)).unwrap_or_default();
         segments.push(Segment { bridge, gateways: Vec::new() });
         segments.len() - 1
     });

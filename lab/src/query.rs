@@ -167,7 +167,9 @@ pub async fn probe(lab: &Lab, wanted: &Wanted, pace: Pace) -> Result<Vec<Row>, E
     let (targets, listening) = targets(&state, wanted)?;
     let response = lab.responders(&state, &Request::Ensure(listening)).await?;
     let mut rows = probe::run(targets, pace, &lab.paths().responder_socket()).await?;
-    rows.iter_mut().for_each(|row| amend(row, &response.failed));
+    for row in &mut rows {
+        amend(row, &response.failed);
+    }
     Ok(rows)
 }
 

@@ -76,8 +76,8 @@ pub async fn missing(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<Str
     let datastore = paths.datastore();
     let revision = directory::revision(&datastore).map_err(|error| Error::Failed(error.to_string()))?;
     let mut tasks = JoinSet::new();
-    for node in state.agents().cloned() {
-        let (state, paths, revision) = (state.clone(), paths.clone(), revision.clone());
+    for node in state.agents() {
+        let (node, state, paths, revision) = (node.clone(), state.clone(), paths.clone(), revision.clone());
         tasks.spawn(async move { on_node(&state, &paths, &node, &revision, mesh).await });
     }
     let mut missing = Vec::new();

@@ -1,13 +1,13 @@
-//! The lab's Directory datastore: a copy of the user's manifests, one document a file, so that changing one touches no other.
+//! The lab's Directory datastore: a copy of the user's manifests, and what the lab itself writes into it.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tortie_api::Object;
+use tortie_datastore::edit;
 use tortie_datastore::manifests::{self, Document, DocumentKey, Loaded};
 
 use crate::Error;
-use crate::name;
 use crate::state::{Node, State};
 
 /// A document and, of a kind that Tortie acts upon, its object.
@@ -69,7 +69,7 @@ pub fn merge(entries: &mut Vec<Entry>, entry: Entry) {
 /// The pools of a lab whose manifests bring none.
 pub fn default_pools() -> Result<Vec<Entry>, Error> {
     let pool = |name: &str, cidr: &str| {
-        entry(json!({
+        entry(&json!({
             "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
             "metadata": {"name": name}, "spec": {"cidr": cidr},
         }))
@@ -78,7 +78,7 @@ pub fn default_pools() -> Result<Vec<Entry>, Error> {
 }
 
 /// Makes an entry of a document of our own.
-fn entry(value: Value) -> Result<Entry, Error> {
+fn entry(value: &Value) -> Result<Entry, Error> {
     let text = value.to_string();
     let entries = read_text("the lab's own document", &text)?;
     entries.into_iter().next().ok_or_else(|| Error::Failed(format!("not a document: {text}")))
@@ -98,7 +98,7 @@ pub fn complete(entries: &mut Vec<Entry>, state: &State) -> Result<Vec<Entry>, E
         );
         let full = with_addresses(value, node);
         if known.is_none_or(|known| known.value != full) {
-            changed.push(entry(full)?);
+            changed.push(entry(&full)?);
         }
     }
     for pod in &state.pods {
@@ -110,7 +110,7 @@ pub fn complete(entries: &mut Vec<Entry>, state: &State) -> Result<Vec<Entry>, E
         if known.value["spec"]["nodeName"] != pod.node.as_str() {
             let mut value = known.value.clone();
             value["spec"]["nodeName"] = json!(pod.node);
-            changed.push(entry(value)?);
+            changed.push(entry(&value)?);
         }
     }
     for entry in &changed {
@@ -142,32 +142,18 @@ fn with_addresses(mut value: Value, node: &Node) -> Value {
     value
 }
 
-/// The file of a document.
-fn file_of(directory: &Path, key: &DocumentKey) -> PathBuf {
-    let kind = if key.group.is_empty() { key.kind.clone() } else { format!("{}.{}", key.kind, key.group) };
-    let parts: Vec<&str> =
-        [Some(kind.as_str()), key.namespace.as_deref(), Some(key.name.as_str())].into_iter().flatten().collect();
-    let plain = parts.join(".").replace(['/', ':'], "-");
-    directory.join(format!("{}.yaml", name::shorten(&plain, 200)))
-}
-
-/// Writes a document, by atomic rename.
-pub fn put(directory: &Path, entry: &Entry) -> Result<(), Error> {
-    let file = file_of(directory, &entry.key);
-    let new = file.with_extension("new");
-    let text = serde_json::to_string_pretty(&entry.value).map_err(|error| Error::Failed(error.to_string()))?;
-    std::fs::write(&new, text + "\n")
-        .and_then(|()| std::fs::rename(&new, &file))
-        .map_err(|error| Error::io("write", &file, error))
-}
-
-/// Removes a document; one that is not there is no error.
-pub fn remove(directory: &Path, key: &DocumentKey) -> Result<(), Error> {
-    let file = file_of(directory, key);
-    match std::fs::remove_file(&file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &file, error)),
-        _ => Ok(()),
+/// Writes documents, each where it stands or into a file of its own.
+pub fn put(directory: &Path, entries: &[Entry]) -> Result<(), Error> {
+    let mut documents = Vec::with_capacity(entries.len());
+    for entry in entries {
+        documents.extend(manifests::load_text("the lab's own document", &format!("{:#}\n", entry.value)).documents);
     }
+    edit::apply(directory, &documents).map(|_| ()).map_err(|error| Error::Failed(error.to_string()))
+}
+
+/// Removes documents, wherever they stand.
+pub fn remove(directory: &Path, keys: &[DocumentKey]) -> Result<(), Error> {
+    edit::delete(directory, keys).map(|_| ()).map_err(|error| Error::Failed(error.to_string()))
 }
 
 #[cfg(test)]
@@ -206,11 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn files_are_named_by_kind_namespace_and_name() {
+    fn documents_are_put_and_removed_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
         let pools = default_pools().unwrap();
-        assert_eq!(
-            file_of(Path::new("/d"), &pools[0].key),
-            Path::new("/d/IPPool.projectcalico.org.default-ipv4-ippool.yaml")
-        );
+        put(folder.path(), &pools).unwrap();
+        put(folder.path(), &pools).unwrap();
+        assert_eq!(current(folder.path()).unwrap().len(), 2);
+        remove(folder.path(), std::slice::from_ref(&pools[0].key)).unwrap();
+        let left: Vec<String> = current(folder.path()).unwrap().iter().map(|entry| entry.key.to_string()).collect();
+        assert_eq!(left, ["IPPool default-ipv6-ippool"]);
+        assert!(remove(folder.path(), std::slice::from_ref(&pools[0].key)).is_err());
     }
 }

@@ -57,8 +57,9 @@ impl Stage {
 
     /// Text as is, each line indented and dim.
     pub(super) fn quote(&self, text: &str) {
-        let lines: String = text.lines().map(|line| format!("      {}\n", self.style.paint("2", line))).collect();
-        (self.print)(&lines);
+        for line in text.lines() {
+            (self.print)(&format!("      {}\n", self.style.paint("2", line)));
+        }
     }
 
     /// A table: columns as wide as they must be, two spaces apart.

@@ -63,7 +63,7 @@ impl Traffic {
             .into_iter()
             .map(|flow| {
                 let stopped = stopped.clone();
-                tokio::task::spawn_blocking(move || run(&flow, stopped))
+                tokio::task::spawn_blocking(move || run(&flow, &stopped))
             })
             .collect();
         Self { stop, flows }
@@ -80,7 +80,7 @@ impl Traffic {
     }
 }
 
-fn run(flow: &Flow, stopped: watch::Receiver<bool>) -> Result<Tally, Error> {
+fn run(flow: &Flow, stopped: &watch::Receiver<bool>) -> Result<Tally, Error> {
     let inside = || -> io::Result<Tally> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
