@@ -144,10 +144,10 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
     loaded
 }
 
-/// Reads the text of one manifest, as [`load`] does; `origin` is what errors call it.
-pub fn load_text(origin: &str, text: &str) -> Loaded {
+/// Reads the text of one manifest, as [`load`] does; `origin` is what errors call it, and with `.json` at its end it is JSON.
+pub fn load_text(origin: &str, text: impl AsRef<[u8]>) -> Loaded {
     let mut loaded = Loaded::default();
-    loaded.add(Path::new(origin), text.as_bytes());
+    loaded.add(Path::new(origin), text.as_ref());
     loaded.finish();
     loaded
 }
@@ -322,7 +322,12 @@ fn json_documents(text: &str) -> Result<Vec<yaml::Document>, yaml::SyntaxError> 
     let mut start = 0;
     while let Some(next) = stream.next() {
         let end = stream.byte_offset();
-        next.map_err(|error| yaml::SyntaxError { line: error.line(), reason: format!("not JSON: {error}") })?;
+        next.map_err(|error| {
+            let text = error.to_string();
+            // The place says the line already.
+            let reason = text.split(" at line ").next().unwrap_or(&text);
+            yaml::SyntaxError { line: error.line().max(1), reason: format!("not JSON: {reason}") }
+        })?;
         let piece = text.get(start..end).unwrap_or_default();
         let lead = piece.len() - piece.trim_start().len();
         let lines = text.get(..start + lead).unwrap_or_default().matches('\n').count();
