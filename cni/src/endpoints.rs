@@ -1,0 +1,140 @@
+//! The node's endpoints on disk: `RUN_DIR/endpoints/CONTAINER@IFNAME.json`, one file each, never half-written.
+//!
+//! A file appears before the endpoint's link does, and goes after it. So whatever exists in the kernel is known here.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tortie_admin::types::Endpoint;
+
+/// The directory below the run directory.
+const DIRECTORY: &str = "endpoints";
+
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 64 << 10;
+
+/// An endpoint, and the CNI network that it was attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The name of the CNI network.
+    pub network: String,
+    /// The interface's MTU, in bytes.
+    pub mtu: u32,
+    /// The endpoint.
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+}
+
+/// The endpoints that an earlier run left. What cannot be read is reported in the log and left out.
+pub fn load_endpoints(run_dir: &Path) -> Vec<Endpoint> {
+    Store::new(run_dir).load().into_iter().map(|record| record.endpoint).collect()
+}
+
+/// The directory of records.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    pub(crate) fn new(run_dir: &Path) -> Self {
+        Self { directory: run_dir.join(DIRECTORY) }
+    }
+
+    /// All records, in the order of their files' names.
+    pub(crate) fn load(&self) -> Vec<Record> {
+        let mut paths: Vec<PathBuf> = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                tracing::error!(path = %self.directory.display(), %error, "the endpoints cannot be read");
+                Vec::new()
+            }
+        };
+        paths.sort();
+        let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        let read = |path: PathBuf| match read(&path) {
+            Ok(record) => Some(record),
+            Err(reason) => {
+                tracing::error!(path = %path.display(), reason, "an endpoint cannot be read; its pod must be made anew");
+                None
+            }
+        };
+        paths.into_iter().filter(is_record).filter_map(read).collect()
+    }
+
+    /// The record of one attachment.
+    pub(crate) fn find(&self, container_id: &str, ifname: &str) -> Option<Record> {
+        read(&self.path(container_id, ifname)).ok()
+    }
+
+    /// Writes a record, whole or not at all.
+    pub(crate) fn save(&self, record: &Record) -> io::Result<()> {
+        let path = self.path(&record.endpoint.container_id, &record.endpoint.ifname);
+        let temporary = path.with_extension("new");
+        fs::create_dir_all(&self.directory)?;
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        // The run directory is usually a tmpfs, where this costs nothing; elsewhere a crash must not leave an empty file.
+        file.sync_data()?;
+        fs::rename(&temporary, &path)
+    }
+
+    /// Removes a record; one that is gone is no error.
+    pub(crate) fn remove(&self, container_id: &str, ifname: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(container_id, ifname)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// `@` is in no container id, so no two attachments share a name.
+    fn path(&self, container_id: &str, ifname: &str) -> PathBuf {
+        self.directory.join(format!("{container_id}@{ifname}.json"))
+    }
+}
+
+fn read(path: &Path) -> Result<Record, String> {
+    let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > LARGEST {
+        return Err(format!("{length} bytes are more than a record has"));
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_rubbish_is_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::new(folder.path());
+        assert!(store.load().is_empty());
+        let endpoint = Endpoint {
+            namespace: "web".into(),
+            pod: "a".into(),
+            container_id: "c".into(),
+            netns: "/run/netns/a".into(),
+            ifname: "eth0".into(),
+            host_interface: "cali1".into(),
+            host_mac: "ee:ee:ee:ee:ee:ee".into(),
+            mac: "02:00:00:00:00:01".into(),
+            ips: vec!["10.244.0.1".parse().expect("ip")],
+        };
+        let record = Record { network: "tortie".into(), mtu: 1500, endpoint };
+        store.save(&record).expect("saved");
+        fs::write(folder.path().join("endpoints/x@eth0.json"), "{").expect("rubbish");
+        fs::write(folder.path().join("endpoints/y@eth0.new"), "{").expect("half a record");
+        assert_eq!(store.load(), [record.clone()]);
+        assert_eq!(load_endpoints(folder.path()), [record.endpoint.clone()]);
+        assert_eq!(store.find("c", "eth0"), Some(record));
+        store.remove("c", "eth0").expect("removed");
+        store.remove("c", "eth0").expect("removed again");
+        assert_eq!(store.find("c", "eth0"), None);
+    }
+}
