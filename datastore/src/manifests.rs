@@ -145,9 +145,14 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
 }
 
 /// Reads the text of one manifest, as [`load`] does; `origin` is what errors call it, and with `.json` at its end it is JSON.
-pub fn load_text(origin: &str, text: impl AsRef<[u8]>) -> Loaded {
+pub fn load_text(origin: &str, text: &str) -> Loaded {
+    load_bytes(origin, text.as_bytes())
+}
+
+/// [`load_text`] of what may not be text.
+pub fn load_bytes(origin: &str, bytes: &[u8]) -> Loaded {
     let mut loaded = Loaded::default();
-    loaded.add(Path::new(origin), text.as_ref());
+    loaded.add(Path::new(origin), bytes);
     loaded.finish();
     loaded
 }

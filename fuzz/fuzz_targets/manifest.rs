@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     for name in ["fuzz.yaml", "fuzz.json"] {
-        let loaded = tortie_datastore::manifests::load_text(name, bytes);
+        let loaded = tortie_datastore::manifests::load_bytes(name, bytes);
         let lines = bytes.split(|byte| *byte == b'\n').count();
         for problem in &loaded.problems {
             let line = problem.place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok());
