@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_bird_lite::RibUpdate;
 use tortie_nft::Ruleset;
@@ -25,7 +26,7 @@ const RETRY: Millis = 1_000;
 const LONGEST_RETRY: Millis = 60_000;
 
 /// What the node is told at its start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The node's name, as its Node object has it.
     pub node: String,
@@ -198,10 +199,10 @@ impl Felix {
                 self.route_io = RouteIo::Idle;
                 match result {
                     Ok(snapshot) => {
-                        let gateways = self.routes.read_back(snapshot);
+                        self.routes.read_back(snapshot);
                         if !self.routes_read {
                             self.routes_read = true;
-                            self.restarting = gateways;
+                            self.restarting = self.routes.inherit();
                         }
                         self.host_error = None;
                     }
@@ -211,9 +212,15 @@ impl Felix {
                     }
                 }
             }
-            Event::RoutesApplied(failures) => {
+            Event::RoutesApplied(result) => {
                 self.route_io = RouteIo::Idle;
-                self.routes.applied(failures);
+                match result {
+                    Ok(failures) => self.routes.applied(failures),
+                    Err(reason) => {
+                        self.routes.lost(&reason);
+                        self.read_routes();
+                    }
+                }
                 if !self.routes.has_failed() {
                     self.route_retry = Backoff::default();
                 } else if self.route_retry.at.is_none() {

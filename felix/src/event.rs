@@ -178,8 +178,8 @@ pub enum Event {
     RulesApplied(Result<(), String>),
     /// Interfaces and routes: the answer to [`Action::ReadRoutes`].
     RoutesRead(Result<Snapshot, String>),
-    /// The answer to [`Action::ApplyRoutes`]: what of it failed.
-    RoutesApplied(Vec<RouteFailure>),
+    /// The answer to [`Action::ApplyRoutes`]: what of it failed, or why it is unknown what of it took effect.
+    RoutesApplied(Result<Vec<RouteFailure>, String>),
     /// The answer to [`Action::ConfigureBgp`].
     BgpConfigured(Result<(), String>),
     /// The answer to [`Action::ConfigureHost`].

@@ -54,8 +54,10 @@ pub(crate) struct Routes {
     own_addresses: FxHashSet<IpAddr>,
     /// Next hops in use, and how they are reached.
     resolved: FxHashMap<IpAddr, Option<Target>>,
-    /// Whether BGP routes that no peer confirmed yet are kept.
+    /// Whether the speaker may yet confirm routes of an earlier run.
     keep_stale: bool,
+    /// BGP routes of an earlier run that nobody has confirmed or withdrawn yet.
+    stale: FxHashSet<IpNet>,
     /// Whether pod routes that nobody asked for yet are kept: until the kernel holds our rules, no endpoint is enforced.
     keep_pods: bool,
     dirty: BTreeSet<(Class, IpNet)>,
@@ -116,6 +118,7 @@ impl Routes {
                 self.resolved.insert(*next_hop, target);
             }
         }
+        self.stale.remove(&prefix);
         self.bgp.insert(prefix, next_hops.into_boxed_slice());
         self.dirty.insert((Class::Bgp, prefix));
     }
@@ -123,7 +126,7 @@ impl Routes {
     /// BGP has no path any more.
     pub(crate) fn withdraw(&mut self, prefix: IpNet) {
         let prefix = prefix.trunc();
-        if self.bgp.remove(&prefix).is_some() {
+        if self.bgp.remove(&prefix).is_some() | self.stale.remove(&prefix) {
             self.dirty.insert((Class::Bgp, prefix));
         }
     }
@@ -131,6 +134,7 @@ impl Routes {
     /// From now on only confirmed BGP routes are kept.
     pub(crate) fn converged(&mut self) {
         if std::mem::take(&mut self.keep_stale) {
+            self.stale = FxHashSet::default();
             self.mark_unwanted();
             let used: FxHashSet<IpAddr> = self.bgp.values().flat_map(|hops| hops.iter().copied()).collect();
             self.resolved.retain(|next_hop, _| used.contains(next_hop));
@@ -146,8 +150,8 @@ impl Routes {
 
     // ---- what is there -------------------------------------------------------------------------------------------------------
 
-    /// Takes a read-back as the whole truth. Returns whether it has routes of ours that lead to gateways: BGP's, of an earlier run.
-    pub(crate) fn read_back(&mut self, snapshot: Snapshot) -> bool {
+    /// Takes a read-back as the whole truth.
+    pub(crate) fn read_back(&mut self, snapshot: Snapshot) {
         self.links.clear();
         self.by_name.clear();
         for link in snapshot.links {
@@ -157,10 +161,8 @@ impl Routes {
         let before = std::mem::take(&mut self.own);
         self.own_by_device.clear();
         self.foreign.clear();
-        let mut gateways = false;
         for route in snapshot.routes {
             if route.protocol == ROUTE_PROTOCOL {
-                gateways |= matches!(route.target, Target::Via { .. });
                 self.set_own(route.destination, route.metric, Some(route.target));
             } else {
                 self.foreign.insert(route);
@@ -183,7 +185,17 @@ impl Routes {
         let found: Vec<IpNet> = self.own.keys().filter(|key| !before.contains_key(key)).map(|key| key.0).collect();
         self.mark_all(found);
         self.resolve_again();
-        gateways
+    }
+
+    /// What is there was written by an earlier run. Returns whether some of it leads to gateways: BGP's.
+    pub(crate) fn inherit(&mut self) -> bool {
+        let gateways = self.own.iter().filter(|(_, target)| matches!(target, Target::Via { .. })).map(|(key, _)| key.0);
+        let gateways: FxHashSet<IpNet> = gateways.filter(|destination| !self.bgp.contains_key(destination)).collect();
+        let any = !gateways.is_empty();
+        if self.keep_stale {
+            self.stale = gateways;
+        }
+        any
     }
 
     /// An interface is new or changed.
@@ -344,7 +356,8 @@ impl Routes {
         match self.bgp.get(&destination) {
             Some(next_hops) => next_hops
                 .iter()
-                .find_map(|next_hop| self.resolved.get(next_hop).cloned().flatten())
+                .filter_map(|next_hop| self.resolved.get(next_hop)?.clone())
+                .find(|target| can_lead_to(target, destination))
                 .map_or(Wish::Unusable, Wish::Route),
             None => Wish::Nothing,
         }
@@ -390,7 +403,7 @@ impl Routes {
         }
         for (metric, target) in there {
             let stale = match (&wish, &target) {
-                (Wish::Nothing, Target::Via { .. }) => self.keep_stale,
+                (Wish::Nothing, Target::Via { .. }) => self.stale.contains(&destination),
                 (Wish::Nothing, Target::Device { .. }) => self.keep_pods,
                 _ => false,
             };
@@ -407,6 +420,13 @@ impl Routes {
         for failure in failures {
             self.set_own(failure.destination, ROUTE_METRIC, None);
             self.failed.insert(failure.destination, failure.reason);
+        }
+    }
+
+    /// Nobody knows which of the changes that were handed out are done: the table must be read back, and they count as failed.
+    pub(crate) fn lost(&mut self, reason: &str) {
+        for destination in std::mem::take(&mut self.in_flight) {
+            self.failed.insert(destination, reason.to_owned());
         }
     }
 
@@ -521,7 +541,7 @@ impl Routes {
                 (Some(target), state)
             }
             Wish::Unusable => (None, RouteState::Missing),
-            Wish::Nothing if self.keep_stale => (there.cloned(), RouteState::Present),
+            Wish::Nothing if self.stale.contains(&destination) => (there.cloned(), RouteState::Present),
             Wish::Nothing => (there.cloned(), RouteState::Wrong),
         };
         let (mut via, mut name) = (None, String::new());
@@ -548,6 +568,11 @@ impl Routes {
     fn device_name(&self, index: u32) -> String {
         self.links.get(&index).map_or_else(|| format!("if{index}"), |link| link.name.clone())
     }
+}
+
+/// Whether the kernel takes the gateway for the destination: IPv4 may go by an IPv6 gateway (RFC 8950), but not the other way round.
+const fn can_lead_to(target: &Target, destination: IpNet) -> bool {
+    !matches!((destination, target), (IpNet::V6(_), Target::Via { gateway: IpAddr::V4(_), .. }))
 }
 
 /// The device that a route leads out of.

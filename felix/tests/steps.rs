@@ -32,7 +32,7 @@ fn a_pod_gets_its_route_after_its_rules_and_its_answer_after_its_route() {
     let request = world.remove(web);
     assert!(world.held.iter().any(|action| matches!(action, Action::ApplyRules(_))));
     world.release_one();
-    assert!(world.answers.get(&request).is_none(), "rules or route are still there");
+    assert!(!world.answers.contains_key(&request), "rules or route are still there");
     world.release_one();
     assert_eq!(world.answers.get(&request), Some(&Ok(())));
     assert!(world.ruleset().sets["own4"].elements.is_empty());
@@ -69,7 +69,7 @@ fn a_pod_waits_for_its_object_but_not_for_ever() {
     let never = endpoint("default", "never", &["10.244.0.10"]);
     let request = world.add(&never);
     world.advance(29_000);
-    assert!(world.answers.get(&request).is_none());
+    assert!(!world.answers.contains_key(&request));
     world.advance(2_000);
     let error = world.answers[&request].clone().expect_err("too late");
     assert!(error.contains("Pod default/never did not appear in the datastore"), "{error}");
