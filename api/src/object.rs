@@ -81,8 +81,8 @@ impl Kind {
             Self::Namespace => &["namespaces", "ns"],
             Self::Node => &["nodes", "no"],
             Self::Pod => &["pods", "po"],
-            Self::NetworkPolicy => &["networkpolicies", "netpol", "netpols"],
-            Self::IpPool => &["ippools", "pool", "pools"],
+            Self::NetworkPolicy => &["networkpolicies", "netpol", "netpols", "np"],
+            Self::IpPool => &["ippools", "ipp", "ipps", "pool", "pools"],
             Self::BgpConfiguration => &["bgpconfigurations", "bgpconfig", "bgpconfigs"],
             Self::IpamBlock => &["ipamblocks", "block", "blocks"],
         }
