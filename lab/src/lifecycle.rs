@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 use tortie_felix_netlink::netns;
 
@@ -217,19 +216,9 @@ impl Lab {
         self.say(&format!("removing {} pods", gone.len()));
         self.responders(state, &Request::Remove(gone.iter().map(Pod::full_name).collect())).await?;
         let fabric = Fabric::open(&self.name)?;
-        let permits = Arc::new(Semaphore::new(CALLS));
-        let mut calls = JoinSet::new();
-        for pod in &gone {
-            let Some(node) = state.node(&pod.node).cloned() else { continue };
-            let (paths, pod, permits) = (self.paths.clone(), pod.clone(), Arc::clone(&permits));
-            calls.spawn(async move {
-                let _permit = permits.acquire().await;
-                attach::remove(&paths, &node, &pod).await
-            });
-        }
-        while let Some(result) = calls.join_next().await {
-            result.map_err(|error| Error::Failed(error.to_string()))??;
-        }
+        let calls = gone.iter().filter_map(|pod| Some((pod, state.node(&pod.node)?)));
+        let calls = calls.map(|(pod, node)| attach::remove(&self.paths, node, pod));
+        stream::iter(calls).buffer_unordered(CALLS).try_collect::<Vec<()>>().await?;
         for pod in &gone {
             fabric.remove_pod(pod).await?;
             process::end_all(std::slice::from_ref(&pod.netns));
@@ -293,25 +282,21 @@ impl Lab {
         state.pods.extend(new.iter().cloned());
         state.save(&self.paths)?;
         let fabric = Fabric::open(&self.name)?;
-        let permits = Arc::new(Semaphore::new(CALLS));
-        let mut calls = JoinSet::new();
-        for pod in new {
-            let Some(node) = state.node(&pod.node).cloned() else { continue };
-            let (paths, permits) = (self.paths.clone(), Arc::clone(&permits));
-            calls.spawn(async move {
-                let _permit = permits.acquire().await;
-                let added = tokio::time::timeout_at(deadline, attach::add(&paths, &node, &pod)).await;
-                let ips = added.unwrap_or_else(|_| {
-                    Err(Error::Missing(vec![format!("{}: the CNI ADD of pod {}", node.name, pod.full_name())]))
-                });
-                (pod.netns, ips)
-            });
-        }
-        let total = calls.len();
+        // All in one task: when Ctrl-C drops it, nothing goes on making namespaces behind the back of `down`.
+        let total = new.len();
+        let nodes = state.nodes.clone();
+        let calls = new.into_iter().filter_map(|pod| {
+            let node = nodes.iter().find(|node| node.name == pod.node)?;
+            Some(async move {
+                let added = tokio::time::timeout_at(deadline, attach::add(&self.paths, node, &pod)).await;
+                let late = || Error::Missing(vec![format!("{}: the CNI ADD of pod {}", node.name, pod.full_name())]);
+                let ips = added.unwrap_or_else(|_| Err(late()))?;
+                Ok::<_, Error>((pod.netns, ips))
+            })
+        });
+        let mut calls = std::pin::pin!(stream::iter(calls).buffer_unordered(CALLS));
         let mut done = 0;
-        while let Some(result) = calls.join_next().await {
-            let (netns, ips) = result.map_err(|error| Error::Failed(error.to_string()))?;
-            let ips = ips?;
+        while let Some((netns, ips)) = calls.try_next().await? {
             done += 1;
             self.say(&format!("wiring pods: {done} of {total}"));
             if let Some(pod) = state.pods.iter_mut().find(|pod| pod.netns == netns) {

@@ -1,0 +1,183 @@
+//! The command line without a cluster: policy from manifests, resources of a directory, errors and their exit status.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+const CLUSTER: &str = r#"
+{apiVersion: v1, kind: Namespace, metadata: {name: x}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1, annotations: {projectcalico.org/ASNumber: "64513"}},
+ status: {addresses: [{type: InternalIP, address: 172.31.0.2}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x, labels: {app: a}, annotations: {cni.projectcalico.org/ipAddrs: '["10.244.0.1"]'}},
+ spec: {nodeName: n1, containers: [{name: c}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x, labels: {app: b}, annotations: {cni.projectcalico.org/ipAddrs: '["10.244.0.2"]'}},
+ spec: {nodeName: n1, containers: [{name: c, ports: [{containerPort: 80}, {containerPort: 53, protocol: UDP}]}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: only-udp, namespace: x},
+ spec: {podSelector: {matchLabels: {app: b}}, ingress: [{ports: [{protocol: UDP, port: 53}]}]}}
+---
+{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: pool}, spec: {cidr: 10.244.0.0/16}}
+"#;
+
+fn manifests(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("cluster.yaml"), text).expect("a manifest");
+    folder
+}
+
+fn tortie(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tortie"));
+    for name in ["TORTIE_SOCKET", "TORTIE_RUN_DIR", "TORTIE_LAB", "TORTIE_NODE", "TORTIE_DATASTORE"] {
+        command.env_remove(name);
+    }
+    command.args(args).stdin(Stdio::null()).output().expect("tortie runs")
+}
+
+fn text(output: &Output) -> (String, String, Option<i32>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr), output.status.code())
+}
+
+fn json_of(args: &[&str]) -> Value {
+    let (stdout, stderr, status) = text(&tortie(args));
+    assert_eq!(status, Some(0), "{stderr}");
+    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+}
+
+fn path(folder: &tempfile::TempDir) -> &str {
+    folder.path().to_str().expect("a plain path")
+}
+
+#[test]
+fn the_matrix_has_the_fixed_form() {
+    let folder = manifests(CLUSTER);
+    for extra in [&[][..], &["--oracle"]] {
+        let rows = json_of(&[&["policy", "matrix", "--manifests", path(&folder), "-o", "json"], extra].concat());
+        let verdict = |from: &str, to: &str, protocol: &str, port: u16| {
+            let rows = rows.as_array().expect("a list");
+            let row = rows.iter().find(|row| {
+                row["from"] == from && row["to"] == to && row["protocol"] == protocol && row["port"] == port
+            });
+            row.map(|row| row["verdict"].clone())
+        };
+        assert_eq!(rows.as_array().map(Vec::len), Some(6), "each destination's own ports, TCP/80 if none: {rows:#}");
+        assert_eq!(verdict("x/a", "x/b", "TCP", 80), Some(json!("deny")));
+        assert_eq!(verdict("x/a", "x/b", "UDP", 53), Some(json!("allow")));
+        assert_eq!(verdict("x/b", "x/b", "TCP", 80), Some(json!("allow")), "a pod reaches itself");
+        assert_eq!(verdict("x/b", "x/a", "TCP", 80), Some(json!("allow")));
+    }
+    let rows = json_of(&["policy", "matrix", "--manifests", path(&folder), "--ports", "SCTP/7", "-o", "json"]);
+    assert_eq!(rows.as_array().map(Vec::len), Some(4));
+    let rows = json_of(&["policy", "matrix", "--manifests", path(&folder), "--family", "ipv6", "-o", "json"]);
+    assert_eq!(rows, json!([]), "a pair with no common family has no row");
+}
+
+#[test]
+fn the_grid_is_readable_without_colour() {
+    let folder = manifests(CLUSTER);
+    let (stdout, _, _) = text(&tortie(&["policy", "matrix", "--manifests", path(&folder)]));
+    assert!(!stdout.contains('\x1b'), "{stdout}");
+    assert!(stdout.contains("a only UDP/53"), "{stdout}");
+}
+
+#[test]
+fn explain_and_render() {
+    let folder = manifests(CLUSTER);
+    let ends = ["--from", "x/a", "--to", "x/b", "--protocol", "tcp", "--port", "80"];
+    let explanation =
+        json_of(&[&["policy", "explain", "--manifests", path(&folder), "-o", "json"], &ends[..]].concat());
+    assert_eq!(explanation["verdict"], "deny");
+    assert_eq!(explanation["egress"]["verdict"], "allow");
+    assert_eq!(explanation["ingress"]["verdict"], "deny");
+    let (stdout, stderr, status) = text(&tortie(&["policy", "render", "--manifests", path(&folder), "--node", "n1"]));
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stdout.contains("table inet tortie {"), "{stdout}");
+    let (_, stderr, status) = text(&tortie(&["policy", "render", "--manifests", path(&folder), "--node", "n9"]));
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("n9"), "{stderr}");
+}
+
+#[test]
+fn resources_by_kind_name_namespace_and_label() {
+    let folder = manifests(CLUSTER);
+    let store = format!("dir:{}", path(&folder));
+    let get = |args: &[&str]| text(&tortie(&[&["get"], args, &["--datastore", &store]].concat()));
+    let (stdout, stderr, _) = get(&["pods", "-n", "x", "-l", "app=b"]);
+    assert_eq!(
+        stdout.lines().next().map(|line| line.split_whitespace().collect::<Vec<_>>()),
+        Some(vec!["NAMESPACE", "NAME", "STATUS", "IP", "NODE"]),
+        "{stderr}"
+    );
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    let (stdout, _, _) = get(&["node", "-o", "wide"]);
+    let cells: Vec<&str> = stdout.lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!(cells, ["n1", "64513", "172.31.0.2"]);
+    let (stdout, _, _) = get(&["ippools", "pool", "-o", "json"]);
+    let pool: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(pool["spec"]["cidr"], "10.244.0.0/16");
+    let (_, stderr, status) = get(&["pod", "nobody", "-n", "x"]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("Pod nobody not found in namespace x"), "{stderr}");
+    let (stdout, stderr, status) = get(&["pods"]);
+    assert_eq!((stdout.as_str(), stderr.as_str(), status), ("", "No resources found.\n", Some(0)));
+    let (stdout, _, _) = get(&["np", "-A"]);
+    assert!(stdout.contains("only-udp"), "{stdout}");
+}
+
+#[test]
+fn what_is_wrong_exits_one_and_bad_usage_two() {
+    let folder = manifests(
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {}, ingres: []}}",
+    );
+    let (stdout, stderr, status) = text(&tortie(&["policy", "matrix", "--manifests", path(&folder)]));
+    assert_eq!((stdout.as_str(), status), ("", Some(1)));
+    assert!(stderr.contains("ingres") && stderr.contains("cluster.yaml:1"), "{stderr}");
+    for args in [
+        &["policy", "matrix", "--ports", "80"][..],
+        &["get", "planets"],
+        &["fly"],
+        &["lab", "exec", "node1"],
+        &["lab", "probe", "--timeout", "soon"],
+    ] {
+        assert_eq!(tortie(args).status.code(), Some(2), "{args:?}");
+    }
+    let (_, stderr, status) = text(&tortie(&["bgp", "peers", "--socket", "/nowhere/tortie.sock"]));
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("/nowhere/tortie.sock"), "{stderr}");
+    let (_, stderr, status) = text(&tortie(&["lab", "ps", "--lab", "never-made"]));
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("tortie lab up --lab never-made"), "{stderr}");
+}
+
+#[test]
+fn a_warning_does_not_change_the_exit_status() {
+    let folder = manifests("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: []}}");
+    let (_, stderr, status) = text(&tortie(&["policy", "matrix", "--manifests", path(&folder), "-o", "json"]));
+    assert_eq!(status, Some(0));
+    assert!(stderr.contains("warning: Pod default/a has no address"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_panic() {
+    let folder = manifests(CLUSTER);
+    let script = format!(
+        "{} policy render --manifests {} --node n1 | head -1; echo ${{PIPESTATUS[0]}}",
+        Path::new(env!("CARGO_BIN_EXE_tortie")).display(),
+        path(&folder)
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash runs");
+    let (stdout, stderr, _) = text(&output);
+    assert!(stdout.ends_with("\n0\n") && stderr.is_empty(), "{stdout}{stderr}");
+}
+
+#[test]
+fn completion_scripts() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (stdout, _, status) = text(&tortie(&["completion", shell]));
+        assert!(status == Some(0) && stdout.contains("tortie"), "{shell}");
+    }
+}
