@@ -3,9 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
@@ -35,15 +36,50 @@ pub(crate) fn is_manifest(name: &str) -> bool {
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     // A pipe would block here without O_NONBLOCK; it has no effect on a regular file.
     let file: File = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
+    }
+    let too_large = || io::Error::other(format!("it is larger than {SIZE_LIMIT} bytes: split it"));
+    if metadata.len() > SIZE_LIMIT {
+        return Err(too_large());
     }
     let mut bytes = Vec::new();
     file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > SIZE_LIMIT {
-        return Err(io::Error::other(format!("it is larger than {SIZE_LIMIT} bytes: split it")));
+        return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// What changes whenever a file's content does, as far as the file system can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// For how long a file must have been left alone before its stamp tells versions apart: the clock that stamps files ticks slowly.
+const STAMP_AGE: Duration = Duration::from_millis(100);
+
+impl Stamp {
+    /// The stamp of a file; `None` where it would not tell a later change.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        let changed = Duration::new(metadata.ctime().try_into().ok()?, metadata.ctime_nsec().try_into().ok()?);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let is_settled = now.checked_sub(changed).is_some_and(|age| age > STAMP_AGE);
+        is_settled.then(|| Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
 }
 
 /// Says that a file cannot be read.

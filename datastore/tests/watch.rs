@@ -352,6 +352,36 @@ async fn changes_that_come_together_are_told_together() {
 }
 
 #[tokio::test]
+async fn commands_see_every_change_however_quick() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = Directory::open(scratch.path()).unwrap();
+    let key = |name: &str| ObjectKey { kind: Kind::NetworkPolicy, namespace: Some("x".into()), name: name.into() };
+    // The same length each time, and quicker than the clock that stamps files.
+    for round in 100..200 {
+        write(scratch.path(), "a.yaml", &policy("x", &format!("p{round}")));
+        let listed = directory.list(Kind::NetworkPolicy).await.unwrap();
+        assert_eq!(listed.iter().map(Object::key).collect::<Vec<_>>(), [key(&format!("p{round}"))]);
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    for _ in 0..3 {
+        assert!(directory.get(&key("p199")).await.is_ok());
+    }
+    fs::remove_file(scratch.path().join("a.yaml")).unwrap();
+    assert!(directory.list(Kind::NetworkPolicy).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_is_too_large_is_a_problem_and_no_burden() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::File::create(scratch.path().join("huge.yaml")).unwrap().set_len(1 << 40).unwrap();
+    write(scratch.path(), "a.yaml", &policy("x", "p"));
+    let follower = Follower::new(&Directory::open(scratch.path()).unwrap()).await;
+    assert!(follower.problems().contains("huge.yaml: cannot be read: it is larger than"), "{}", follower.problems());
+    assert_eq!(follower.names(), ["NetworkPolicy x/p"]);
+    assert_eq!(follower.last.revision, directory::revision(scratch.path()).unwrap());
+}
+
+#[tokio::test]
 async fn what_cannot_be_opened_says_why() {
     let scratch = tempfile::tempdir().unwrap();
     let error = Directory::open(scratch.path().join("missing")).err().unwrap();

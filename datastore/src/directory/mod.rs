@@ -98,7 +98,7 @@ impl Directory {
         let view = cache.get_or_insert_with(|| View::new(self.root.clone(), LastGood::read_only(&self.root)));
         let mut files: BTreeSet<PathBuf> = view.known_below(Path::new("")).into_iter().collect();
         files.extend(content_files(&self.root));
-        view.refresh(files);
+        view.refresh_changed(files);
         read(view)
     }
 }

@@ -17,6 +17,7 @@ use tortie_api::{Kind, Object, ObjectKey};
 
 use super::last_good::LastGood;
 use super::layout::{self, FileKind};
+use crate::files::Stamp;
 use crate::manifests::{self, Place};
 use crate::{Change, Problem, files};
 
@@ -65,6 +66,8 @@ struct File {
     claims: Vec<(ObjectKey, ClaimOrder)>,
     publication: Option<(String, String)>,
     problems: Vec<Problem>,
+    /// The file's stamp when it was read last, where that tells a later change.
+    stamp: Option<Stamp>,
 }
 
 /// Objects as they were before a change, by key.
@@ -171,10 +174,28 @@ impl View {
         changes
     }
 
+    /// [`View::refresh`] of those files whose stamps do not say that they are what they were.
+    pub(super) fn refresh_changed(&mut self, files: impl IntoIterator<Item = PathBuf>) {
+        let changed: Vec<PathBuf> = files.into_iter().filter(|file| !self.is_unchanged(file)).collect();
+        self.refresh(changed);
+    }
+
+    fn is_unchanged(&self, path: &Path) -> bool {
+        let known = self.files.get(path).and_then(|file| file.stamp);
+        known.is_some() && known == Stamp::of(&self.root.join(path))
+    }
+
     fn refresh_file(&mut self, path: &Path, kind: FileKind, before: &mut Before) {
         let full = self.root.join(path);
+        // Taken before the content: what changes in between is then taken for a change.
+        let stamp = Stamp::of(&full);
         match files::read(&full) {
-            Ok(bytes) => self.take_content(path, kind, &bytes, before),
+            Ok(bytes) => {
+                self.take_content(path, kind, &bytes, before);
+                if let Some(file) = self.files.get_mut(path) {
+                    file.stamp = stamp;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && full.symlink_metadata().is_err() => {
                 self.forget_file(path, kind, before);
             }
@@ -199,7 +220,10 @@ impl View {
         }
         self.unclaim(path, before);
         let claims = self.claim(path, contents.documents, kind, before);
-        self.set_file(path, File { hash: Some(hash), claims, publication: None, problems: contents.problems });
+        self.set_file(
+            path,
+            File { hash: Some(hash), claims, publication: None, problems: contents.problems, stamp: None },
+        );
         if kind == FileKind::Manifest {
             self.last_good.keep(path, hash, bytes);
         }
@@ -229,7 +253,7 @@ impl View {
         for problem in problems.iter_mut().filter(|problem| !problem.warning) {
             problem.message = format!("{}; {consequence}", problem.message);
         }
-        self.set_file(path, File { hash, claims, publication, problems });
+        self.set_file(path, File { hash, claims, publication, problems, stamp: None });
     }
 
     fn take_publication(&mut self, path: &Path, hash: Hash, bytes: &[u8], before: &mut Before) {
@@ -248,7 +272,7 @@ impl View {
         self.published.insert(name.clone(), publication.pod_ips);
         self.set_file(
             path,
-            File { hash: Some(hash), claims: Vec::new(), publication: Some(name), problems: Vec::new() },
+            File { hash: Some(hash), claims: Vec::new(), publication: Some(name), problems: Vec::new(), stamp: None },
         );
     }
 

@@ -270,6 +270,8 @@ impl Watcher {
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 false
             }
+            // A directory that may not be read is reported when it is listed.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => true,
             Err(error) => {
                 let message = format!(
                     "cannot be watched, so that changes are noticed late: {error}: raise fs.inotify.max_user_watches"
