@@ -1,2 +1,39 @@
-//! To be written.
-fn main() {}
+//! `tortie-node`: the agent of one node, one process for interfaces, routes, policy and BGP.
+//!
+//! Called as `tortie-cni` (by its name in the CNI plugin folder) the same binary is the CNI plugin, a thin client of the agent.
+//! [`agent`] says which tasks there are and who owns what.
+
+mod admin;
+mod agent;
+mod bgp;
+mod cli;
+mod convert;
+mod health;
+mod logging;
+mod owner;
+mod record;
+mod rundir;
+mod watch;
+mod writers;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&called).file_name() == Some(OsStr::new("tortie-cni")) {
+        return tortie_cni::plugin::main();
+    }
+    let cli::Command::Run(options) = cli::Cli::parse().command;
+    logging::init(&options);
+    match agent::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

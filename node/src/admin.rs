@@ -1,0 +1,186 @@
+//! The admin API on `RUN_DIR/tortie.sock`: what the CLI, the lab and the CNI plugin ask.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tortie_admin::types::{
+    ApiError, BgpPeer, BgpRoute, CniRequest, CniResponse, Endpoint, IpamBlockStatus, NodeStatus, Route,
+};
+use tortie_bird_speaker::Handle;
+use tortie_cni::server::CniServer;
+use tortie_cni::{Dataplane, load_endpoints};
+use tortie_felix::Event;
+use tortie_felix_netlink::Net;
+
+use crate::cli::Component;
+use crate::owner::{Message, OwnerHandle};
+use crate::{bgp, convert};
+
+/// What the handlers share.
+pub(crate) struct Admin {
+    pub(crate) node: String,
+    /// Which datastore, as `--datastore` takes it.
+    pub(crate) datastore: String,
+    pub(crate) components: Vec<Component>,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) owner: OwnerHandle,
+    pub(crate) speaker: watch::Receiver<Option<Handle>>,
+    pub(crate) cni: Option<CniServer>,
+    /// Whether the CNI server has put right what an earlier run left; calls wait for it.
+    pub(crate) cni_recovered: watch::Receiver<bool>,
+}
+
+/// An answer that is no success.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(ApiError { error: self.1 })).into_response()
+    }
+}
+
+const STOPPING: &str = "the agent is stopping; try again in a moment";
+
+fn stopping() -> Refusal {
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, STOPPING.into())
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Serves until `stop` resolves; requests under way are then still answered.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    admin: Arc<Admin>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/bgp/peers", get(bgp_peers))
+        .route("/v1/bgp/routes", get(bgp_routes))
+        .route("/v1/routes", get(routes))
+        .route("/v1/ipam", get(ipam))
+        .route("/v1/policy/render", get(render))
+        .route("/v1/cni", post(cni))
+        .fallback(unknown)
+        .with_state(admin);
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+impl Admin {
+    async fn ask<T>(&self, question: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Message) -> Result<T, Refusal> {
+        self.owner.ask(question).await.ok_or_else(stopping)
+    }
+
+    fn speaker(&self) -> Option<Handle> {
+        self.speaker.borrow().clone()
+    }
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Answer<NodeStatus> {
+    let status = admin.ask(Message::Status).await?;
+    Ok(Json(NodeStatus {
+        node: admin.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        datastore: admin.datastore.clone(),
+        components: admin.components.iter().map(|component| component.as_str().to_owned()).collect(),
+        datastore_in_sync: status.in_sync,
+        ready: status.in_sync && !status.programmed_revision.is_empty(),
+        revision: status.revision,
+        programmed_revision: status.programmed_revision,
+        generation: status.generation,
+        endpoints: status.endpoints,
+        problems: status.problems,
+    }))
+}
+
+async fn endpoints(State(admin): State<Arc<Admin>>) -> Answer<Vec<Endpoint>> {
+    let run_dir = admin.run_dir.clone();
+    let endpoints = tokio::task::spawn_blocking(move || load_endpoints(&run_dir)).await;
+    endpoints.map(Json).map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn bgp_peers(State(admin): State<Arc<Admin>>) -> Json<Vec<BgpPeer>> {
+    let peers = match admin.speaker() {
+        Some(speaker) => speaker.peers().await,
+        None => Vec::new(),
+    };
+    Json(peers.into_iter().map(|peer| bgp::peer(&admin.node, peer)).collect())
+}
+
+async fn bgp_routes(State(admin): State<Arc<Admin>>) -> Json<Vec<BgpRoute>> {
+    let routes = match admin.speaker() {
+        Some(speaker) => speaker.routes().await,
+        None => Vec::new(),
+    };
+    Json(routes.into_iter().map(|route| bgp::route(&admin.node, route)).collect())
+}
+
+async fn routes(State(admin): State<Arc<Admin>>) -> Answer<Vec<Route>> {
+    let routes = admin.ask(Message::Routes).await?;
+    Ok(Json(routes.into_iter().map(|route| convert::route_view(&admin.node, route)).collect()))
+}
+
+async fn ipam(State(admin): State<Arc<Admin>>) -> Answer<Vec<IpamBlockStatus>> {
+    let blocks = admin.ask(Message::Blocks).await?;
+    Ok(Json(blocks.into_iter().map(convert::block).collect()))
+}
+
+async fn render(State(admin): State<Arc<Admin>>) -> Result<String, Refusal> {
+    let text = admin.ask(Message::Render).await?;
+    text.ok_or_else(|| {
+        let reason = "no rules yet: the datastore is not in sync, or the agent runs without the component felix";
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, reason.into())
+    })
+}
+
+async fn cni(State(admin): State<Arc<Admin>>, body: Bytes) -> Answer<CniResponse> {
+    let Some(server) = &admin.cni else {
+        let reason = "this agent runs without the component cni: add it to --components";
+        return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, reason.into()));
+    };
+    let request: CniRequest = serde_json::from_slice(&body)
+        .map_err(|error| Refusal(StatusCode::BAD_REQUEST, format!("not a CNI request: {error}")))?;
+    let mut recovered = admin.cni_recovered.clone();
+    recovered.wait_for(|recovered| *recovered).await.map_err(|_| stopping())?;
+    Ok(Json(server.handle(request).await))
+}
+
+async fn unknown(uri: Uri) -> Refusal {
+    let reason = format!("{} is nothing that tortie-node {} knows", uri.path(), env!("CARGO_PKG_VERSION"));
+    Refusal(StatusCode::NOT_FOUND, reason)
+}
+
+/// The CNI server's way to the kernel: the owner, which answers when rules and route are where they should be.
+pub(crate) struct Kernel {
+    pub(crate) owner: OwnerHandle,
+    pub(crate) net: Net,
+}
+
+#[async_trait]
+impl Dataplane for Kernel {
+    async fn add_endpoint(&self, endpoint: Endpoint) -> Result<(), String> {
+        // The announcement of the new interface may still be on its way; the route should not wait for it.
+        if let Ok(Some(link)) = self.net.link(&endpoint.host_interface).await {
+            self.owner.event(Event::LinkChanged(convert::link(link))).await;
+        }
+        let answer = self.owner.ask(|reply| Message::Add { endpoint, reply }).await;
+        answer.unwrap_or_else(|| Err(STOPPING.into()))
+    }
+
+    async fn remove_endpoint(&self, container_id: &str, ifname: &str) -> Result<(), String> {
+        let (container_id, ifname) = (container_id.to_owned(), ifname.to_owned());
+        let answer = self.owner.ask(|reply| Message::Remove { container_id, ifname, reply }).await;
+        answer.unwrap_or_else(|| Err(STOPPING.into()))
+    }
+}

@@ -1,0 +1,209 @@
+//! The agent: which tasks and threads there are, and what passes between them.
+//!
+//! ```text
+//!   datastore watch ──┐                                  ┌── nftables (thread): one netlink socket, which owns the table
+//!   kernel monitor  ──┤ events                   actions │      ▲ rules          │ done, read back
+//!   CNI requests    ──┼────────▶  owner (thread) ────────┼── routes (thread): bulk writes, read-backs, sysctls
+//!   RIB updates     ──┤           the felix core         │      ▲ routes         │ done, read back
+//!   admin questions ──┘              ▲    │              └── BGP task ── speaker (tasks of its own)
+//!                                    │    └── answers                        │ best paths
+//!                                    └───────────────────────────────────────┘
+//!   admin server (unix socket)   1x   CLI, lab, CNI plugin
+//!   health server (loopback)     1x   /liveness, /readiness
+//! ```
+//!
+//! The owner alone has state; the others carry messages. If one of them ends, the agent ends with an error and its supervisor starts
+//! it again: a restart writes nothing that is right already, so it is the safest repair there is.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tortie_cni::load_endpoints;
+use tortie_cni::server::{CniServer, ServerConfig};
+use tortie_datastore::Datastore;
+use tortie_datastore::directory::Directory;
+use tortie_felix::{Config, Event, Felix};
+use tortie_felix_netlink::{Monitor, Net};
+use tracing::{info, warn};
+
+use crate::admin::{self, Admin, Kernel};
+use crate::cli::{Component, DatastoreAddress, Options};
+use crate::owner::{Owner, OwnerHandle};
+use crate::record::Recorder;
+use crate::rundir::RunDir;
+use crate::writers::Writers;
+use crate::{bgp, convert, health, watch as listen};
+
+/// How long requests under way have when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Runs the agent until it is told to stop.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let components: BTreeSet<Component> = options.components.iter().copied().collect();
+    let has = |component| components.contains(&component);
+    if has(Component::Cni) && !has(Component::Felix) {
+        bail!("the component cni needs felix, without which no pod would be protected: add felix to --components");
+    }
+    let run_dir = RunDir::open(&options.run_dir)?;
+    let node = match &options.node {
+        Some(node) => node.clone(),
+        None => host_name()?,
+    };
+    if has(Component::Controller) {
+        warn!("the component controller has no duties in this version: blocks of dead nodes are not given back");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("agent")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(supervise(options, &run_dir, node, components))
+}
+
+async fn supervise(options: &Options, run_dir: &RunDir, node: String, components: BTreeSet<Component>) -> Result<()> {
+    let DatastoreAddress::Directory(path) = &options.datastore;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node,
+        datastore = %options.datastore,
+        run_dir = %options.run_dir.display(),
+        components = components.iter().map(|component| component.as_str()).collect::<Vec<_>>().join(","),
+        "tortie-node starts"
+    );
+    let datastore: Arc<dyn Datastore> = Arc::new(Directory::open(path)?);
+    let felix = Config {
+        node: node.clone(),
+        dataplane: components.contains(&Component::Felix),
+        bgp: components.contains(&Component::Bgp),
+        seed: seed(),
+    };
+    let dataplane = felix.dataplane;
+    let (owner, inbox) = OwnerHandle::channel();
+    let (configs, wanted) = mpsc::unbounded_channel();
+    let (speaker, speaker_seen) = watch::channel(None);
+    let mut tasks = JoinSet::new();
+
+    // Subscribed before the core asks for the first read-back.
+    if dataplane {
+        tasks.spawn(listen::kernel(Monitor::current()?, owner.clone()));
+    }
+    let writers = Writers::start(&owner, &tokio::runtime::Handle::current()).context("cannot start a thread")?;
+    let recorder = Recorder::open(options.record.as_deref(), &felix)?;
+    let owner_ended = start_owner(Owner::new(Felix::new(felix), recorder, writers, configs), inbox)?;
+
+    let endpoints = load(&options.run_dir, dataplane).await?;
+    owner.event(Event::Restored { endpoints }).await;
+    tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone()));
+    tokio::spawn(bgp::run(wanted, speaker.clone(), owner.clone()));
+    tokio::spawn(health::serve(options.health_address, owner.clone()));
+
+    let (recovered, cni_recovered) = watch::channel(false);
+    let cni = if components.contains(&Component::Cni) {
+        let kernel = Kernel { owner: owner.clone(), net: Net::current()? };
+        let config = ServerConfig::new(node.clone(), options.run_dir.clone());
+        let server = CniServer::new(config, Arc::clone(&datastore), Arc::new(kernel))?;
+        tokio::spawn(recover(server.clone(), recovered));
+        Some(server)
+    } else {
+        None
+    };
+    let admin = Arc::new(Admin {
+        node,
+        datastore: options.datastore.to_string(),
+        components: components.into_iter().collect(),
+        run_dir: options.run_dir.clone(),
+        owner,
+        speaker: speaker_seen.clone(),
+        cni,
+        cni_recovered,
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopping = async { drop(stopped.await) };
+    let mut server = tokio::spawn(admin::serve(run_dir.listen()?, admin, stopping));
+
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = owner_ended => Err(anyhow::anyhow!("the core ended unexpectedly")),
+        ended = tasks.join_next() => Err(match ended {
+            Some(Ok(Err(error))) => error,
+            _ => anyhow::anyhow!("a task ended unexpectedly"),
+        }),
+        ended = &mut server => Err(match ended {
+            Ok(Err(error)) => anyhow::Error::from(error).context("the admin socket broke"),
+            _ => anyhow::anyhow!("the admin server ended unexpectedly"),
+        }),
+    };
+
+    // Whatever the reason: the kernel keeps rules and routes, and peers keep our routes, because they hear no Cease.
+    drop(stop);
+    let _ = tokio::time::timeout(FAREWELL, server).await;
+    let handle = speaker_seen.borrow().clone();
+    if let Some(handle) = handle {
+        let _ = tokio::time::timeout(FAREWELL, handle.shutdown(false)).await;
+    }
+    let signal = result?;
+    info!("{signal}: tortie-node stops; rules and routes stay in force");
+    Ok(())
+}
+
+/// Lets the CNI server put right what an earlier run left half done. CNI calls wait for it.
+async fn recover(server: CniServer, recovered: watch::Sender<bool>) {
+    if let Err(error) = server.recover().await {
+        warn!("what an earlier run left half done stays so until the pods are deleted: {error}");
+    }
+    recovered.send_replace(true);
+}
+
+/// The endpoints of the run before.
+async fn load(run_dir: &std::path::Path, dataplane: bool) -> Result<Vec<tortie_felix::LocalEndpoint>> {
+    if !dataplane {
+        return Ok(Vec::new());
+    }
+    let run_dir: PathBuf = run_dir.to_owned();
+    let endpoints = tokio::task::spawn_blocking(move || load_endpoints(&run_dir)).await?;
+    if !endpoints.is_empty() {
+        info!(endpoints = endpoints.len(), "endpoints of an earlier run");
+    }
+    Ok(endpoints.iter().map(convert::endpoint).collect())
+}
+
+/// Runs the owner on a thread and a runtime of its own. The receiver resolves when it ends, by whatever means.
+fn start_owner(owner: Owner, inbox: mpsc::Receiver<crate::owner::Message>) -> Result<oneshot::Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .context("cannot start the core's runtime")?;
+    let (alive, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("core".into())
+        .spawn(move || {
+            let _alive = alive;
+            runtime.block_on(owner.run(inbox));
+        })
+        .context("cannot start the core's thread")?;
+    Ok(ended)
+}
+
+/// The host name as the kubelet makes a node's name of it.
+fn host_name() -> Result<String> {
+    let file = "/proc/sys/kernel/hostname";
+    let name =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {file}: name the node with --node"))?;
+    Ok(name.trim().to_lowercase())
+}
+
+/// A random number; the standard library's hasher is seeded with one.
+fn seed() -> u32 {
+    std::hash::RandomState::new().build_hasher().finish() as u32
+}

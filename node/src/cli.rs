@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Calico-compatible network agent: pod interfaces and routes, NetworkPolicy in nftables, BGP.
+#[derive(Debug, Parser)]
+#[command(name = "tortie-node", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent until SIGTERM or SIGINT. Stopping cuts no traffic: rules and routes stay, peers keep our routes for the restart.
+    Run(Options),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Where resources come from: `dir:PATH`, a folder of YAML files, or `kubernetes`
+    #[arg(long, env = "TORTIE_DATASTORE", value_name = "dir:PATH|kubernetes", value_parser = parse_datastore)]
+    pub(crate) datastore: DatastoreAddress,
+
+    /// This node's name, as its Node object has it [default: the host name]
+    #[arg(long, env = "TORTIE_NODE", value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
+    /// Where the agent's socket, its lock and its endpoints are kept
+    #[arg(long, value_name = "DIR", default_value = "/run/tortie")]
+    pub(crate) run_dir: PathBuf,
+
+    /// What to run
+    #[arg(long, value_delimiter = ',', default_value = "felix,bgp,cni", value_name = "felix,bgp,cni,controller")]
+    pub(crate) components: Vec<Component>,
+
+    /// Which messages to log: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,tortie_node=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse_filter)]
+    pub(crate) log_level: String,
+
+    /// How to write them
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
+    /// Where `/liveness` and `/readiness` are served
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9099")]
+    pub(crate) health_address: std::net::SocketAddr,
+
+    /// Write every event that the agent acts on, and every action it takes, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+}
+
+/// Where resources come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DatastoreAddress {
+    Directory(PathBuf),
+}
+
+impl fmt::Display for DatastoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Directory(path) = self;
+        write!(f, "dir:{}", path.display())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Component {
+    /// Rules and routes in the kernel
+    Felix,
+    /// The BGP speaker
+    Bgp,
+    /// The server behind the CNI plugin
+    Cni,
+    /// What is nobody's node's duty
+    Controller,
+}
+
+impl Component {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Felix => "felix",
+            Self::Bgp => "bgp",
+            Self::Cni => "cni",
+            Self::Controller => "controller",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+fn parse_datastore(text: &str) -> Result<DatastoreAddress, String> {
+    match text.strip_prefix("dir:") {
+        Some("") => Err("dir: needs a path, such as dir:/etc/tortie/resources".into()),
+        Some(path) => match std::path::absolute(path) {
+            Ok(path) => Ok(DatastoreAddress::Directory(path)),
+            Err(error) => Err(format!("{path}: {error}")),
+        },
+        None if text == "kubernetes" => {
+            Err("the Kubernetes datastore is not in this version: use dir:PATH, a folder of YAML files".into())
+        }
+        None => Err("use dir:PATH, a folder of YAML files".into()),
+    }
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; use error, warn, info, debug or trace")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(args: &[&str]) -> Result<Options, String> {
+        let args = ["tortie-node", "run"].iter().chain(args);
+        let Command::Run(options) = Cli::try_parse_from(args).map_err(|error| error.to_string())?.command;
+        Ok(options)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let options = run(&["--datastore", "dir:/tmp/x"]).expect("options");
+        assert_eq!(options.run_dir, PathBuf::from("/run/tortie"));
+        assert_eq!(options.components, [Component::Felix, Component::Bgp, Component::Cni]);
+        assert_eq!(options.health_address.to_string(), "127.0.0.1:9099");
+    }
+
+    #[test]
+    fn errors_tell_what_to_write_instead() {
+        for (args, expected) in [
+            (["--datastore", "kubernetes"], "the Kubernetes datastore is not in this version: use dir:PATH"),
+            (["--datastore", "etcd:x"], "use dir:PATH"),
+            (["--datastore", "dir:"], "dir: needs a path"),
+        ] {
+            let error = run(&args).expect_err("bad");
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = run(&["--datastore", "dir:/x", "--components", "felix,bird"]).expect_err("bad");
+        assert!(error.contains("possible values: felix, bgp, cni, controller"), "{error}");
+        let error = run(&["--datastore", "dir:/x", "--log-level", "a=b=c"]).expect_err("bad");
+        assert!(error.contains("use error, warn, info, debug or trace"), "{error}");
+    }
+}

@@ -1,0 +1,265 @@
+//! The owner of the core: one thread that feeds it events and hands its actions to whoever can do them.
+//!
+//! It has a runtime of its own and never waits for a write, so a big transaction or a slow disk delays nobody's question. Everything
+//! that is waiting when it wakes is handed to the core before the core is asked what to do: a burst becomes one transaction.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tortie_admin::types::Endpoint;
+use tortie_felix::{Action, BlockView, Event, Felix, Millis, RequestId, RouteView, Status};
+use tracing::{debug, info, warn};
+
+use crate::convert;
+use crate::record::Recorder;
+use crate::writers::{RouteJob, RuleJob, Writers};
+
+/// How many messages are taken in before the core is asked what to do.
+const AT_ONCE: usize = 4096;
+
+/// Problems are looked for this long after something happened, so that what is repaired at once is never logged.
+const PROBLEMS_AFTER: Duration = Duration::from_secs(1);
+
+/// What the owner is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something happened.
+    Event(Event),
+    /// The datastore changed; with what is wrong with it now.
+    Datastore {
+        event: Event,
+        problems: Vec<String>,
+    },
+    /// A CNI ADD; answered when rules and route are in the kernel.
+    Add {
+        endpoint: Endpoint,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// A CNI DEL; answered when nothing in the kernel refers to the endpoint.
+    Remove {
+        container_id: String,
+        ifname: String,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// A question.
+    Status(oneshot::Sender<Status>),
+    Routes(oneshot::Sender<Vec<RouteView>>),
+    Blocks(oneshot::Sender<Vec<BlockView>>),
+    Render(oneshot::Sender<Option<String>>),
+}
+
+/// How everybody else reaches the owner.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnerHandle {
+    messages: mpsc::Sender<Message>,
+}
+
+impl OwnerHandle {
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Message>) {
+        let (messages, inbox) = mpsc::channel(1024);
+        (Self { messages }, inbox)
+    }
+
+    /// Tells an event. Only fails when the owner is gone, and then the agent is about to end.
+    pub(crate) async fn event(&self, event: Event) {
+        let _ = self.messages.send(Message::Event(event)).await;
+    }
+
+    /// The same from a thread that may wait.
+    pub(crate) fn blocking_event(&self, event: Event) {
+        let _ = self.messages.blocking_send(Message::Event(event));
+    }
+
+    pub(crate) async fn datastore(&self, event: Event, problems: Vec<String>) {
+        let _ = self.messages.send(Message::Datastore { event, problems }).await;
+    }
+
+    /// Asks something. `None` when the owner is gone.
+    pub(crate) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(question(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// The core and what is waiting for it.
+pub(crate) struct Owner {
+    felix: Felix,
+    recorder: Recorder,
+    start: Instant,
+    writers: Writers,
+    bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
+    replies: HashMap<RequestId, oneshot::Sender<Result<(), String>>>,
+    next_request: RequestId,
+    datastore_problems: Vec<String>,
+    known_problems: BTreeSet<String>,
+    problems_at: Option<Instant>,
+    announced_sync: bool,
+    programmed: String,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        felix: Felix,
+        recorder: Recorder,
+        writers: Writers,
+        bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
+    ) -> Self {
+        Self {
+            felix,
+            recorder,
+            start: Instant::now(),
+            writers,
+            bgp,
+            replies: HashMap::new(),
+            next_request: 0,
+            datastore_problems: Vec::new(),
+            known_problems: BTreeSet::new(),
+            problems_at: None,
+            announced_sync: false,
+            programmed: String::new(),
+        }
+    }
+
+    /// Runs until every handle is dropped.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        self.act();
+        loop {
+            let wake = [self.felix.poll_timeout().map(|at| self.start + Duration::from_millis(at)), self.problems_at];
+            let wake = wake.into_iter().flatten().min();
+            let message = match wake {
+                Some(at) => match tokio::time::timeout_at(at.into(), inbox.recv()).await {
+                    Ok(None) => return,
+                    Ok(message) => message,
+                    Err(_) => None,
+                },
+                None => match inbox.recv().await {
+                    None => return,
+                    message => message,
+                },
+            };
+            if let Some(message) = message {
+                self.take(message);
+                for _ in 1..AT_ONCE {
+                    let Ok(message) = inbox.try_recv() else { break };
+                    self.take(message);
+                }
+            }
+            let now = self.now();
+            if self.felix.poll_timeout().is_some_and(|at| at <= now) {
+                self.recorder.timeout(now);
+                self.felix.handle_timeout(now);
+            }
+            self.act();
+            self.report();
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.start.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        self.recorder.event(now, &event);
+        self.felix.handle(event, now);
+        self.problems_at.get_or_insert_with(|| Instant::now() + PROBLEMS_AFTER);
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.handle(event),
+            Message::Datastore { event, problems } => {
+                self.datastore_problems = problems;
+                self.handle(event);
+            }
+            Message::Add { endpoint, reply } => {
+                let endpoint = convert::endpoint(&endpoint);
+                let request = self.request(reply);
+                self.handle(Event::AddEndpoint { request, endpoint });
+            }
+            Message::Remove { container_id, ifname, reply } => {
+                let request = self.request(reply);
+                self.handle(Event::RemoveEndpoint { request, container_id, ifname });
+            }
+            Message::Status(reply) => drop(reply.send(self.status())),
+            Message::Routes(reply) => drop(reply.send(self.felix.routes())),
+            Message::Blocks(reply) => drop(reply.send(self.felix.blocks())),
+            Message::Render(reply) => drop(reply.send(self.felix.wanted_rules().map(ToString::to_string))),
+        }
+    }
+
+    fn request(&mut self, reply: oneshot::Sender<Result<(), String>>) -> RequestId {
+        self.next_request += 1;
+        self.replies.insert(self.next_request, reply);
+        self.next_request
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.felix.status();
+        status.problems.splice(0..0, self.datastore_problems.iter().cloned());
+        status
+    }
+
+    /// Hands out what the core wants done.
+    fn act(&mut self) {
+        while let Some(action) = self.felix.poll() {
+            self.recorder.action(&action);
+            match action {
+                Action::ReadRules => self.writers.rules(RuleJob::Read),
+                Action::ApplyRules(transaction) => {
+                    debug!(commands = transaction.commands.len(), "changing rules");
+                    self.writers.rules(RuleJob::Apply(transaction));
+                }
+                Action::ReadRoutes => self.writers.routes(RouteJob::Read),
+                Action::ApplyRoutes(changes) => {
+                    debug!(changes = changes.len(), "changing routes");
+                    self.writers.routes(RouteJob::Apply(changes));
+                }
+                Action::ConfigureHost(host) => self.writers.routes(RouteJob::Host(host)),
+                Action::ConfigureBgp(config) => {
+                    info!(
+                        as_number = config.local_as,
+                        router_id = %config.router_id,
+                        peers = config.peers.len(),
+                        prefixes = config.originate.len(),
+                        "BGP is configured"
+                    );
+                    let _ = self.bgp.send(config);
+                }
+                Action::Done { request, result } => {
+                    if let Some(reply) = self.replies.remove(&request) {
+                        let _ = reply.send(result);
+                    }
+                }
+            }
+        }
+        self.recorder.flush();
+    }
+
+    /// Logs what an operator wants to know: that the node is up, and each problem when it comes and when it goes.
+    fn report(&mut self) {
+        if self.felix.programmed_revision() != self.programmed {
+            self.programmed = self.felix.programmed_revision().to_owned();
+            if self.announced_sync {
+                debug!(revision = self.programmed, "kernel and speaker have the datastore's revision");
+            } else {
+                self.announced_sync = true;
+                let milliseconds = self.now();
+                info!(revision = self.programmed, milliseconds, "ready: the node is as the datastore wants it");
+            }
+        }
+        if self.problems_at.is_some_and(|at| at <= Instant::now()) {
+            self.problems_at = None;
+            let problems: BTreeSet<String> = self.status().problems.into_iter().collect();
+            for problem in problems.difference(&self.known_problems) {
+                warn!("{problem}");
+            }
+            for problem in self.known_problems.difference(&problems) {
+                info!("no longer: {problem}");
+            }
+            self.known_problems = problems;
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The threads that write the kernel: one for rules, one for routes and host settings. Each does one job at a time, in order, and
+//! tells the owner how it went. They block, so they are threads and not tasks.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tokio::runtime;
+use tortie_felix::{Event, Host, RouteChange, Snapshot};
+use tortie_felix_netlink::{Bulk, Net, sysctl};
+use tortie_nft::Transaction;
+use tortie_nft_netlink::{Error as NftError, NftSocket};
+use tracing::debug;
+
+use crate::convert;
+use crate::owner::OwnerHandle;
+
+/// For the rules' thread.
+#[derive(Debug)]
+pub(crate) enum RuleJob {
+    Read,
+    Apply(Transaction),
+}
+
+/// For the routes' thread.
+#[derive(Debug)]
+pub(crate) enum RouteJob {
+    Read,
+    Apply(Vec<RouteChange>),
+    Host(Host),
+}
+
+/// The way to the two threads; they end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Writers {
+    rules: Sender<RuleJob>,
+    routes: Sender<RouteJob>,
+}
+
+impl Writers {
+    /// Starts both threads in the present network namespace. Sockets are opened with the first job.
+    pub(crate) fn start(owner: &OwnerHandle, runtime: &runtime::Handle) -> std::io::Result<Self> {
+        let (rules, rule_jobs) = channel();
+        let (routes, route_jobs) = channel();
+        let (owner_of_rules, owner_of_routes, runtime) = (owner.clone(), owner.clone(), runtime.clone());
+        std::thread::Builder::new().name("nftables".into()).spawn(move || write_rules(&rule_jobs, &owner_of_rules))?;
+        std::thread::Builder::new()
+            .name("routes".into())
+            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime))?;
+        Ok(Self { rules, routes })
+    }
+
+    pub(crate) fn rules(&self, job: RuleJob) {
+        let _ = self.rules.send(job);
+    }
+
+    pub(crate) fn routes(&self, job: RouteJob) {
+        let _ = self.routes.send(job);
+    }
+}
+
+fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle) {
+    let mut socket = None;
+    while let Ok(job) = jobs.recv() {
+        let event = match job {
+            RuleJob::Read => Event::RulesRead(with_socket(&mut socket, NftSocket::read)),
+            RuleJob::Apply(transaction) => {
+                Event::RulesApplied(with_socket(&mut socket, |socket| socket.apply(&transaction)))
+            }
+        };
+        owner.blocking_event(event);
+    }
+}
+
+/// Uses the one socket, which owns the table; another is opened only after one that broke.
+fn with_socket<T>(
+    slot: &mut Option<NftSocket>,
+    work: impl FnOnce(&mut NftSocket) -> Result<T, NftError>,
+) -> Result<T, String> {
+    let socket = match slot {
+        Some(socket) => socket,
+        None => slot.insert(NftSocket::open().map_err(|error| error.to_string())?),
+    };
+    let result = work(socket);
+    if let Err(error) = &result {
+        debug!(%error, "nftables");
+        if matches!(error, NftError::Send { .. } | NftError::Receive(_)) {
+            *slot = None;
+        }
+    }
+    result.map_err(|error| error.to_string())
+}
+
+fn write_routes(jobs: &Receiver<RouteJob>, owner: &OwnerHandle, runtime: &runtime::Handle) {
+    let _guard = runtime.enter();
+    let mut bulk = None;
+    let mut net = None;
+    while let Ok(job) = jobs.recv() {
+        let event = match job {
+            RouteJob::Read => Event::RoutesRead(read_routes(&mut net, runtime)),
+            RouteJob::Apply(changes) => Event::RoutesApplied(apply_routes(&mut bulk, &changes)),
+            RouteJob::Host(host) => Event::HostConfigured(configure_host(host)),
+        };
+        owner.blocking_event(event);
+    }
+}
+
+fn read_routes(slot: &mut Option<Net>, runtime: &runtime::Handle) -> Result<Snapshot, String> {
+    let net = match slot {
+        Some(net) => net,
+        None => slot.insert(Net::current().map_err(|error| error.to_string())?),
+    };
+    let read = runtime.block_on(async { Ok((net.links().await?, net.routes(None).await?)) });
+    match read {
+        Ok((links, routes)) => Ok(Snapshot {
+            links: links.into_iter().map(convert::link).collect(),
+            routes: routes.into_iter().map(convert::route).collect(),
+        }),
+        Err::<_, tortie_felix_netlink::Error>(error) => {
+            *slot = None;
+            Err(error.to_string())
+        }
+    }
+}
+
+fn apply_routes(slot: &mut Option<Bulk>, changes: &[RouteChange]) -> Result<Vec<tortie_felix::RouteFailure>, String> {
+    let bulk = match slot {
+        Some(bulk) => bulk,
+        None => slot.insert(Bulk::current().map_err(|error| error.to_string())?),
+    };
+    let wanted: Vec<_> = changes.iter().map(convert::route_change).collect();
+    match bulk.apply(&wanted) {
+        Ok(failures) => Ok(failures.iter().filter_map(|failure| convert::route_failure(changes, failure)).collect()),
+        Err(error) => {
+            *slot = None;
+            Err(error.to_string())
+        }
+    }
+}
+
+fn configure_host(host: Host) -> Result<(), String> {
+    let settings = [("net.ipv4.ip_forward", host.forward_ipv4), ("net.ipv6.conf.all.forwarding", host.forward_ipv6)];
+    for (setting, wanted) in settings {
+        if wanted {
+            sysctl::set(setting, "1").map_err(|error| format!("{error}: pods cannot be reached without it"))?;
+        }
+    }
+    Ok(())
+}
