@@ -277,11 +277,24 @@ fn node_addresses() -> Vec<(&'static str, IpAddr)> {
     NODES.iter().flat_map(|(name, v4, v6)| [(*name, addr(v4)), (*name, addr(v6))]).collect()
 }
 
-/// Flows between pods, and between pods and nodes and the outside.
-fn flows(offline: &Offline, ports: &[(Protocol, u16)]) -> Vec<Flow> {
+/// The addresses of pods that are no endpoints.
+fn other_addresses(world: &World) -> Vec<IpAddr> {
+    let not_endpoints = documents_of(world).into_iter().filter_map(|object| match object {
+        Object::Pod(pod) if !pod.is_endpoint() => Some(pod.addresses()),
+        _ => None,
+    });
+    not_endpoints.flatten().collect()
+}
+
+/// Flows between pods, and between pods and nodes, the outside, and `strangers`.
+fn flows(offline: &Offline, strangers: &[IpAddr], ports: &[(Protocol, u16)]) -> Vec<Flow> {
     let pods = endpoint_addresses(offline);
-    let others: Vec<IpAddr> =
-        node_addresses().into_iter().map(|(_, ip)| ip).chain(OUTSIDE.iter().map(|ip| addr(ip))).collect();
+    let others: Vec<IpAddr> = node_addresses()
+        .into_iter()
+        .map(|(_, ip)| ip)
+        .chain(OUTSIDE.iter().map(|ip| addr(ip)))
+        .chain(strangers.iter().copied())
+        .collect();
     let mut flows = Vec::new();
     for (index, from) in pods.iter().chain(&others).enumerate() {
         for (other, to) in pods.iter().chain(&others).enumerate() {
@@ -315,7 +328,7 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(2_000))]
+    #![proptest_config(cases(4_000))]
 
     /// The matrix of both engines, in both families: pods without addresses and pods on no node included.
     #[test]
@@ -335,7 +348,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(700))]
+    #![proptest_config(cases(1_000))]
 
     /// Packets of a flow: the first; its answer after the generation moved; and what the flow's mark says all the while. Between
     /// pods, nodes and the outside.
@@ -347,7 +360,7 @@ proptest! {
         let second = first.next();
         let before = Network::new(&offline, first, &nodes);
         let after = Network::new(&offline, second, &nodes);
-        for flow in flows(&offline, &ports[..4]) {
+        for flow in flows(&offline, &other_addresses(&world), &ports[..4]) {
             let allowed = asked(&offline, &flow);
             let mut marks = BTreeMap::new();
             prop_assert_eq!(before.send(&flow, Direction::Original, FlowState::New, &mut marks), allowed, "{:?}", flow);
@@ -392,7 +405,7 @@ proptest! {
             if tightens(current, want) {
                 continue;
             }
-            for flow in flows(&before, &ports[..6]) {
+            for flow in flows(&before, &[], &ports[..6]) {
                 let mut marks = BTreeMap::new();
                 old.send(&flow, Direction::Original, FlowState::New, &mut marks);
                 if marks.get(name) == Some(&generation.live_mark()) {

@@ -241,6 +241,37 @@ fn pods_under_the_same_policies_share_their_classes() {
     }
 }
 
+#[test]
+fn a_named_port_is_each_pods_own() {
+    let mut other = web("web2", "10.0.0.2");
+    if let Object::Pod(pod) = &mut other {
+        pod.spec.containers[0].ports[0].container_port = 8080;
+    }
+    let named = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"ports": [{"port": "web"}]}]});
+    let documents = [web("web1", "10.0.0.1"), other, policy("p", &named)];
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"]), endpoint("demo", "web2", &["10.0.0.2"])];
+    let table = node(&cluster(&documents), &endpoints, GENERATION).1;
+    for (name, ip, own) in [("web1", "10.0.0.1", 80), ("web2", "10.0.0.2", 8080)] {
+        for port in [80, 8080] {
+            let mut packet = Packet { dport: Some(port), ..packet("eth0", "192.0.2.1", ip, 6) };
+            assert_eq!(passes(&table, &mut packet, &host_interface("demo", name)), port == own, "{name} {port}");
+        }
+    }
+}
+
+#[test]
+fn a_verdict_of_two_generations_stamps_nothing() {
+    // A packet may meet egress before a commit and ingress after it. Each lets it pass; the flow is to be judged again.
+    let endpoints = endpoints();
+    let (old, _) = node(&cluster(&documents()), &endpoints, GENERATION);
+    let (mut mixed, _) = node(&cluster(&documents()), &endpoints, GENERATION.next());
+    mixed.chains.insert("stamp_pending".to_owned(), old.chains["stamp_pending"].clone());
+    let table = Interpreter::new(&mixed).expect("a sound ruleset");
+    let mut first = packet(&host_interface("demo", "open"), "10.0.0.1", "192.0.2.1", 6);
+    assert!(passes(&table, &mut first, "eth0"));
+    assert_eq!(first.ct.mark(), Some(GENERATION.pending_mark()));
+}
+
 fn is_element(command: &Command) -> bool {
     matches!(
         command,
