@@ -182,6 +182,7 @@ impl Seen {
                 if first > last {
                     return Err(format!("{first}-{last} is not a range of ports"));
                 }
+                self.need_ports()?;
             }
             Match::Icmp6Type(_) => {
                 if self.protocol != Some(58) {
@@ -210,6 +211,7 @@ impl Seen {
             match field {
                 Field::Ip4Saddr | Field::Ip4Daddr => self.need(Family::V4)?,
                 Field::Ip6Saddr | Field::Ip6Daddr => self.need(Family::V6)?,
+                Field::ThSport | Field::ThDport => self.need_ports()?,
                 Field::CtMarkMasked(mask) if *mask != u32::MAX && key.len() > 1 => {
                     return Err("nft has no masked mark inside a concatenation".into());
                 }
@@ -227,6 +229,14 @@ impl Seen {
             return Err(format!("the key looked up in {set} is not of its type"));
         }
         Ok(())
+    }
+
+    /// Of a protocol without ports nft would read something else at their place, and name it so.
+    fn need_ports(&self) -> Result<(), String> {
+        match self.protocol {
+            None | Some(6 | 17 | 33 | 132 | 136) => Ok(()),
+            Some(protocol) => Err(format!("IP protocol {protocol} has no ports")),
+        }
     }
 
     fn need(&self, family: Family) -> Result<(), String> {

@@ -6,8 +6,9 @@
 //!
 //! What the kernel does, and is easily forgotten:
 //! - a condition on a field that the packet does not have ends the rule, whether it asks for equality or for inequality;
-//! - without a conntrack entry `ct state` is still there (`invalid` or `untracked`), while `ct mark` and `ct direction` are not, and
-//!   setting the mark does nothing. Before priority -200 at prerouting and output, conntrack has not seen the packet;
+//! - without a conntrack entry `ct state` is still there (`invalid` or `untracked`), while `ct mark` and `ct direction` are not.
+//!   Changing some bits of the mark reads it first, so that ends the rule too, and a verdict after it in the same rule is not reached.
+//!   Before priority -200 at prerouting and output, conntrack has not seen the packet;
 //! - `iifname` of a packet without that interface is the empty name, and so unequal to any other;
 //! - `goto` does not come back: at the end of that chain the packet returns to whoever jumped last, else the base chain ends;
 //! - `accept` ends its own base chain only, `drop` ends everything.
@@ -35,7 +36,8 @@ pub struct Packet {
     pub daddr: IpAddr,
     /// IP protocol number.
     pub l4proto: u8,
-    /// Source port; `None` where there is none to read, such as in a later fragment.
+    /// Source port; `None` where there is none to read, such as in a later fragment. The kernel does not ask whether a protocol has
+    /// ports: of ICMP it reads type and code here, and the checksum as the other port. With `None` such a look-up fails.
     pub sport: Option<u16>,
     /// Destination port, likewise.
     pub dport: Option<u16>,
@@ -231,11 +233,12 @@ impl Interpreter {
         }
     }
 
-    /// Runs a rule's effects; a look-up in a map that has no element for the packet ends the rule without a verdict.
+    /// Runs a rule's effects. A look-up in a map that has no element for the packet ends the rule without a verdict, and so does a
+    /// change of a mark that is not there.
     fn effects(&self, effects: &[Effect], fields: &mut FieldBytes) -> Option<compiled::Verdict> {
         for effect in effects {
             match effect {
-                Effect::SetMark { keep, bits } => fields.set_mark(*keep, *bits),
+                Effect::SetMark { keep, bits } => fields.set_mark(*keep, *bits)?,
                 Effect::Verdict(verdict) => return Some(*verdict),
                 Effect::Vmap { key, map } => return self.rules.sets[*map].lookup(&fields.key(key)?)?.0,
             }

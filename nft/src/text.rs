@@ -260,7 +260,7 @@ impl<'a> Next<'a> {
                 Self::Match(Match::Addr { net, .. }) => net.addr().is_ipv4() == (*family == Family::V4),
                 _ => self.fields().iter().any(|field| field_family(*field) == Some(*family)),
             },
-            Match::L4Proto(Op::Eq, 58) => matches!(self, Self::Match(Match::Icmp6Type(_))),
+            // `icmpv6 type` alone would imply the family too.
             Match::L4Proto(Op::Eq, number) if transport(Some(*number)) != "th" => {
                 matches!(self, Self::Match(Match::Port { .. }))
                     || self.fields().iter().any(|field| matches!(field, Field::ThSport | Field::ThDport))
@@ -358,8 +358,7 @@ fn ct_states(states: CtStates) -> String {
 }
 
 fn fields(key: &[Field], protocol: Option<u8>) -> String {
-    // Beside `meta l4proto` in one key the ports are those of any protocol.
-    let transport = if key.contains(&Field::L4Proto) { "th" } else { transport(protocol) };
+    let transport = transport(protocol);
     let names: Vec<_> = key
         .iter()
         .map(|field| match field {

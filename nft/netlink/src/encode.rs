@@ -218,7 +218,7 @@ impl Encoder<'_> {
         w.string(NFTA_RULE_CHAIN, chain);
         let list = w.nest(NFTA_RULE_EXPRESSIONS);
         lower::rule(w, rule);
-        if w.size(&list) > ATTRIBUTE_MAX {
+        if w.size(list) > ATTRIBUTE_MAX {
             return Err("it is longer than a netlink attribute can be; make it two rules".into());
         }
         w.close(list);
@@ -275,7 +275,7 @@ impl Encoder<'_> {
             w.string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
             w.string(NFTA_SET_ELEM_LIST_SET, set);
             let list = w.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
-            while w.size(&list) <= ATTRIBUTE_MAX - ELEMENT_MAX {
+            while w.size(list) <= ATTRIBUTE_MAX - ELEMENT_MAX {
                 let Some((key, verdict)) = elements.next() else { break };
                 element(w, &declared, key, verdict, kind == NFT_MSG_NEWSETELEM).map_err(Reason::Invalid)?;
             }
@@ -283,7 +283,7 @@ impl Encoder<'_> {
             while let Some((key, verdict)) = elements.peek() {
                 let before = w.position();
                 element(w, &declared, key, *verdict, kind == NFT_MSG_NEWSETELEM).map_err(Reason::Invalid)?;
-                if w.size(&list) > ATTRIBUTE_MAX {
+                if w.size(list) > ATTRIBUTE_MAX {
                     w.truncate(before);
                     break;
                 }

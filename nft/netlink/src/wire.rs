@@ -18,6 +18,7 @@ pub(crate) struct Writer {
 }
 
 /// Where an open attribute begins.
+#[derive(Debug, Clone, Copy)]
 #[must_use]
 pub(crate) struct Nest(usize);
 
@@ -93,15 +94,14 @@ impl Writer {
 
     /// Closes an attribute and pads it.
     pub(crate) fn close(&mut self, nest: Nest) {
-        let Nest(start) = nest;
-        let length = self.buffer.len() - start;
+        let length = self.size(nest);
         debug_assert!(length <= ATTRIBUTE_MAX, "callers split what grows");
-        self.buffer[start..start + 2].copy_from_slice(&(length as u16).to_ne_bytes());
+        self.buffer[nest.0..nest.0 + 2].copy_from_slice(&(length as u16).to_ne_bytes());
         self.buffer.resize(self.buffer.len().next_multiple_of(4), 0);
     }
 
     /// How long an open attribute is so far, header included.
-    pub(crate) fn size(&self, nest: &Nest) -> usize {
+    pub(crate) fn size(&self, nest: Nest) -> usize {
         self.buffer.len() - nest.0
     }
 

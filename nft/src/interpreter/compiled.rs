@@ -327,10 +327,11 @@ impl FieldBytes {
         self.ct.mark()
     }
 
-    pub(super) fn set_mark(&mut self, keep: u32, bits: u32) {
-        if let Conntrack::Flow { mark, .. } = &mut self.ct {
-            *mark = *mark & keep | bits;
-        }
+    /// Changes the mark; `None` if there is no entry to carry one.
+    pub(super) fn set_mark(&mut self, keep: u32, bits: u32) -> Option<()> {
+        let Conntrack::Flow { mark, .. } = &mut self.ct else { return None };
+        *mark = *mark & keep | bits;
+        Some(())
     }
 
     pub(super) fn name(&self, side: Side) -> &[u8; IFNAMSIZ] {

@@ -92,10 +92,10 @@ pub fn evolve(r: &mut Random, before: &Ruleset) -> Ruleset {
     for map in next.maps.values_mut() {
         let keys: Vec<Key> = map.elements.keys().cloned().collect();
         for key in keys {
-            if r.chance(30) {
-                map.elements.remove(&key);
-            } else if r.chance(30) {
-                map.elements.insert(key, r.pick(&leaves).clone());
+            match r.below(3) {
+                0 => drop(map.elements.remove(&key)),
+                1 => drop(map.elements.insert(key, r.pick(&leaves).clone())),
+                _ => {}
             }
         }
     }
@@ -269,6 +269,7 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
         matches.push(Match::L4Proto(Op::Eq, protocol));
     }
     let ports = protocol.is_some_and(|protocol| protocol != 58);
+    let matched = family.then_some(if v4 { Family::V4 } else { Family::V6 });
     if protocol == Some(58) && r.chance(60) {
         matches.push(Match::Icmp6Type(*r.pick(&[128, 133, 135, 136, 200])));
     }
@@ -279,7 +280,7 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
         let (first, last) = *r.pick(&[(80, 80), (80, 90), (0, 1023), (1024, 65_535), (65_535, 65_535)]);
         matches.push(Match::Port { side: side(r), op: op(r), first, last });
     }
-    if let Some((key, set)) = lookup(r, ruleset.sets.iter().map(|(n, s)| (n, &s.key)), family, v4, ports) {
+    if let Some((key, set)) = lookup(r, ruleset.sets.iter().map(|(n, s)| (n, &s.key)), matched, protocol) {
         matches.push(Match::InSet { key, op: op(r), set });
     }
     if protocol.is_none() && r.chance(10) {
@@ -297,7 +298,7 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
         base || map.elements.values().all(|verdict| !matches!(verdict, Verdict::Jump(_) | Verdict::Goto(_)))
     });
     let usable: Vec<_> = usable.map(|(name, map)| (name, &map.key)).collect();
-    match lookup(r, usable.into_iter(), family, v4, ports) {
+    match lookup(r, usable.into_iter(), matched, protocol) {
         Some((key, map)) if r.chance(60) => statements.push(Statement::Vmap { key, map }),
         _ if r.chance(80) || statements.is_empty() => statements.push(Statement::Verdict(verdict(r, chains))),
         _ => {}
@@ -305,20 +306,22 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     Rule { matches, statements, comment: comment(r) }
 }
 
-/// A set or map, and fields that can be looked up in it by a rule that has matched the family and a protocol with ports or not.
+/// A set or map, and fields that can be looked up in it by a rule that has matched this family and protocol.
 fn lookup<'a>(
     r: &mut Random,
     objects: impl Iterator<Item = (&'a String, &'a Vec<KeyType>)>,
-    family: bool,
-    v4: bool,
-    ports: bool,
+    family: Option<Family>,
+    protocol: Option<u8>,
 ) -> Option<(Vec<Field>, String)> {
     let fits: Vec<_> = objects
         .filter(|(_, key)| {
             key.iter().all(|kind| match kind {
-                KeyType::Ipv4Addr => family && v4,
-                KeyType::Ipv6Addr => family && !v4,
-                KeyType::InetService => ports || key.contains(&KeyType::InetProto),
+                KeyType::Ipv4Addr => family == Some(Family::V4),
+                KeyType::Ipv6Addr => family == Some(Family::V6),
+                KeyType::InetService => match protocol {
+                    Some(protocol) => protocol != 58,
+                    None => key.contains(&KeyType::InetProto),
+                },
                 _ => true,
             })
         })
