@@ -1,6 +1,7 @@
 //! A handle on one namespace: single requests, any number of them at a time.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -23,6 +24,8 @@ const DUMP_ATTEMPTS: usize = 20;
 #[derive(Debug, Clone)]
 pub struct Net {
     handle: rtnetlink::Handle,
+    /// Held while a dump is read: the kernel runs one dump at a time on a socket, and answers EBUSY to a second.
+    dumping: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Net {
@@ -48,7 +51,7 @@ impl Net {
         // A dump that fails half-way says so in its last message only.
         connection.set_forward_done(true);
         runtime.spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, dumping: Arc::default() })
     }
 
     /// Sends a request that changes something, and waits for its acknowledgement.
@@ -72,12 +75,15 @@ impl Net {
         operation: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let _turn = self.dumping.lock().await;
         for _ in 0..DUMP_ATTEMPTS {
-            let (answers, torn) = self.answers(operation, request(message.clone(), NLM_F_DUMP)).await?;
-            if !torn {
-                return Ok(answers);
+            match self.answers(operation, request(message.clone(), NLM_F_DUMP)).await {
+                Ok((answers, false)) => return Ok(answers),
+                Ok(_) => tracing::debug!(operation, "a change came in between; reading again"),
+                // A dump whose reader gave up half-way still runs; it ends as soon as its answers are read.
+                Err(Error::Kernel { errno: Errno::EBUSY, .. }) => tokio::time::sleep(Duration::from_millis(2)).await,
+                Err(error) => return Err(error),
             }
-            tracing::debug!(operation, "a change came in between; reading again");
         }
         Err(Error::Kernel { operation: operation.to_owned(), errno: Errno::EINTR, detail: None })
     }
