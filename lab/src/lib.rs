@@ -42,8 +42,8 @@ pub enum Error {
     /// There is no such lab.
     #[error("there is no lab {0:?}: boot it with `tortie lab up --lab {0}`")]
     NotFound(String),
-    /// Time is up and not everything is in force.
-    #[error("time is up, and this is missing:\n  {}", .0.join("\n  "))]
+    /// Time is up, or an agent has ended, and not everything is in force.
+    #[error("this is missing:\n  {}", .0.join("\n  "))]
     Missing(Vec<String>),
     /// A file or a process failed.
     #[error("cannot {what} {path}: {source}")]

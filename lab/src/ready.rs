@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_millis(40);
 
 /// Waits until the agents of these nodes answer and have read the datastore.
 pub async fn agents(state: &State, paths: &Paths, deadline: Instant) -> Result<(), Error> {
-    poll(deadline, || async {
+    poll(state, deadline, || async {
         let mut missing = Vec::new();
         for node in state.agents() {
             match status(paths, node).await {
@@ -44,10 +44,11 @@ pub async fn agents(state: &State, paths: &Paths, deadline: Instant) -> Result<(
 
 /// Waits until everything is in force. `mesh` says whether every node peers with every other.
 pub async fn everything(state: &State, paths: &Paths, mesh: bool, deadline: Instant) -> Result<(), Error> {
-    poll(deadline, || missing(state, paths, mesh)).await
+    poll(state, deadline, || missing(state, paths, mesh)).await
 }
 
 async fn poll<F: Future<Output = Result<Vec<String>, Error>>>(
+    state: &State,
     deadline: Instant,
     look: impl Fn() -> F,
 ) -> Result<(), Error> {
@@ -56,7 +57,9 @@ async fn poll<F: Future<Output = Result<Vec<String>, Error>>>(
         if missing.is_empty() {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        // An agent that has ended will not come back by waiting.
+        let hopeless = state.agents().any(|node| !node.pid.is_some_and(process::is_alive));
+        if hopeless || Instant::now() >= deadline {
             return Err(Error::Missing(missing));
         }
         tokio::time::sleep(INTERVAL).await;
@@ -94,9 +97,9 @@ async fn status(paths: &Paths, node: &Node) -> Result<NodeStatus, String> {
         if node.pid.is_some_and(process::is_alive) {
             format!("{}: the agent does not answer: {error}", node.name)
         } else {
-            let log = paths.log(&node.name);
-            let last = std::fs::read_to_string(&log).unwrap_or_default().lines().last().unwrap_or_default().to_owned();
-            format!("{}: the agent has ended; the last line of its log {} is: {last}", node.name, log.display())
+            let text = std::fs::read_to_string(paths.log(&node.name)).unwrap_or_default();
+            let last = text.lines().last().unwrap_or("(nothing)");
+            format!("{}: the agent has ended; the last line of its log was: {last}", node.name)
         }
     })
 }
