@@ -186,3 +186,48 @@ fn a_refusal_names_its_command() {
         assert_eq!(socket.read().expect("a read-back"), None, "nothing of it has taken effect");
     });
 }
+
+/// Two rulesets that differ in many elements and in a chain.
+fn either(which: bool) -> Ruleset {
+    let mut ruleset = big(if which { 20_000 } else { 5_000 });
+    let rules = vec![tortie_nft::Rule::new([], [tortie_nft::Statement::Counter]).commented(&format!("{which}"))];
+    ruleset.chains.insert("c".into(), tortie_nft::Chain { hook: None, rules });
+    ruleset
+}
+
+/// Not a test of its own: the process that the next one kills.
+#[test]
+fn applier() {
+    if std::env::var_os("TORTIE_TEST_APPLIER").is_none() {
+        return;
+    }
+    let mut socket = open();
+    let mut have = socket.read().expect("a read-back").unwrap_or_default();
+    for which in [true, false].into_iter().cycle() {
+        let want = either(which);
+        socket.apply(&have.diff(&want)).expect("a change");
+        have = want;
+    }
+}
+
+#[test]
+fn a_killed_writer_leaves_nothing_half_done() {
+    in_netns(|| {
+        let mut seen = [0, 0];
+        for round in 0..10u64 {
+            let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
+                .args(["--exact", "applier"])
+                .env("TORTIE_TEST_APPLIER", "1")
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("a child");
+            std::thread::sleep(std::time::Duration::from_millis(120 + 17 * round));
+            child.kill().expect("it runs until it is killed");
+            child.wait().expect("it is dead");
+            let read = open().read().expect("a read-back").expect("it has written something");
+            let which = [true, false].into_iter().position(|which| read == either(which));
+            seen[which.expect("one or the other, whole")] += 1;
+        }
+        println!("found {seen:?}");
+    });
+}

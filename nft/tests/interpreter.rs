@@ -1,0 +1,239 @@
+//! The interpreter's rules of the road, each by a small ruleset. That the kernel keeps the same rules is shown by packets in `netlink`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tortie_nft::interpreter::{Conntrack, Error, FlowState, Interpreter, Outcome, Packet, Step};
+use tortie_nft::{
+    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, Rule, Ruleset, Set, Side,
+    Statement, Value, Verdict, VerdictMap,
+};
+
+fn packet() -> Packet {
+    Packet {
+        iif: "calia".into(),
+        oif: "calib".into(),
+        saddr: Ipv4Addr::new(10, 65, 0, 1).into(),
+        daddr: Ipv4Addr::new(10, 65, 0, 2).into(),
+        l4proto: 6,
+        sport: Some(40_000),
+        dport: Some(80),
+        icmp6_type: None,
+        ct: Conntrack::NEW,
+    }
+}
+
+fn verdict(verdict: Verdict) -> Rule {
+    Rule::new([], [Statement::Verdict(verdict)])
+}
+
+fn jump(chain: &str) -> Rule {
+    verdict(Verdict::Jump(chain.into()))
+}
+
+fn goto(chain: &str) -> Rule {
+    verdict(Verdict::Goto(chain.into()))
+}
+
+fn base(priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain { hook: Some(Hook { point: HookPoint::Forward, priority }), rules }
+}
+
+fn ruleset(chains: Vec<(&str, Chain)>) -> Ruleset {
+    let chains = chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect();
+    Ruleset { chains, ..Ruleset::default() }
+}
+
+fn chain(rules: Vec<Rule>) -> Chain {
+    Chain { hook: None, rules }
+}
+
+fn run(ruleset: &Ruleset) -> Outcome {
+    Interpreter::new(ruleset).expect("a ruleset").run(HookPoint::Forward, &mut packet())
+}
+
+#[test]
+fn jump_comes_back_and_goto_does_not() {
+    let empty = || chain(vec![]);
+    let drop = || verdict(Verdict::Drop);
+    assert_eq!(run(&ruleset(vec![("b", base(0, vec![jump("c"), drop()])), ("c", empty())])), Outcome::Drop);
+    assert_eq!(run(&ruleset(vec![("b", base(0, vec![goto("c"), drop()])), ("c", empty())])), Outcome::Accept);
+    // From a chain that was jumped to, goto's end is the end of that chain, and the jump comes back.
+    let inner = vec![("c", chain(vec![goto("d"), verdict(Verdict::Accept)])), ("d", empty())];
+    let mut chains = vec![("b", base(0, vec![jump("c"), drop()]))];
+    chains.extend(inner);
+    assert_eq!(run(&ruleset(chains)), Outcome::Drop);
+    // Return leaves a chain early, and a base chain for good.
+    let returning = chain(vec![verdict(Verdict::Return), verdict(Verdict::Accept)]);
+    assert_eq!(run(&ruleset(vec![("b", base(0, vec![jump("c"), drop()])), ("c", returning)])), Outcome::Drop);
+    assert_eq!(run(&ruleset(vec![("b", base(0, vec![verdict(Verdict::Return), drop()]))])), Outcome::Accept);
+}
+
+#[test]
+fn accept_ends_its_own_base_chain_only() {
+    let both = |first: Verdict, second: Verdict| {
+        run(&ruleset(vec![("z", base(0, vec![verdict(first)])), ("a", base(1, vec![verdict(second)]))]))
+    };
+    assert_eq!(both(Verdict::Accept, Verdict::Drop), Outcome::Drop);
+    assert_eq!(both(Verdict::Drop, Verdict::Accept), Outcome::Drop);
+    assert_eq!(both(Verdict::Accept, Verdict::Accept), Outcome::Accept);
+}
+
+#[test]
+fn a_missing_field_fails_equality_and_inequality() {
+    let port = |op| Match::Port { side: Side::Destination, op, first: 80, last: 80 };
+    let mut fragment = packet();
+    fragment.dport = None;
+    for op in [Op::Eq, Op::Ne] {
+        let drops = ruleset(vec![("b", base(0, vec![Rule::new([port(op)], [Statement::Verdict(Verdict::Drop)])]))]);
+        let interpreter = Interpreter::new(&drops).expect("a ruleset");
+        assert_eq!(interpreter.run(HookPoint::Forward, &mut fragment), Outcome::Accept, "{op:?}");
+    }
+}
+
+#[test]
+fn without_a_conntrack_entry_there_is_a_state_and_no_mark() {
+    let state = |states| Rule::new([Match::CtState(states)], [Statement::Verdict(Verdict::Drop)]);
+    let invalid = ruleset(vec![("b", base(0, vec![state(CtStates::INVALID)]))]);
+    let direction = ruleset(vec![(
+        "b",
+        base(0, vec![Rule::new([Match::CtDirection(Direction::Original)], [Statement::Verdict(Verdict::Drop)])]),
+    )]);
+    // Changing the mark reads it, and so ends the rule before its verdict.
+    let marking = ruleset(vec![(
+        "b",
+        base(
+            0,
+            vec![Rule::new(
+                [],
+                [Statement::SetCtMark { keep: 0xffff, bits: 0x1_0000 }, Statement::Verdict(Verdict::Drop)],
+            )],
+        ),
+    )]);
+    let outcome = |ruleset: &Ruleset, ct| {
+        let mut packet = Packet { ct, ..packet() };
+        Interpreter::new(ruleset).expect("a ruleset").run(HookPoint::Forward, &mut packet)
+    };
+    assert_eq!(outcome(&invalid, Conntrack::Invalid), Outcome::Drop);
+    assert_eq!(outcome(&invalid, Conntrack::Untracked), Outcome::Accept);
+    assert_eq!(outcome(&invalid, Conntrack::NEW), Outcome::Accept);
+    for ruleset in [direction, marking] {
+        assert_eq!(outcome(&ruleset, Conntrack::Invalid), Outcome::Accept);
+        assert_eq!(outcome(&ruleset, Conntrack::Untracked), Outcome::Accept);
+        assert_eq!(outcome(&ruleset, Conntrack::NEW), Outcome::Drop);
+    }
+}
+
+#[test]
+fn before_conntrack_every_packet_is_invalid() {
+    for (priority, outcome) in [(-300, Outcome::Drop), (-199, Outcome::Accept)] {
+        let rule = Rule::new([Match::CtState(CtStates::INVALID)], [Statement::Verdict(Verdict::Drop)]);
+        let hook = Some(Hook { point: HookPoint::Prerouting, priority });
+        let interpreter =
+            Interpreter::new(&ruleset(vec![("b", Chain { hook, rules: vec![rule] })])).expect("a ruleset");
+        assert_eq!(interpreter.run(HookPoint::Prerouting, &mut packet()), outcome);
+    }
+}
+
+#[test]
+fn marks_are_changed_and_seen_by_later_chains() {
+    let set = Set {
+        key: vec![KeyType::Mark],
+        interval: false,
+        elements: [vec![Value::Mark(0x0002_0000)]].into(),
+        comment: None,
+    };
+    let live = Match::InSet { key: vec![Field::CtMarkMasked(0xffff_0000)], op: Op::Eq, set: "live".into() };
+    let mut rules = ruleset(vec![
+        ("a", base(0, vec![Rule::new([], [Statement::SetCtMark { keep: 0xffff, bits: 0x0002_0000 }])])),
+        ("b", base(1, vec![Rule::new([live], [Statement::Verdict(Verdict::Drop)])])),
+    ]);
+    rules.sets.insert("live".into(), set);
+    let interpreter = Interpreter::new(&rules).expect("a ruleset");
+    let flow = |mark| Conntrack::Flow { state: FlowState::Established, direction: Direction::Reply, mark };
+    let mut packet = Packet { ct: flow(0x7777_4000), ..packet() };
+    assert_eq!(interpreter.run(HookPoint::Forward, &mut packet), Outcome::Drop);
+    assert_eq!(packet.ct, flow(0x0002_4000), "the lower half is not ours");
+}
+
+#[test]
+fn a_trace_names_rules_and_verdicts() {
+    let mut rules = ruleset(vec![
+        (
+            "b",
+            base(
+                0,
+                vec![
+                    Rule::new([Match::L4Proto(Op::Eq, 17)], [Statement::Verdict(Verdict::Accept)]),
+                    Rule::new([], [Statement::Vmap { key: vec![Field::IifName], map: "class".into() }]),
+                    Rule::new([], [Statement::Vmap { key: vec![Field::OifName], map: "class".into() }]),
+                ],
+            ),
+        ),
+        ("open", chain(vec![Rule::new([], [Statement::Counter]), verdict(Verdict::Drop)])),
+    ]);
+    let elements = [(vec![Value::IfName("calib".into())], Verdict::Goto("open".into()))].into();
+    rules
+        .maps
+        .insert("class".into(), VerdictMap { key: vec![KeyType::IfName], interval: false, elements, comment: None });
+    let walk = Interpreter::new(&rules).expect("a ruleset").trace(HookPoint::Forward, &mut packet());
+    let step = |chain: &str, rule, verdict| Step { chain: chain.into(), rule, verdict };
+    assert_eq!(walk.outcome, Outcome::Drop);
+    assert_eq!(
+        walk.steps,
+        [
+            step("b", 1, None),
+            step("b", 2, Some(Verdict::Goto("open".into()))),
+            step("open", 0, None),
+            step("open", 1, Some(Verdict::Drop)),
+        ]
+    );
+}
+
+#[test]
+fn what_the_kernel_refuses_is_refused() {
+    assert_eq!(
+        Interpreter::new(&ruleset(vec![("b", base(0, vec![jump("c")]))])).err(),
+        Some(Error::NoChain("c".into()))
+    );
+    let looped = ruleset(vec![("b", base(0, vec![jump("c")])), ("c", chain(vec![goto("c")]))]);
+    assert_eq!(Interpreter::new(&looped).err(), Some(Error::TooDeep("b".into())));
+    let net = "10.0.0.0/8".parse().expect("a prefix");
+    let without_family = Rule::new([Match::Addr { side: Side::Source, op: Op::Eq, net }], []);
+    let error = Interpreter::new(&ruleset(vec![("b", base(0, vec![without_family]))])).expect_err("no family");
+    assert!(error.to_string().contains("meta nfproto ipv4"), "{error}");
+}
+
+/// The shape of a node's policy, with as many pods as one has: it must stay a matter of microseconds a packet.
+#[test]
+fn a_packet_costs_a_few_look_ups_whatever_the_number_of_pods() {
+    let pods = 5_000u32;
+    let addr = |pod: u32| IpAddr::from(Ipv4Addr::from(0x0a41_0000 + pod));
+    let name = |pod: u32| format!("cali{pod:011x}");
+    let class = VerdictMap {
+        key: vec![KeyType::IfName],
+        interval: false,
+        elements: (0..pods).map(|pod| (vec![Value::IfName(name(pod))], Verdict::Goto("class".into()))).collect(),
+        comment: None,
+    };
+    let peers = Set {
+        key: vec![KeyType::Ipv4Addr],
+        interval: false,
+        elements: (0..pods).step_by(2).map(|pod| vec![Value::Addr(addr(pod))]).collect(),
+        comment: None,
+    };
+    let allowed =
+        [Match::NfProto(Family::V4), Match::InSet { key: vec![Field::Ip4Saddr], op: Op::Eq, set: "peers".into() }];
+    let mut rules = ruleset(vec![
+        ("b", base(0, vec![Rule::new([], [Statement::Vmap { key: vec![Field::OifName], map: "class".into() }])])),
+        ("class", chain(vec![Rule::new(allowed, [Statement::Verdict(Verdict::Accept)]), verdict(Verdict::Drop)])),
+    ]);
+    rules.maps.insert("class".into(), class);
+    rules.sets.insert("peers".into(), peers);
+    let interpreter = Interpreter::new(&rules).expect("a ruleset");
+    let mut accepted = 0;
+    for pod in 0..100_000u32 {
+        let mut packet = Packet { saddr: addr(pod % pods), oif: name((pod * 7) % pods), ..packet() };
+        accepted += u32::from(interpreter.run(HookPoint::Forward, &mut packet) == Outcome::Accept);
+    }
+    assert_eq!(accepted, 50_000);
+}
