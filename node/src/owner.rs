@@ -4,6 +4,7 @@
 //! that is waiting when it wakes is handed to the core before the core is asked what to do: a burst becomes one transaction.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -83,6 +84,26 @@ impl OwnerHandle {
     }
 }
 
+/// A CNI request that waits for its answer.
+struct Request {
+    /// What is true when it succeeds.
+    what: String,
+    ips: Vec<IpAddr>,
+    since: Instant,
+    reply: oneshot::Sender<Result<(), String>>,
+}
+
+impl Request {
+    fn answer(self, result: Result<(), String>) {
+        if result.is_ok() {
+            let took = self.since.elapsed();
+            info!(ips = ?self.ips, ?took, "{}", self.what);
+        }
+        // Failures are the CNI server's to log, with the call that they belong to.
+        let _ = self.reply.send(result);
+    }
+}
+
 /// The core and what is waiting for it.
 pub(crate) struct Owner {
     felix: Felix,
@@ -90,7 +111,8 @@ pub(crate) struct Owner {
     start: Instant,
     writers: Writers,
     bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
-    replies: HashMap<RequestId, oneshot::Sender<Result<(), String>>>,
+    requests: HashMap<RequestId, Request>,
+    bgp_identity: Option<(u32, std::net::Ipv4Addr, usize)>,
     next_request: RequestId,
     datastore_problems: Vec<String>,
     known_problems: BTreeSet<String>,
@@ -112,7 +134,8 @@ impl Owner {
             start: Instant::now(),
             writers,
             bgp,
-            replies: HashMap::new(),
+            requests: HashMap::new(),
+            bgp_identity: None,
             next_request: 0,
             datastore_problems: Vec::new(),
             known_problems: BTreeSet::new(),
@@ -176,11 +199,18 @@ impl Owner {
             }
             Message::Add { endpoint, reply } => {
                 let endpoint = convert::endpoint(&endpoint);
-                let request = self.request(reply);
+                let what = format!("pod {}/{} is connected", endpoint.namespace, endpoint.pod);
+                let request = self.request(what, endpoint.ips.clone(), reply);
                 self.handle(Event::AddEndpoint { request, endpoint });
             }
             Message::Remove { container_id, ifname, reply } => {
-                let request = self.request(reply);
+                let gone = self.felix.endpoints().find(|e| e.container_id == container_id && e.ifname == ifname);
+                let what = gone.map_or_else(
+                    || format!("unknown container {container_id} is disconnected"),
+                    |endpoint| format!("pod {}/{} is disconnected", endpoint.namespace, endpoint.pod),
+                );
+                let ips = gone.map(|endpoint| endpoint.ips.clone()).unwrap_or_default();
+                let request = self.request(what, ips, reply);
                 self.handle(Event::RemoveEndpoint { request, container_id, ifname });
             }
             Message::Status(reply) => drop(reply.send(self.status())),
@@ -190,9 +220,9 @@ impl Owner {
         }
     }
 
-    fn request(&mut self, reply: oneshot::Sender<Result<(), String>>) -> RequestId {
+    fn request(&mut self, what: String, ips: Vec<IpAddr>, reply: oneshot::Sender<Result<(), String>>) -> RequestId {
         self.next_request += 1;
-        self.replies.insert(self.next_request, reply);
+        self.requests.insert(self.next_request, Request { what, ips, since: Instant::now(), reply });
         self.next_request
     }
 
@@ -219,23 +249,27 @@ impl Owner {
                 }
                 Action::ConfigureHost(host) => self.writers.routes(RouteJob::Host(host)),
                 Action::ConfigureBgp(config) => {
-                    info!(
-                        as_number = config.local_as,
-                        router_id = %config.router_id,
-                        peers = config.peers.len(),
-                        prefixes = config.originate.len(),
-                        "BGP is configured"
-                    );
+                    self.report_bgp(&config);
                     let _ = self.bgp.send(config);
                 }
                 Action::Done { request, result } => {
-                    if let Some(reply) = self.replies.remove(&request) {
-                        let _ = reply.send(result);
+                    if let Some(request) = self.requests.remove(&request) {
+                        request.answer(result);
                     }
                 }
             }
         }
         self.recorder.flush();
+    }
+
+    /// Logs whom we peer with, when that changes; what we announce is said at debug, for it changes with blocks and pods.
+    fn report_bgp(&mut self, config: &tortie_bird_speaker::Config) {
+        let (as_number, router_id, peers) = (config.local_as, config.router_id, config.peers.len());
+        debug!(prefixes = ?config.originate.iter().map(|originated| originated.prefix.to_string()).collect::<Vec<_>>(), "BGP announces");
+        if self.bgp_identity != Some((as_number, router_id, peers)) {
+            self.bgp_identity = Some((as_number, router_id, peers));
+            info!(as_number, %router_id, peers, "BGP is configured");
+        }
     }
 
     /// Logs what an operator wants to know: that the node is up, and each problem when it comes and when it goes.
