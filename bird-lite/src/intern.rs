@@ -35,9 +35,20 @@ impl<T: Hash + Eq> Interner<T> {
         self.values.insert_unique(hash, Arc::clone(&value), |value| FxBuildHasher.hash_one(&**value));
         value
     }
+}
 
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.values.len()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_one_and_forgotten_ones_are_swept() {
+        let mut interner = Interner::new();
+        let kept = interner.intern(0);
+        for value in 0..100_000 {
+            interner.intern(value);
+        }
+        assert!(Arc::ptr_eq(&kept, &interner.intern(0)));
+        assert!(interner.values.len() <= SMALLEST_SWEEP, "{} are left", interner.values.len());
     }
 }

@@ -7,6 +7,7 @@
 //! *As the restarting speaker* we set the R and F bits, learn what all peers know, and only then select routes, tell them, and end with
 //! our End-of-RIB; the deferral timer bounds the wait. Routes of our own need no selection, and are told at once.
 
+use core::time::Duration;
 use std::collections::BTreeSet;
 
 use super::{Converged, Report, Speaker};
@@ -15,11 +16,16 @@ use crate::fsm::Negotiated;
 use crate::rib::{Fate, PeerId};
 use crate::wire::{Families, Family};
 
+/// How long peers that have restarted at the same time get to tell us their own routes.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
 /// What a restarting speaker waits for.
 #[derive(Debug)]
 pub(super) struct Deferral {
     /// Peers that have not told all they know.
     waiting: BTreeSet<PeerId>,
+    /// Of those, the ones that have restarted as well: their End-of-RIB may wait for ours.
+    restarting: BTreeSet<PeerId>,
     /// When to go on without them.
     pub(super) deadline: Time,
     /// Nodes whose best path is a peer's, to be told at the end.
@@ -29,15 +35,30 @@ pub(super) struct Deferral {
 impl Speaker {
     pub(super) fn start_deferral(&mut self, now: Time) {
         let waiting = self.peers.keys().copied().collect();
-        self.deferral = Some(Deferral { waiting, deadline: now + self.config.deferral_time, deferred: Vec::new() });
+        let deadline = now + self.config.deferral_time;
+        self.deferral = Some(Deferral { waiting, restarting: BTreeSet::new(), deadline, deferred: Vec::new() });
         self.converged = Converged::Deferred;
         self.converge_if_complete();
     }
 
-    /// Nothing more is to be expected of a peer.
-    pub(super) fn done_waiting_for(&mut self, id: PeerId) {
+    /// A peer has restarted as well, so neither may wait for the other (RFC 4724, 4.1). Its own routes are on their way, though: once
+    /// only such peers are left, they get a moment.
+    fn wait_briefly_for(&mut self, now: Time, id: PeerId) {
         if let Some(deferral) = &mut self.deferral {
-            deferral.waiting.remove(&id);
+            deferral.restarting.insert(id);
+            if deferral.waiting.is_subset(&deferral.restarting) {
+                deferral.deadline = deferral.deadline.min(now + SETTLE_TIME);
+            }
+        }
+    }
+
+    /// Nothing more is to be expected of a peer.
+    pub(super) fn done_waiting_for(&mut self, now: Time, id: PeerId) {
+        if let Some(deferral) = &mut self.deferral
+            && deferral.waiting.remove(&id)
+            && deferral.waiting.is_subset(&deferral.restarting)
+        {
+            deferral.deadline = deferral.deadline.min(now + SETTLE_TIME);
         }
         self.converge_if_complete();
     }
@@ -51,7 +72,11 @@ impl Speaker {
     /// Ends the deferral: routes are selected from now on.
     pub(super) fn converge(&mut self) {
         let Some(deferral) = self.deferral.take() else { return };
-        let missing = deferral.waiting.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.config.name.clone());
+        let missing = deferral
+            .waiting
+            .difference(&deferral.restarting)
+            .filter_map(|id| self.peers.get(id))
+            .map(|peer| peer.config.name.clone());
         let missing = missing.collect();
         self.rib.requeue(deferral.deferred);
         self.converged = Converged::Due;
@@ -90,14 +115,16 @@ impl Speaker {
                 self.rib.sweep(id, lost);
             }
         }
-        // One that restarts as well waits for us, and one that cannot do this will not send the marker (RFC 4724, 4.1).
-        if restart.is_none_or(|restart| restart.restarting) {
-            self.done_waiting_for(id);
+        match restart {
+            // It will not send the marker.
+            None => self.done_waiting_for(now, id),
+            Some(restart) if restart.restarting => self.wait_briefly_for(now, id),
+            Some(_) => {}
         }
     }
 
     /// The peer has told all it knows of a family.
-    pub(super) fn end_of_rib(&mut self, id: PeerId, family: Family) {
+    pub(super) fn end_of_rib(&mut self, now: Time, id: PeerId, family: Family) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.ended.insert(family);
         let wanted =
@@ -110,7 +137,7 @@ impl Speaker {
             self.rib.sweep(id, Families::from_iter([family]));
         }
         if complete {
-            self.done_waiting_for(id);
+            self.done_waiting_for(now, id);
         }
     }
 

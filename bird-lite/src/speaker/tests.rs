@@ -1,1 +1,0 @@
-//! Speakers that talk to each other over a simulated network, by a virtual clock.
