@@ -39,6 +39,8 @@ impl CniError {
     pub const INTERNAL: u32 = 999;
 
     /// An error.
+    // By value, since what is given is nearly always made for this call.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn new(code: u32, msg: impl Into<String>, details: impl ToString) -> Self {
         Self { code, msg: msg.into(), details: details.to_string() }
     }

@@ -52,9 +52,8 @@ impl Host {
     /// The MTU for a new pod: that of the device which the default route leads to.
     pub(crate) async fn mtu(&self) -> Result<u32, Error> {
         for route in self.net.routes(None).await? {
-            let index = match route.kind {
-                RouteKind::Device { index } | RouteKind::Via { index: Some(index), .. } => index,
-                _ => continue,
+            let (RouteKind::Device { index } | RouteKind::Via { index: Some(index), .. }) = route.kind else {
+                continue;
             };
             if route.destination.prefix_len() == 0
                 && let Some(link) = self.net.link_by_index(index).await?

@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
     let variable =
         |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
     let response = match read_input(std::io::stdin()) {
-        Ok(config) => run(CniRequest {
+        Ok(config) => run(&CniRequest {
             command: variable("CNI_COMMAND"),
             container_id: variable("CNI_CONTAINERID"),
             netns: variable("CNI_NETNS"),
@@ -74,16 +74,16 @@ pub(crate) fn versions(version: &str) -> Value {
     json!({ "cniVersion": version, "supportedVersions": VERSIONS })
 }
 
-fn run(request: CniRequest) -> CniResponse {
+fn run(request: &CniRequest) -> CniResponse {
     let version = answer_version(&request.config).to_owned();
-    let call = match Call::parse(&request) {
+    let call = match Call::parse(request) {
         Ok(call) => call,
         Err(error) => return refuse(&error, &version),
     };
     if call.command == Command::Version {
         return CniResponse { ok: true, body: versions(&version) };
     }
-    ask(&request, &call).unwrap_or_else(|error| refuse(&error, &version))
+    ask(request, &call).unwrap_or_else(|error| refuse(&error, &version))
 }
 
 fn ask(request: &CniRequest, call: &Call) -> Result<CniResponse, CniError> {
@@ -124,13 +124,13 @@ mod tests {
 
     #[test]
     fn version_needs_no_agent() {
-        let response = run(request("VERSION", json!({"cniVersion": "0.4.0"})));
+        let response = run(&request("VERSION", json!({"cniVersion": "0.4.0"})));
         assert!(response.ok);
         assert_eq!(
             response.body,
             json!({"cniVersion": "0.4.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
         );
-        assert!(run(request("VERSION", json!({}))).ok);
+        assert!(run(&request("VERSION", json!({}))).ok);
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let socket = folder.path().join("none.sock");
         let config = json!({"cniVersion": "1.0.0", "name": "tortie", "socket": socket});
         for (command, code) in [("ADD", 11), ("DEL", 11), ("STATUS", 50)] {
-            let response = run(request(command, config.clone()));
+            let response = run(&request(command, config.clone()));
             assert!(!response.ok);
             assert_eq!((&response.body["code"], &response.body["cniVersion"]), (&json!(code), &json!("1.0.0")));
             let details = response.body["details"].as_str().expect("details");
@@ -150,9 +150,9 @@ mod tests {
     #[test]
     fn what_is_wrong_with_the_call_needs_no_agent() {
         let config = json!({"cniVersion": "1.1.0", "name": "tortie", "socket": "relative"});
-        assert_eq!(run(request("ADD", config)).body["code"], 7);
-        assert_eq!(run(request("ADD", json!({"cniVersion": "3", "name": "tortie"}))).body["code"], 1);
-        assert_eq!(run(request("FOO", json!({}))).body["code"], 4);
+        assert_eq!(run(&request("ADD", config)).body["code"], 7);
+        assert_eq!(run(&request("ADD", json!({"cniVersion": "3", "name": "tortie"}))).body["code"], 1);
+        assert_eq!(run(&request("FOO", json!({}))).body["code"], 4);
     }
 
     #[test]

@@ -95,7 +95,10 @@ impl CniServer {
     }
 
     /// Puts right what an earlier run left half done, before the first call: endpoints whose link is gone, and addresses that no
-    /// endpoint has. Returns the endpoints that stay.
+    /// endpoint has. Returns the endpoints that stay. The [`Dataplane`] must answer already.
+    ///
+    /// # Errors
+    /// When something could not be put right; the next call for its pod tries again.
     pub async fn recover(&self) -> Result<Vec<Endpoint>, CniError> {
         let mut staying = Vec::new();
         for record in self.inner.store.load() {

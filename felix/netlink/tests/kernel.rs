@@ -191,7 +191,7 @@ async fn replacing_changes_the_kind_and_deleting_spares_strangers() {
         let theirs = RouteSpec { protocol: 4, ..ours.clone() };
         pair.net.replace_route(&theirs).await.expect("written");
         pair.net.delete_route(&ours).await.expect("nothing to delete");
-        assert_eq!(pair.net.routes(Some(4)).await.expect("read"), [theirs.clone()]);
+        assert_eq!(pair.net.routes(Some(4)).await.expect("read"), std::slice::from_ref(&theirs));
         // Wherever ours leads by now, it is ours.
         pair.net.delete_route(&theirs).await.expect("deleted");
         let moved = RouteSpec { kind: RouteKind::Device { index: pair.index }, ..ours.clone() };
@@ -267,7 +267,7 @@ async fn lookups_say_what_the_kernel_would_do() {
     for address in ["10.0.0.1/24", "fd00::1/64"] {
         pair.net.add_address(pair.index, net(address)).await.expect("added");
     }
-    for route in samples(pair.index).iter().filter(|route| route.destination.prefix_len() > 0) {
+    for route in samples(pair.index).iter().filter(|route| route.destination.prefix_len() > 0 && route.metric != 7) {
         pair.net.replace_route(route).await.expect("written");
     }
     let reach = async |text: &str| pair.net.lookup(ip(text)).await.expect("an answer").map(|lookup| lookup.reach);
@@ -397,4 +397,22 @@ fn settings_belong_to_a_namespace() {
     assert_eq!(read(&netns::anonymous().expect("a namespace")), "0");
     let error = sysctl::set_in(&netns, &[("net.ipv4.conf.none.forwarding", "1")]).expect_err("no such interface");
     assert!(error.to_string().contains("none"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_handle_lets_its_namespace_go() {
+    let Pair { net, peer, netns: _netns, .. } = pair().await;
+    let other = Net::in_netns(&peer).expect("a handle");
+    let monitor = Monitor::in_netns(&peer).expect("a monitor");
+    let bulk = Bulk::in_netns(&peer).expect("a socket");
+    assert!(other.link("eth0").await.expect("read").is_some());
+    drop((other, monitor, bulk, peer));
+    // With its namespace the peer goes, and with the peer our end.
+    for _ in 0..500 {
+        if net.link("veth0").await.expect("read").is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("something still holds the namespace");
 }

@@ -1,0 +1,5 @@
+//! IPAM over both datastores, and the server against a real kernel, in namespaces that end with the test. Needs root.
+
+mod ipam;
+mod memory;
+mod server;
