@@ -87,9 +87,16 @@ pub fn evolve(r: &mut Random, before: &Ruleset) -> Ruleset {
         if r.chance(50) {
             set.elements = elements(r, &set.key, set.interval).into_iter().collect();
         }
+        // Another comment is another set under the same name, though the rules that use it stay as they are.
+        if r.chance(20) {
+            set.comment = comment(r);
+        }
     }
     let leaves: Vec<Verdict> = vec![Verdict::Accept, Verdict::Drop, Verdict::Return];
     for map in next.maps.values_mut() {
+        if r.chance(20) {
+            map.comment = comment(r);
+        }
         let keys: Vec<Key> = map.elements.keys().cloned().collect();
         for key in keys {
             match r.below(3) {
