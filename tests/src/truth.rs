@@ -73,7 +73,11 @@ fn read(case: &Value, number: usize, step: &Value, place: &dyn Fn(usize) -> Stri
     for policy in array(&step["policies"]) {
         let metadata = &policy["metadata"];
         let name = format!("policy {}/{}", text(&metadata["namespace"]), text(&metadata["name"]));
-        documents.insert(name, policy.clone());
+        // The corpora leave the type out where it is plain.
+        let mut policy = policy.clone();
+        policy["apiVersion"] = "networking.k8s.io/v1".into();
+        policy["kind"] = "NetworkPolicy".into();
+        documents.insert(name, policy);
     }
     let port = |value: &Value| u16::try_from(value.as_u64().expect("a port")).expect("a port of 16 bits");
     let ports = array(&step["ports"]).iter().map(|pair| (text(&pair[0]), port(&pair[1]))).collect();
