@@ -65,6 +65,10 @@ fn policy_of(value: &Value) -> tortie_api::k8s::NetworkPolicySpec {
 fn each_error_names_the_field_the_value_and_the_remedy() {
     for (value, want) in [
         (
+            port(&json!({"port": 80, "endPort": 79})),
+            "spec.ingress[0].ports[1].endPort: Invalid value: 79: must be greater than or equal to port (80)",
+        ),
+        (
             port(&json!({"port": 80, "endPort": 70})),
             "spec.ingress[0].ports[1].endPort: Invalid value: 70: must be greater than or equal to port (80)",
         ),

@@ -339,3 +339,41 @@ fn is_fresh(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age < SETTLE))
 }
+
+#[cfg(test)]
+mod tests {
+    use inotify::Inotify;
+
+    use super::super::last_good::LastGood;
+    use super::*;
+
+    #[test]
+    fn when_events_were_lost_everything_is_read_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().to_owned();
+        let namespace = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        let old = SystemTime::now() - Duration::from_secs(10);
+        let write = |file: &str, name: &str| {
+            std::fs::write(root.join(file), namespace(name)).unwrap();
+            std::fs::File::options().write(true).open(root.join(file)).unwrap().set_modified(old).unwrap();
+        };
+        write("a.yaml", "a");
+        let inotify = Inotify::init().unwrap();
+        let view = View::new(root.clone(), LastGood::read_only(&root));
+        let mut watcher = Watcher::new(root.clone(), view, inotify.watches());
+        watcher.rescan();
+        assert_eq!(watcher.poll_batch().unwrap().changes.len(), 1);
+        assert_eq!(watcher.poll_batch(), None);
+
+        write("b.yaml", "b");
+        std::fs::remove_file(root.join("a.yaml")).unwrap();
+        std::fs::create_dir(root.join("d")).unwrap();
+        write("d/c.yaml", "c");
+        let descriptor = inotify.watches().add(&root, WatchMask::DELETE_SELF).unwrap();
+        let overflow = EventOwned { wd: descriptor, mask: EventMask::Q_OVERFLOW, cookie: 0, name: None };
+        watcher.handle(&[overflow]);
+        let batch = watcher.poll_batch().unwrap();
+        assert_eq!(batch.changes.len(), 3, "{batch:?}");
+        assert_eq!(batch.revision, super::super::revision(&root).unwrap());
+    }
+}
