@@ -98,6 +98,7 @@ async fn a_bridge_takes_ports() {
 #[tokio::test]
 async fn addresses_and_neighbours_read_as_written() {
     let pair = pair().await;
+    sysctl::set_in(&pair.netns, &[("net.ipv6.conf.veth0.accept_dad", "1")]).expect("set");
     for address in ["10.0.0.1/24", "10.0.0.2/32", "fd00::1/64"] {
         pair.net.add_address(pair.index, net(address)).await.expect("added");
         pair.net.add_address(pair.index, net(address)).await.expect("added again");
