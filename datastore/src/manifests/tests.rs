@@ -1,3 +1,5 @@
+//! Reading manifests: what is accepted, and how what is not is reported.
+
 use std::fs;
 
 use super::*;
