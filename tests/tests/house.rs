@@ -67,7 +67,6 @@ const IO: &[&str] = &[
     "socket2",
     "tokio",
     "tracing",
-    "libc",
     "getrandom",
 ];
 
