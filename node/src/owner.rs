@@ -234,6 +234,7 @@ impl Owner {
 
     /// Hands out what the core wants done.
     fn act(&mut self) {
+        self.recorder.poll();
         while let Some(action) = self.felix.poll() {
             self.recorder.action(&action);
             match action {

@@ -1,4 +1,4 @@
-//! A run as lines of JSON: first how the core was set up, then each event with its time, and each action.
+//! A run as lines of JSON: first how the core was set up, then each event with its time, and what the core then wanted done.
 //!
 //! The core has no clock and no IO, so the events alone make it take the same actions again: a recording is a bug report that runs.
 
@@ -17,7 +17,8 @@ enum Line<'a> {
     Config(&'a Config),
     Event { at: Millis, event: &'a Event },
     Timeout { at: Millis },
-    Action { action: &'a Action },
+    Poll,
+    Action(&'a Action),
 }
 
 /// Writes a recording; does nothing without a file.
@@ -42,8 +43,13 @@ impl Recorder {
         self.write(&Line::Timeout { at });
     }
 
+    /// The core is now asked for actions until it has none.
+    pub(crate) fn poll(&mut self) {
+        self.write(&Line::Poll);
+    }
+
     pub(crate) fn action(&mut self, action: &Action) {
-        self.write(&Line::Action { action });
+        self.write(&Line::Action(action));
     }
 
     /// Hands what was written to the kernel, so that a killed agent leaves whole lines.

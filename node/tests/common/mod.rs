@@ -92,7 +92,7 @@ impl Fabric {
     /// Writes documents into the datastore, in one file.
     pub(crate) fn apply(&self, name: &str, documents: &[Value]) {
         let folder = self.folder.path();
-        let text: String = documents.iter().map(|document| format!("---\n{document}\n")).collect();
+        let text = documents.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n---\n");
         let temporary = folder.join(format!("{name}.new"));
         std::fs::write(&temporary, text).expect("a manifest");
         std::fs::rename(temporary, folder.join("datastore").join(format!("{name}.yaml"))).expect("in place");
