@@ -24,7 +24,8 @@ const METRIC: u32 = 1024;
 fn main() -> Result<(), String> {
     // Before any other thread exists, so that all of the process is in the namespace.
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("unshare: {errno}; root is needed"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let index = runtime.block_on(async {
         let net = Net::current()?;
         let spec = VethSpec { name: "a".into(), peer_name: "b".into(), ..VethSpec::default() };
@@ -121,7 +122,9 @@ fn datagrams(destinations: &[Ipv4Net], index: u32, kind: u16, flags: u16) -> Vec
             bytes.extend([0; 8]);
             // rtmsg: family, destination and source length, TOS, table, protocol, scope, type, flags
             bytes.extend([2, 32, 0, 0, 254, PROTOCOL, 253, 1, 0, 0, 0, 0]);
-            for (attribute, value) in [(1_u16, net.addr().octets()), (4, index.to_ne_bytes()), (6, METRIC.to_ne_bytes())] {
+            for (attribute, value) in
+                [(1_u16, net.addr().octets()), (4, index.to_ne_bytes()), (6, METRIC.to_ne_bytes())]
+            {
                 bytes.extend(8_u16.to_ne_bytes());
                 bytes.extend(attribute.to_ne_bytes());
                 bytes.extend(value);
