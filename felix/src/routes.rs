@@ -494,11 +494,8 @@ impl Routes {
         let unreachable: BTreeSet<IpAddr> =
             self.resolved.iter().filter(|(_, target)| target.is_none()).map(|(next_hop, _)| *next_hop).collect();
         for next_hop in unreachable {
-            let users = self.bgp.values().filter(|hops| hops.first() == Some(&next_hop)).count();
-            if users > 0 {
-                problems.push(format!(
-                    "BGP next hop {next_hop} of {users} prefixes is not reachable: the node has no route to it"
-                ));
+            if self.bgp.values().any(|hops| hops.first() == Some(&next_hop)) {
+                problems.push(format!("BGP next hop {next_hop} is not reachable: the node has no route to it"));
             }
         }
         for (destination, reason) in self.failed.iter().take(10) {

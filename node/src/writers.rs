@@ -8,7 +8,7 @@ use tortie_felix::{Event, Host, RouteChange, Snapshot};
 use tortie_felix_netlink::{Bulk, Net, sysctl};
 use tortie_nft::Transaction;
 use tortie_nft_netlink::{Error as NftError, NftSocket};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::convert;
 use crate::owner::OwnerHandle;
@@ -137,11 +137,33 @@ fn apply_routes(slot: &mut Option<Bulk>, changes: &[RouteChange]) -> Result<Vec<
 }
 
 fn configure_host(host: Host) -> Result<(), String> {
-    let settings = [("net.ipv4.ip_forward", host.forward_ipv4), ("net.ipv6.conf.all.forwarding", host.forward_ipv6)];
-    for (setting, wanted) in settings {
-        if wanted {
-            sysctl::set(setting, "1").map_err(|error| format!("{error}: pods cannot be reached without it"))?;
+    let set = |setting: &str, value| {
+        sysctl::set(setting, value).map_err(|error| format!("{error}: pods cannot be reached without it"))
+    };
+    if host.forward_ipv4 {
+        set("net.ipv4.ip_forward", "1")?;
+    }
+    if host.forward_ipv6 {
+        const FORWARDING: &str = "net.ipv6.conf.all.forwarding";
+        if sysctl::get(FORWARDING).is_ok_and(|now| now == "0") {
+            keep_router_advertisements();
         }
+        set(FORWARDING, "1")?;
     }
     Ok(())
+}
+
+/// A node that forwards IPv6 no longer listens to routers where `accept_ra` is 1, and would lose the default route that it has from
+/// them when that expires. 2 means: listen although forwarding.
+fn keep_router_advertisements() {
+    let Ok(interfaces) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
+    let names = interfaces.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    for name in names.filter(|name| name != "all" && name != "default" && !name.starts_with("cali")) {
+        let setting = format!("net/ipv6/conf/{name}/accept_ra");
+        if sysctl::get(&setting).is_ok_and(|now| now == "1")
+            && let Err(error) = sysctl::set(&setting, "2")
+        {
+            warn!("{error}: {name} no longer learns routes from IPv6 routers");
+        }
+    }
 }

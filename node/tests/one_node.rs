@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::{Ear, Fabric, reaches, run, until};
 use serde_json::json;
 use tortie_admin::types::{Endpoint, IpamBlockStatus, NodeStatus};
+use tortie_felix_netlink::sysctl;
 
 fn deny_all() -> serde_json::Value {
     json!({
@@ -174,6 +175,19 @@ async fn one_agent_a_run_directory_and_health_on_loopback() {
     assert!(node.run("nft", &["list", "tables"]).contains("inet tortie"), "rules outlive the agent");
     node.start();
     node.ready().await;
+}
+
+#[tokio::test]
+async fn forwarding_is_on_and_routers_are_still_listened_to() {
+    let fabric = Fabric::with_nodes(&["one"]).await;
+    let node = &fabric.nodes[0];
+    until("both families are forwarded", || async {
+        let read = |setting: &str| sysctl::get(setting).expect("a setting");
+        let settings = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra"];
+        let values = node.netns.run(|| settings.map(read)).expect("entered");
+        (values == ["1", "1", "2"]).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
