@@ -204,8 +204,8 @@ impl Progress {
     fn report(&self) -> Report {
         let bar = self.0.clone();
         Arc::new(move |text| {
-            bar.enable_steady_tick(Duration::from_millis(100));
             bar.set_message(text.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(100));
         })
     }
 

@@ -67,7 +67,8 @@ impl Lab {
         State::load(&self.paths)?.ok_or_else(|| Error::NotFound(self.name.clone()))
     }
 
-    fn say(&self, text: &str) {
+    /// Says what is going on.
+    pub(crate) fn say(&self, text: &str) {
         (self.report)(text);
     }
 
@@ -115,10 +116,8 @@ impl Lab {
         store::put(&self.paths.datastore(), &entries)?;
         Fabric::create(&self.name).await?;
         process::start_responders(&self.tools, &self.paths, &self.name)?;
-        let mut state = self.reconcile(empty, planned, deadline).await?;
-        self.settle(&state, &entries, deadline).await?;
-        state.up = true;
-        state.save(&self.paths)
+        let state = self.reconcile(empty, planned, deadline).await?;
+        self.settle(&state, &entries, deadline).await
     }
 
     /// Creates or changes documents, and what of the lab follows from them.

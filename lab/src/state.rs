@@ -21,8 +21,6 @@ use crate::ports::Port;
 pub struct State {
     /// The lab's name.
     pub lab: String,
-    /// Whether `up` has finished.
-    pub up: bool,
     /// The process that is making the lab or runs the demo on it; the lab outlives it unless it is a demo.
     pub owner: Option<u32>,
     /// Layer 2 segments, each a bridge in the fabric.

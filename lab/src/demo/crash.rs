@@ -53,6 +53,7 @@ pub(super) async fn run(lab: &Lab, stage: &mut Stage) -> Result<(), Error> {
     let before = kernels(&state).await?;
     let watch = watch(&state)?;
     let flows = vec![flow(&demo, &nginx, true)?, flow(&nginx, &worker, true)?, flow(&client, &nginx, false)?];
+    lab.say("sending traffic");
     let traffic = Traffic::start(flows);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let Some(pid) = victim.pid.and_then(|pid| i32::try_from(pid).ok()) else {
@@ -68,6 +69,7 @@ pub(super) async fn run(lab: &Lab, stage: &mut Stage) -> Result<(), Error> {
     stage.begin("Its restart");
     lab.restart_agent(&victim.name)?;
     let began = std::time::Instant::now();
+    lab.say("waiting for the agent to be ready, and for its sessions");
     lab.wait(PATIENCE).await?;
     stage.line(&format!("ready, and every session Established again, after {:.2} s", began.elapsed().as_secs_f64()));
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -50,7 +50,8 @@ pub fn clean_up_after_a_killed_one(lab: &Lab) -> Result<(), Error> {
 pub async fn run(lab: &Lab, print: Print) -> Result<bool, Error> {
     let mut stage = Stage::new(print);
     stage.block(
-        "Tortie: a cluster of three nodes on this machine, in network namespaces, with real agents and real packets.\n",
+        "Tortie: a cluster of three nodes on this machine, made of network namespaces.\n\
+         The agents are real, and so are the packets; nothing leaves the namespaces.\n",
     );
     boot(lab, &mut stage).await?;
     sessions(lab, &mut stage).await?;

@@ -32,6 +32,7 @@ fn pair(row: &Row) -> Pair {
 pub(super) async fn compare(lab: &Lab, stage: &mut Stage, step: &str) -> Result<(), Error> {
     let state = lab.state()?;
     let expected = Expected::after(step);
+    lab.say("sending packets between all pods");
     let (ipv4, ipv6) = tokio::try_join!(packets(lab, false), packets(lab, true))?;
     let wanted: Vec<Row> = ipv4
         .iter()
