@@ -6,7 +6,7 @@ use tortie_admin::types::{BgpPeer, BgpRoute};
 
 use crate::ask::{self, with_node};
 use crate::cli::Bgp;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::settings::Settings;
 
 pub(crate) async fn run(settings: &Settings, output: Output, command: Bgp) -> Result<()> {
@@ -79,7 +79,7 @@ async fn routes(settings: &Settings, output: Output, why: Option<&str>) -> Resul
     if let Some(about) = about
         && routes.is_empty()
     {
-        eprintln!("tortie: no path covers {about}");
+        output::note(&format!("tortie: no path covers {about}"));
     }
     answers.check()
 }

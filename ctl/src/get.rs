@@ -34,7 +34,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: Get) -> Resul
     {
         output.print(object, |output| table(&args, std::slice::from_ref(object), output))?;
     } else if objects.is_empty() && missing.is_empty() && matches!(output.format, None | Some(output::Format::Wide)) {
-        eprintln!("No resources found.");
+        output::note("No resources found.");
     } else if !objects.is_empty() || missing.is_empty() {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         output.print(&list, |output| table(&args, &objects, output))?;

@@ -73,7 +73,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Command) -
                 let was_there = Lab::new(&name, tools, progress.report())?.down();
                 progress.clear();
                 if !was_there? {
-                    eprintln!("tortie: warning: there is no lab {name:?}");
+                    output::note(&format!("tortie: warning: there is no lab {name:?}"));
                 }
             }
         }
@@ -123,7 +123,7 @@ async fn demo(lab: &Lab, progress: &Progress) -> Result<ExitCode> {
         Some(Err(error)) => Err(error.into()),
         None => {
             down?;
-            eprintln!("\ntortie: interrupted; everything is cleaned up");
+            output::note("\ntortie: interrupted; everything is cleaned up");
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
@@ -150,7 +150,7 @@ async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
 }
 
 fn warn(text: &str) {
-    eprintln!("tortie: warning: {text}");
+    output::note(&format!("tortie: warning: {text}"));
 }
 
 fn summary(lab: &Lab) -> Result<String> {

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("tortie: {error:#}");
+            output::note(&format!("tortie: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -72,6 +72,11 @@ pub(crate) fn write_out(text: &str) -> Result<()> {
     }
 }
 
+/// Writes a line to stderr. Nobody may be reading there either, and that is no reason to end.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// A table without lines, as kubectl's: columns three spaces apart.
 pub(crate) fn columns<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     plain(&header.map(str::to_owned), rows.into_iter().map(Vec::from))

@@ -106,10 +106,10 @@ async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> 
     // One a pod: a large cluster without addresses should not scroll everything else away.
     let warnings = cluster.warnings();
     for warning in warnings.iter().take(SHOWN_WARNINGS) {
-        eprintln!("tortie: warning: {warning}");
+        output::note(&format!("tortie: warning: {warning}"));
     }
     if warnings.len() > SHOWN_WARNINGS {
-        eprintln!("tortie: warning: so it is with {} more pods", warnings.len() - SHOWN_WARNINGS);
+        output::note(&format!("tortie: warning: so it is with {} more pods", warnings.len() - SHOWN_WARNINGS));
     }
     Ok(cluster)
 }
@@ -129,7 +129,7 @@ fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
     for problem in &loaded.problems {
         let text = format!("{}: {}", problem.place, problem.message);
         if problem.warning {
-            eprintln!("tortie: warning: {text}");
+            output::note(&format!("tortie: warning: {text}"));
         } else {
             errors.push(text);
         }
