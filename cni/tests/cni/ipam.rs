@@ -204,8 +204,9 @@ async fn pinned_addresses_are_taken_wherever_they_are() {
 /// Many agents, each with many pods at once, on a pool of just as many addresses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_two_get_one_address() {
-    for make in BOTH {
-        let (store, folder) = make(&[pool("p", "10.1.0.0/26", &json!({"blockSize": 29}))]);
+    // A block for each, and one block for all.
+    for (make, length) in [(BOTH[0], 29), (BOTH[0], 26), (BOTH[1], 29), (BOTH[1], 26)] {
+        let (store, folder) = make(&[pool("p", "10.1.0.0/26", &json!({"blockSize": length}))]);
         let mut tasks = tokio::task::JoinSet::new();
         for node in 0..8 {
             let store = match &folder {
@@ -249,7 +250,7 @@ async fn a_process_of_its_own() {
 
 #[test]
 fn processes_share_a_directory() {
-    let (_store, folder) = directory(&[pool("p", "10.1.0.0/26", &json!({"blockSize": 28}))]);
+    let (_store, folder) = directory(&[pool("p", "10.1.0.0/26", &json!({"blockSize": 26}))]);
     let folder = folder.expect("a folder");
     let children: Vec<_> = (0..4)
         .map(|node| {
