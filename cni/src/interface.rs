@@ -149,6 +149,9 @@ async fn configure_pod(endpoint: &Endpoint, pod: &Arc<Netns>, has_v6: bool) -> R
             net.replace_route(&route).await?;
         }
     }
+    for ip in &endpoint.ips {
+        net.wait_for_address(*ip).await?;
+    }
     link.mac.ok_or_else(gone)
 }
 

@@ -1,6 +1,7 @@
 //! Addresses of interfaces, and neighbours.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -8,15 +9,29 @@ use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, Addres
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::{Error, Mac, Net};
+use crate::net::in_time;
+use crate::{Error, Mac, Net, Reach};
 
 impl Net {
-    /// Gives an interface an address with its prefix; one that it has already is no error. IPv6 addresses are usable at once
-    /// (`nodad`): duplicate address detection would cost a second.
+    /// Gives an interface an address with its prefix; one that it has already is no error. IPv6 addresses come without duplicate
+    /// address detection (`nodad`), which would cost a second; see [`Net::wait_for_address`].
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), Error> {
         let message = encode(index, address);
         let operation = format!("add address {address} to interface {index}");
         self.change(&operation, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
+    /// Waits until the namespace takes packets to its own address. For IPv6 a worker of the kernel's makes the local route, some
+    /// microseconds after the address is there, and not at all while the interface is down.
+    pub async fn wait_for_address(&self, ip: IpAddr) -> Result<(), Error> {
+        let operation = format!("wait for address {ip}");
+        let wait = async {
+            while self.lookup(ip).await?.is_none_or(|lookup| lookup.reach != Reach::Local) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        };
+        in_time(&operation, wait).await
     }
 
     /// Takes an address from an interface.

@@ -271,6 +271,7 @@ async fn lookups_say_what_the_kernel_would_do() {
     for route in samples(pair.index).iter().filter(|route| route.destination.prefix_len() > 0 && route.metric != 7) {
         pair.net.replace_route(route).await.expect("written");
     }
+    pair.net.wait_for_address(ip("fd00::1")).await.expect("usable");
     let reach = async |text: &str| pair.net.lookup(ip(text)).await.expect("an answer").map(|lookup| lookup.reach);
     for (text, expected) in [
         ("10.1.0.1", Some(Reach::Unicast)),
