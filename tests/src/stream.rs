@@ -65,7 +65,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts a stream from `client` (netns, address) to `server` (netns, address, port).
+    /// Starts a stream from `client` (netns, address) to `server` (netns, address, port). The server speaks only once it was spoken to:
+    /// if its packet came first, the flow would be its own, and judged by what *it* may reach.
     ///
     /// # Panics
     /// When the sockets cannot be made.
@@ -82,9 +83,9 @@ impl Stream {
         let stop = Arc::new(AtomicBool::new(false));
         let (forth, back) = (Arc::default(), Arc::default());
         let threads = vec![
-            sender(here.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop)),
+            sender(here.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop), None),
             receiver(there.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop)),
-            sender(there, Arc::clone(&back), Arc::clone(&stop)),
+            sender(there, Arc::clone(&back), Arc::clone(&stop), Some(Arc::clone(&forth))),
             receiver(here, Arc::clone(&back), Arc::clone(&stop)),
         ];
         Self { stop, threads, forth, back }
@@ -102,8 +103,17 @@ impl Stream {
     }
 }
 
-fn sender(socket: UdpSocket, log: Arc<Mutex<Log>>, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+fn sender(
+    socket: UdpSocket,
+    log: Arc<Mutex<Log>>,
+    stop: Arc<AtomicBool>,
+    after: Option<Arc<Mutex<Log>>>,
+) -> JoinHandle<()> {
     std::thread::spawn(move || {
+        let spoken_to = || after.as_ref().is_none_or(|log| !log.lock().expect("the log").arrived.is_empty());
+        while !stop.load(Ordering::Relaxed) && !spoken_to() {
+            std::thread::sleep(GAP / 4);
+        }
         for number in 0_u64.. {
             if stop.load(Ordering::Relaxed) {
                 return;

@@ -33,9 +33,11 @@ fn eventually(what: &str, ready: impl Fn() -> bool, show: impl Fn() -> String) {
     }
 }
 
-fn start(netns: &str, config: &Path, socket: &Path) -> Bird {
+/// `again` starts it as a supervisor restarts it (`-R`): forwarding state was kept.
+fn start(netns: &str, config: &Path, socket: &Path, again: bool) -> Bird {
     let bird = inside(netns, || {
         Command::new(peer("bird"))
+            .args(again.then_some("-R"))
             .args(["-f", "-c", config.to_str().expect("a plain path"), "-s", socket.to_str().expect("a plain path")])
             .stderr(Stdio::null())
             .spawn()
@@ -76,7 +78,7 @@ fn bird_is_a_fourth_member_of_the_mesh() {
     }
     let (file, socket) = (lab.scratch("bird.conf"), lab.scratch("bird.ctl"));
     std::fs::write(&file, config).expect("the configuration is written");
-    let mut bird = start(&netns, &file, &socket);
+    let mut bird = start(&netns, &file, &socket, false);
     let socket_text = socket.to_str().expect("a plain path").to_owned();
     let show = |args: &[&str]| output(&netns, "birdc", &[&["-s", &socket_text], args].concat());
 
@@ -127,7 +129,7 @@ fn bird_is_a_fourth_member_of_the_mesh() {
         assert!(in_every_fib(true), "a route of a restarting peer went:\n{}", fibs());
         std::thread::sleep(Duration::from_millis(100));
     }
-    let _bird = start(&netns, &file, &socket);
+    let _bird = start(&netns, &file, &socket, true);
     eventually(
         "the sessions coming back",
         || {

@@ -71,12 +71,12 @@ fn by_packets(title: &str, place: Place, stride: usize) {
 
 #[test]
 fn packets_across_nodes() {
-    by_packets("spread", SPREAD, if long() { 1 } else { 5 });
+    by_packets("spread", SPREAD, if long() { 1 } else { 2 });
 }
 
 #[test]
 fn packets_on_one_node() {
-    by_packets("alone", ONE_NODE, if long() { 1 } else { 9 });
+    by_packets("alone", ONE_NODE, if long() { 1 } else { 3 });
 }
 
 #[test]
