@@ -146,9 +146,7 @@ impl Bird {
             answer = self.ask(command);
             good(&answer)
         };
-        if !poll(ready).await {
-            panic!("bird answers {command:?} with:\n{}", self.ask(command));
-        }
+        assert!(poll(ready).await, "bird answers {command:?} with:\n{}", self.ask(command));
         self.ask(command)
     }
 }
