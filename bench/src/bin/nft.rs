@@ -1,34 +1,22 @@
-//! How long the kernel's nf_tables takes to change: our executor, `nft -f`, and raw netlink bytes prepared beforehand, which no
-//! encoder can beat. All in one run, each in a network namespace of its own, so that the figures can be compared.
-//!
-//! Prints JSON on standard output and a small table on standard error. Needs root, and `nft` from `TORTIE_PEERS` or `target/peers/bin`.
+//! How long the kernel's nf_tables takes to change: raw netlink bytes prepared beforehand, which no encoder can beat, our executor,
+//! and `nft -f`. In turn, each round in a network namespace of its own.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, setsockopt, sockopt};
-use serde::Serialize;
+use tortie_bench::{Work, peer, report};
 use tortie_nft::{Key, KeyType, Ruleset, Set, Value};
 use tortie_nft_netlink::NftSocket;
 
 /// Elements of the large batch.
 const ELEMENTS: u32 = 10_000;
-/// How often each measurement is taken; the best and the middle one are told.
-const REPEATS: usize = 9;
-
-#[derive(Serialize)]
-struct Row {
-    what: &'static str,
-    how: &'static str,
-    best_ms: f64,
-    median_ms: f64,
-}
+/// How often each measurement is taken.
+const ROUNDS: usize = 9;
 
 fn ruleset(elements: impl Iterator<Item = u32>) -> Ruleset {
     let elements = elements.map(|i| -> Key { vec![Value::Addr(Ipv4Addr::from(0x0a00_0000 + i).into())] }).collect();
@@ -40,58 +28,48 @@ fn new_netns() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("a new network namespace (needs root)")
 }
 
-fn row(what: &'static str, how: &'static str, mut times: Vec<f64>) -> Row {
-    times.sort_by(f64::total_cmp);
-    Row { what, how, best_ms: times[0], median_ms: times[times.len() / 2] }
+/// The two pieces of work, as everybody does them.
+struct Works {
+    batch: Work,
+    change: Work,
 }
 
-fn time(f: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
-    f()?;
-    Ok(start.elapsed().as_secs_f64() * 1e3)
-}
-
-fn ours(rows: &mut Vec<Row>) -> Result<()> {
-    let (mut batch, mut change) = (Vec::new(), Vec::new());
-    let (all, other) = (ruleset(0..ELEMENTS), ruleset(1..=ELEMENTS));
-    for _ in 0..REPEATS {
+impl Works {
+    fn ours(&mut self, all: &Ruleset, other: &Ruleset) -> Result<()> {
         new_netns()?;
         let mut socket = NftSocket::open()?;
-        batch.push(time(|| Ok(socket.apply(&Ruleset::default().diff(&all))?))?);
-        let transaction = all.diff(&other);
-        change.push(time(|| Ok(socket.apply(&transaction)?))?);
+        self.batch.time("tortie (diff and executor)", || socket.apply(&Ruleset::default().diff(all)))?;
+        let transaction = all.diff(other);
+        self.change.time("tortie (diff and executor)", || socket.apply(&transaction))?;
+        Ok(())
     }
-    rows.push(row("batch of 10,000 elements", "tortie", batch));
-    rows.push(row("one element changed", "tortie", change));
-    Ok(())
+
+    fn nft(&mut self, load: &str, edit: &str) -> Result<()> {
+        new_netns()?;
+        self.batch.time("nft -f", || nft_load(load))?;
+        self.change.time("nft -f", || nft_load(edit))
+    }
+
+    fn raw(&mut self, load: &Raw, edit: &Raw) -> Result<()> {
+        new_netns()?;
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        setsockopt(&fd, sockopt::SndBufForce, &(1 << 20))?;
+        self.batch.time("raw netlink, prepared bytes", || exchange(&fd, &load.0))?;
+        self.change.time("raw netlink, prepared bytes", || exchange(&fd, &edit.0))
+    }
 }
 
 fn nft_load(text: &str) -> Result<()> {
-    let directory = std::env::var_os("TORTIE_PEERS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers/bin")), PathBuf::from);
-    let mut child = Command::new(directory.join("nft"))
+    let mut child = Command::new(peer("nft").map_err(anyhow::Error::msg)?)
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .spawn()
-        .context("nft does not start: run `make peers`")?;
+        .context("nft does not start")?;
     child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
     if !child.wait()?.success() {
         bail!("nft -f refused the text");
     }
-    Ok(())
-}
-
-fn nft(rows: &mut Vec<Row>) -> Result<()> {
-    let (mut batch, mut change) = (Vec::new(), Vec::new());
-    let (all, other) = (ruleset(0..ELEMENTS), ruleset(1..=ELEMENTS));
-    let (load, edit) = (Ruleset::default().diff(&all).to_string(), all.diff(&other).to_string());
-    for _ in 0..REPEATS {
-        new_netns()?;
-        batch.push(time(|| nft_load(&load))?);
-        change.push(time(|| nft_load(&edit))?);
-    }
-    rows.push(row("batch of 10,000 elements", "nft -f", batch));
-    rows.push(row("one element changed", "nft -f", change));
     Ok(())
 }
 
@@ -158,9 +136,9 @@ fn exchange(fd: &OwnedFd, bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn raw(rows: &mut Vec<Row>) -> Result<()> {
+/// The large batch and the change of one element, as bytes.
+fn prepared() -> (Raw, Raw) {
     const CREATE: u16 = 0x400;
-    let (mut batch, mut change) = (Vec::new(), Vec::new());
     let mut load = Raw::default();
     load.begin();
     load.nft(0, CREATE, &[text(1, "raw")]);
@@ -173,28 +151,21 @@ fn raw(rows: &mut Vec<Row>) -> Result<()> {
     edit.elements(14, 0, 0..1, false);
     edit.elements(12, CREATE, ELEMENTS..ELEMENTS + 1, true);
     edit.end();
-    for _ in 0..REPEATS {
-        new_netns()?;
-        let protocol = SockProtocol::NetlinkNetFilter;
-        let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-        setsockopt(&fd, sockopt::SndBufForce, &(1 << 20))?;
-        batch.push(time(|| exchange(&fd, &load.0))?);
-        change.push(time(|| exchange(&fd, &edit.0))?);
-    }
-    rows.push(row("batch of 10,000 elements", "prepared netlink bytes", batch));
-    rows.push(row("one element changed", "prepared netlink bytes", change));
-    Ok(())
+    (load, edit)
 }
 
 fn main() -> Result<()> {
-    let mut rows = Vec::new();
-    ours(&mut rows)?;
-    nft(&mut rows)?;
-    raw(&mut rows)?;
-    rows.sort_by_key(|row| row.what);
-    for row in &rows {
-        eprintln!("{:<26} {:<24} best {:>8.3} ms   median {:>8.3} ms", row.what, row.how, row.best_ms, row.median_ms);
+    let (all, other) = (ruleset(0..ELEMENTS), ruleset(1..=ELEMENTS));
+    let (load, edit) = (Ruleset::default().diff(&all).to_string(), all.diff(&other).to_string());
+    let (raw_load, raw_edit) = prepared();
+    let mut works = Works {
+        batch: Work::new("batch of 10,000 set elements", ELEMENTS as usize),
+        change: Work::new("one element goes, one comes", 1),
+    };
+    for _ in 0..ROUNDS {
+        works.raw(&raw_load, &raw_edit)?;
+        works.ours(&all, &other)?;
+        works.nft(&load, &edit)?;
     }
-    println!("{}", serde_json::to_string_pretty(&rows)?);
-    Ok(())
+    report(&[works.batch.rows(), works.change.rows()].concat()).map_err(anyhow::Error::msg)
 }
