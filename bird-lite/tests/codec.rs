@@ -262,6 +262,13 @@ fn a_16_bit_neighbour_gets_as_trans_and_its_as4_path_is_understood() {
     let sent = [0x40, 2, 8, 2, 3, 0xfd, 0xe8, 0x5b, 0xa0, 0xfd, 0xf2];
     assert!(stream.windows(sent.len()).any(|window| window == sent));
     assert_eq!(announced(&stream[HEADER_LENGTH..], context).0, attributes);
+    // An AGGREGATOR with a number of its own is younger than both AS4 attributes.
+    let aggregator = [0xc0, 7, 6, 0xfd, 0xe9, 10, 0, 0, 7];
+    let as4_aggregator = [0xc0, 18, 8, 0xfa, 0x56, 0xea, 0x01, 10, 0, 0, 8];
+    let message = body(&[ORIGIN, &path, NEXT_HOP, &aggregator, &as4, &as4_aggregator].concat());
+    let outdated = announced(&message, context).0;
+    assert_eq!(outdated.as_path.to_string(), "65000 23456 23456");
+    assert_eq!(outdated.aggregator.map(|aggregator| aggregator.as_number), Some(65001));
     // Longer than AS_PATH: not to be believed.
     let short = [0x40, 2, 4, 2, 1, 0xfd, 0xe8];
     let message = body(&[ORIGIN, &short, NEXT_HOP, &as4].concat());

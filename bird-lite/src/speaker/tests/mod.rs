@@ -216,6 +216,27 @@ fn routes_pass_through_another_as_with_its_number_and_next_hop() {
 }
 
 #[test]
+fn a_peer_whose_path_becomes_the_best_is_no_longer_told_the_other_one() {
+    let mut net = chain();
+    let shared = "10.99.0.0/24";
+    for node in [0, 2] {
+        net.nodes[node].config.originate.push(parse(shared).into());
+    }
+    net.start_all();
+    net.run_seconds(2);
+    assert_eq!(net.hops(1, shared), [IpAddr::V4(address(0)), IpAddr::V4(address(2))]);
+    assert_eq!(net.routes(2, shared).len(), 2, "its own, and what is best in the middle");
+    net.configure(0, |config| config.originate.retain(|item| item.prefix != parse(shared)));
+    net.run_seconds(1);
+    assert_eq!(net.routes(2, shared).len(), 1, "its own only");
+    assert_eq!(net.routes(0, shared)[0].as_path, [65002, 65003]);
+    assert_eq!(
+        (net.peer(1, 0).ipv4.unwrap_or_default().advertised, net.peer(1, 2).ipv4.unwrap_or_default().advertised),
+        (3, 2)
+    );
+}
+
+#[test]
 fn well_known_communities_stop_routes() {
     let mut net = chain();
     net.nodes[0].config.originate[0].communities = vec![Community::NO_EXPORT];

@@ -1,6 +1,7 @@
 //! Graceful restart, from both sides.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::net::{Net, address, block, block6, parse};
 use crate::{Report, RibUpdate};
@@ -186,4 +187,16 @@ fn an_own_prefix_is_told_at_once_although_selection_is_deferred() {
     assert_eq!(net.hops(0, "10.96.0.1/32"), [] as [IpAddr; 0]);
     net.run_seconds(60);
     assert_eq!(net.hops(0, "10.96.0.1/32"), [IpAddr::V4(address(1))]);
+}
+
+#[test]
+fn one_that_asks_for_no_time_gets_none() {
+    let mut net = Net::mesh(2);
+    net.nodes[0].config.restart_time = Duration::ZERO;
+    net.start_all();
+    net.run_seconds(5);
+    net.kill(0);
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.routes(1, &block(0)), []);
+    assert!(net.nodes[1].reports.iter().any(|report| matches!(report, Report::Down { retained: false, .. })));
 }
