@@ -81,6 +81,8 @@ pub struct Felix {
     endpoints: Endpoints,
     bgp: Bgp,
     answers: Vec<Answer>,
+    /// Whether something happened that others may have waited for.
+    progress_due: bool,
 
     restored: bool,
     in_sync: bool,
@@ -130,6 +132,7 @@ impl Felix {
             endpoints: Endpoints::default(),
             bgp: Bgp::default(),
             answers: Vec::new(),
+            progress_due: false,
             now: 0,
             restored: false,
             in_sync: false,
@@ -260,7 +263,7 @@ impl Felix {
             Event::RouteRemoved(route) => self.routes.route_removed(&route),
             Event::Overrun => self.read_routes(),
         }
-        self.progress();
+        self.progress_due = true;
     }
 
     /// Takes in that `now` has come. Then [`Felix::poll`] until it has nothing more.
@@ -284,7 +287,7 @@ impl Felix {
             self.rules.want_read();
             self.read_routes();
         }
-        self.progress();
+        self.progress_due = true;
     }
 
     fn handle_datastore(&mut self, changes: Vec<Change>, in_sync: bool, revision: String) {
@@ -349,7 +352,7 @@ impl Felix {
         }
     }
 
-    /// Moves on whatever waited for what has now happened.
+    /// Moves on whatever waited for what has now happened. Once for all events between two polls, for a peer may send a million.
     fn progress(&mut self) {
         if !self.config.dataplane {
             self.rules_sequence = self.sequence;
@@ -422,6 +425,9 @@ impl Felix {
     /// The next thing to do, if any.
     pub fn poll(&mut self) -> Option<Action> {
         loop {
+            if std::mem::take(&mut self.progress_due) {
+                self.progress();
+            }
             if !self.answers.is_empty() {
                 let (request, result) = self.answers.remove(0);
                 return Some(Action::Done { request, result });

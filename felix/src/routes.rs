@@ -62,7 +62,10 @@ pub(crate) struct Routes {
     keep_pods: bool,
     dirty: BTreeSet<(Class, IpNet)>,
     in_flight: FxHashSet<IpNet>,
+    /// Whether routes of pods or blocks are among those in flight, and among the failed ones.
+    in_flight_local: bool,
     failed: BTreeMap<IpNet, String>,
+    failed_local: bool,
 }
 
 impl Routes {
@@ -294,8 +297,8 @@ impl Routes {
     // ---- the difference ------------------------------------------------------------------------------------------------------
 
     fn mark(&mut self, destination: IpNet) {
-        let local = self.pods.contains_key(&destination) || self.blocks.contains(&destination);
-        self.dirty.insert((if local { Class::Local } else { Class::Bgp }, destination));
+        let class = if self.is_local(&destination) { Class::Local } else { Class::Bgp };
+        self.dirty.insert((class, destination));
     }
 
     fn mark_all(&mut self, destinations: Vec<IpNet>) {
@@ -315,11 +318,7 @@ impl Routes {
             .own
             .keys()
             .map(|key| key.0)
-            .filter(|destination| {
-                !self.pods.contains_key(destination)
-                    && !self.blocks.contains(destination)
-                    && !self.bgp.contains_key(destination)
-            })
+            .filter(|destination| !self.is_local(destination) && !self.bgp.contains_key(destination))
             .collect();
         self.mark_all(unwanted);
     }
@@ -379,11 +378,18 @@ impl Routes {
             self.compare(destination, &mut changes);
         }
         self.in_flight = changes.iter().map(|change| change.route().destination).collect();
+        self.in_flight_local = self.in_flight.iter().any(|destination| self.is_local(destination));
         changes
     }
 
+    fn is_local(&self, destination: &IpNet) -> bool {
+        self.pods.contains_key(destination) || self.blocks.contains(destination)
+    }
+
     fn compare(&mut self, destination: IpNet, changes: &mut Vec<RouteChange>) {
-        self.failed.remove(&destination);
+        if self.failed.remove(&destination).is_some() && self.failed_local {
+            self.failed_local = self.failed.keys().any(|destination| self.is_local(destination));
+        }
         let there: Vec<(u32, Target)> = self
             .own
             .range((destination, 0)..=(destination, u32::MAX))
@@ -419,6 +425,7 @@ impl Routes {
         self.in_flight.clear();
         for failure in failures {
             self.set_own(failure.destination, ROUTE_METRIC, None);
+            self.failed_local |= self.is_local(&failure.destination);
             self.failed.insert(failure.destination, failure.reason);
         }
     }
@@ -426,6 +433,7 @@ impl Routes {
     /// Nobody knows which of the changes that were handed out are done: the table must be read back, and they count as failed.
     pub(crate) fn lost(&mut self, reason: &str) {
         for destination in std::mem::take(&mut self.in_flight) {
+            self.failed_local |= self.is_local(&destination);
             self.failed.insert(destination, reason.to_owned());
         }
     }
@@ -437,6 +445,7 @@ impl Routes {
 
     /// Tries what failed again.
     pub(crate) fn retry(&mut self) {
+        self.failed_local = false;
         for destination in std::mem::take(&mut self.failed).into_keys() {
             self.mark(destination);
         }
@@ -476,11 +485,13 @@ impl Routes {
     }
 
     /// Whether the routes of pods and blocks are as wanted, as far as they can be: a pod whose interface is gone counts as done.
+    /// Asked after every event, so it must not look at every route.
     pub(crate) fn local_settled(&self) -> bool {
-        let local = |destination: &IpNet| self.pods.contains_key(destination) || self.blocks.contains(destination);
-        !self.dirty.iter().any(|(class, _)| *class == Class::Local)
-            && !self.in_flight.iter().any(local)
-            && !self.failed.keys().any(local)
+        // Local ones come first in the order of what is dirty.
+        let dirty = self.dirty.first().is_some_and(|(class, _)| *class == Class::Local);
+        let in_flight = self.in_flight_local && !self.in_flight.is_empty();
+        let failed = self.failed_local && !self.failed.is_empty();
+        !dirty && !in_flight && !failed
     }
 
     /// What is wrong with the routes now.
