@@ -45,9 +45,17 @@ pub(crate) async fn all<T: DeserializeOwned + Send + 'static>(
         }
     }
     if answers.rows.is_empty() {
+        answers.errors.extend(hint(settings));
         answers.check()?;
     }
     Ok(answers)
+}
+
+/// What somebody who asked the local agent, and has labs but no agent, most likely meant.
+fn hint(settings: &Settings) -> Option<String> {
+    let labs = if settings.asks_the_local_agent() { tortie_lab::lifecycle::all_labs() } else { Vec::new() };
+    let example = labs.first()?;
+    Some(format!("labs are up on this machine ({}): to ask their agents, add --lab {example}", labs.join(", ")))
 }
 
 async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T> {

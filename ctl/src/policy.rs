@@ -141,7 +141,7 @@ fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
 }
 
 fn explained(explanation: &Explanation) -> String {
-    let mut text = format!("{}: {}\n", explanation.verdict, explanation.summary);
+    let mut text = format!("{}\n", explanation.summary);
     for (name, side) in [("egress", &explanation.egress), ("ingress", &explanation.ingress)] {
         let _ = write!(text, "\n{name}: {}", side.verdict);
         let _ = match (&side.policy, &side.rule) {
@@ -153,7 +153,7 @@ fn explained(explanation: &Explanation) -> String {
     }
     let route = &explanation.route;
     let end = |node: &Option<String>, address: &Option<std::net::IpAddr>| {
-        let address = address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
+        let address = address.map_or_else(|| "an address not known yet".to_owned(), |address| address.to_string());
         node.as_ref().map_or(address.clone(), |node| format!("{address} on {node}"))
     };
     let from = end(&route.source_node, &route.source_address);
@@ -165,12 +165,7 @@ fn explained(explanation: &Explanation) -> String {
 fn steps(side: &Side) -> String {
     let mut text = String::new();
     for step in &side.steps {
-        let what = match (&step.policy, &step.rule) {
-            (Some(policy), Some(rule)) => format!("{policy}, {rule}: "),
-            (Some(policy), None) => format!("{policy}: "),
-            _ => String::new(),
-        };
-        let _ = writeln!(text, "  {what}{}", step.why);
+        let _ = writeln!(text, "  {}", step.why);
     }
     text
 }

@@ -95,6 +95,11 @@ impl Settings {
         Agent::Socket(Path::new(RUN_DIR).join("tortie.sock"))
     }
 
+    /// Whether no agent was named in any way.
+    pub(crate) fn asks_the_local_agent(&self) -> bool {
+        self.levels.iter().all(|level| level.socket.is_none() && level.run_dir.is_none() && level.lab.is_none())
+    }
+
     /// The agents to ask: one, or all of a lab.
     pub(crate) fn clients(&self) -> Result<Vec<Client>> {
         let lab = match self.agent() {

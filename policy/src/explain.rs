@@ -210,7 +210,8 @@ impl Flow<'_> {
                     _ => format!("and no rule of its {} allows {port} {peer}", count(policies.len())),
                 };
                 let rules = if policies.len() > 1 { rules.replace("which has", "which have") } else { rules };
-                format!("{direction} of {pod} is isolated by NetworkPolicy {}, {rules}", policies.join(", "))
+                let kind = if policies.len() > 1 { "NetworkPolicies" } else { "NetworkPolicy" };
+                format!("{direction} of {pod} is isolated by {kind} {}, {rules}", policies.join(", "))
             }
         }
     }

@@ -70,7 +70,7 @@ fn no_rule_that_allows() {
     assert_eq!(
         text.lines().next(),
         Some(
-            "denied: ingress of demo/web is isolated by NetworkPolicy demo/deny-all, demo/web, and no rule of its \
+            "denied: ingress of demo/web is isolated by NetworkPolicies demo/deny-all, demo/web, and no rule of its \
              2 policies allows TCP/80 from demo/other"
         )
     );
