@@ -445,13 +445,14 @@ fn an_object_survives_being_written_and_read() {
 }
 
 #[test]
-fn a_pods_addresses_come_from_the_first_source_that_has_any() {
+fn a_pods_expected_addresses_come_from_the_first_source_that_has_any() {
     let pod_of = |value: &Value| match object(value) {
         Object::Pod(pod) => pod,
         other => panic!("{other:?}"),
     };
-    let addresses =
-        |value: &Value| pod_of(value).addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let addresses = |value: &Value| {
+        pod_of(value).expected_addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
     let annotated = json!({"name": "web", "annotations": {"cni.projectcalico.org/podIPs": "10.0.0.2/32, fd00::2/128", "cni.projectcalico.org/ipAddrs": "[\"10.0.0.3\"]"}});
     assert_eq!(
         addresses(&pod(&json!({"metadata": annotated, "status": {"podIPs": [{"ip": "10.0.0.1"}]}}))),
@@ -465,6 +466,12 @@ fn a_pods_addresses_come_from_the_first_source_that_has_any() {
         json!({"name": "web", "annotations": {"cni.projectcalico.org/ipAddrs": "[\"10.0.0.3\", \"fd00::3\"]"}});
     assert_eq!(addresses(&pod(&json!({"metadata": pinned}))), "10.0.0.3 fd00::3");
     assert_eq!(addresses(&pod(&json!({}))), "");
+    // What a pod's maker wrote is not what it has.
+    let has = |value: &Value| pod_of(value).addresses();
+    assert!(
+        has(&pod(&json!({"metadata": annotated}))).is_empty() && has(&pod(&json!({"metadata": pinned}))).is_empty()
+    );
+    assert_eq!(has(&pod(&json!({"status": {"podIP": "10.0.0.1"}}))), ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
     for bad in ["[]", "[\"10.0.0.1\", \"10.0.0.2\"]", "[1]", "{}", "[\"x\"]", ""] {
         let value = pod(&json!({"metadata": {"name": "web", "annotations": {"cni.projectcalico.org/ipAddrs": bad}}}));
         assert!(errors(&value)[0].contains("such as [\"10.244.0.10\"]"), "{bad}");

@@ -339,7 +339,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use tortie_api::ObjectMeta;
-    use tortie_api::k8s::{LabelSelector, Namespace};
+    use tortie_api::k8s::{LabelSelector, Namespace, PodIp};
 
     use super::*;
 
@@ -348,7 +348,7 @@ mod tests {
         pod.metadata.namespace = Some("demo".to_owned());
         pod.metadata.name = name.to_owned();
         pod.metadata.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        pod.metadata.annotations.insert("cni.projectcalico.org/podIPs".to_owned(), ip.to_owned());
+        pod.status.pod_ips.push(PodIp { ip: ip.parse().expect("an address") });
         pod
     }
 
@@ -375,6 +375,22 @@ mod tests {
         assert!(!cluster.upsert(&Object::Pod(web)), "a label of a pod that has ended");
         assert!(!cluster.remove(&key(Kind::Pod, "web")));
         assert!(!cluster.remove(&key(Kind::Pod, "web")));
+    }
+
+    /// What a pod's maker wishes must not put somebody else's address into the sets that policies compile to.
+    #[test]
+    fn a_pod_has_only_the_addresses_of_its_status() {
+        let mut cluster = Cluster::default();
+        let mut web = pod("web", "10.0.0.1", &[("app", "web")]);
+        for (name, value) in [("ipAddrs", "[\"10.0.0.9\"]"), ("podIPs", "10.0.0.9/32")] {
+            web.metadata.annotations.insert(format!("cni.projectcalico.org/{name}"), value.to_owned());
+        }
+        let status = std::mem::take(&mut web.status);
+        cluster.upsert(&Object::Pod(web.clone()));
+        assert!(cluster.by_address.is_empty(), "{:?}", cluster.by_address);
+        web.status = status;
+        assert!(cluster.upsert(&Object::Pod(web)), "its address");
+        assert_eq!(cluster.by_address.keys().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.1"]);
     }
 
     #[test]

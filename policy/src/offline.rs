@@ -6,6 +6,7 @@
 //! A pod may have no address yet. Selectors select it all the same, and no ipBlock holds it but the whole address space; for the
 //! compiled form, which knows pods by their addresses alone, such pods are given stand-ins (see [`Offline::ruleset_for_matrix`]).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,20 +43,18 @@ impl Offline {
     /// Takes in the resources, defaulted and validated as a datastore hands them out.
     pub fn new<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Self {
         let mut cluster = Cluster::default();
-        let objects: Vec<&Object> = objects.into_iter().collect();
+        let objects: Vec<Cow<'a, Object>> = objects.into_iter().map(with_expected_addresses).collect();
         for object in &objects {
             cluster.upsert(object);
         }
         let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips.is_empty()).map(name).collect();
-        let warnings = homeless
-            .iter()
-            .map(|pod| {
-                format!(
-                    "Pod {pod} has no address, in status.podIPs or in an annotation cni.projectcalico.org/ipAddrs: \
-                     selectors select it, but no ipBlock except /0 does"
-                )
-            })
-            .collect();
+        let without = homeless.iter().map(|pod| {
+            format!(
+                "Pod {pod} has no address, in status.podIPs or in an annotation cni.projectcalico.org/ipAddrs: \
+                 selectors select it, but no ipBlock except /0 does"
+            )
+        });
+        let warnings = contested(&cluster).into_iter().chain(without).collect();
         let default_node = cluster.node_names().first().map_or(DEFAULT_NODE, |node| node).to_owned();
         let stood_in = (!homeless.is_empty()).then(|| stand_in(&cluster, &objects));
         Self { cluster, stood_in, default_node, warnings }
@@ -66,7 +65,7 @@ impl Offline {
         &self.cluster
     }
 
-    /// What should be known of the answers: pods without an address, one sentence each.
+    /// What should be known of the answers: pods without an address, and addresses that several pods claim, one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -125,6 +124,39 @@ pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = &PodState> {
     cluster.pods().filter(|pod| pod.endpoint)
 }
 
+/// A resource as it is to be taken in: no agent says which addresses a pod got, so that it is taken at its annotations' word.
+fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
+    match object {
+        Object::Pod(pod) if pod.status.pod_ips.is_empty() => {
+            let expected = pod.expected_addresses();
+            if expected.is_empty() {
+                return Cow::Borrowed(object);
+            }
+            let mut pod = pod.clone();
+            pod.status.pod_ips = expected.into_iter().map(|ip| PodIp { ip }).collect();
+            Cow::Owned(Object::Pod(pod))
+        }
+        _ => Cow::Borrowed(object),
+    }
+}
+
+/// A sentence on each address that more than one endpoint claims.
+fn contested(cluster: &Cluster) -> Vec<String> {
+    let mut claims: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
+    for pod in endpoints(cluster) {
+        for ip in &pod.ips {
+            claims.entry(*ip).or_default().insert(name(pod));
+        }
+    }
+    let shared = claims.into_iter().filter(|(_, pods)| pods.len() > 1);
+    shared
+        .map(|(ip, pods)| {
+            let pods = Vec::from_iter(pods).join(" and ");
+            format!("Pods {pods} claim one address, {ip}: in a cluster only one gets it, so answers on them may differ from it")
+        })
+        .collect()
+}
+
 /// `NAMESPACE/NAME`.
 pub(crate) fn name(pod: &PodState) -> String {
     format!("{}/{}", pod.namespace, pod.name)
@@ -132,7 +164,7 @@ pub(crate) fn name(pod: &PodState) -> String {
 
 /// The cluster again, with a stand-in of each family for each pod without an address, and with policies whose blocks are told that
 /// the stand-ins are not theirs.
-fn stand_in(cluster: &Cluster, objects: &[&Object]) -> Cluster {
+fn stand_in(cluster: &Cluster, objects: &[Cow<'_, Object>]) -> Cluster {
     let taken: BTreeSet<IpAddr> = cluster.pods().flat_map(|pod| pod.ips.iter().copied()).collect();
     let v4 = (u32::from(STAND_IN_V4)..).map(|number| IpAddr::from(Ipv4Addr::from(number)));
     let v6 = (u128::from(STAND_IN_V6)..).map(|number| IpAddr::from(Ipv6Addr::from(number)));
@@ -145,7 +177,7 @@ fn stand_in(cluster: &Cluster, objects: &[&Object]) -> Cluster {
     let stand_ins: Vec<IpNet> = given.values().flatten().map(|address| IpNet::from(*address)).collect();
     let mut stood_in = Cluster::default();
     for object in objects {
-        match object {
+        match &**object {
             Object::Pod(pod) => {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
                 let mut pod = pod.clone();
@@ -187,4 +219,41 @@ fn disown(policy: &NetworkPolicy, stand_ins: &[IpNet]) -> NetworkPolicy {
         peers.extend(more);
     }
     policy
+}
+
+#[cfg(test)]
+mod tests {
+    use tortie_api::k8s::Pod;
+
+    use super::*;
+
+    fn pinned(name: &str, ip: &str) -> Object {
+        let mut pod = Pod::default();
+        pod.metadata.namespace = Some("demo".to_owned());
+        pod.metadata.name = name.to_owned();
+        pod.metadata.annotations.insert("cni.projectcalico.org/ipAddrs".to_owned(), format!("[\"{ip}\"]"));
+        Object::Pod(pod)
+    }
+
+    #[test]
+    fn annotations_tell_the_addresses() {
+        let objects = [pinned("a", "10.0.0.1"), pinned("b", "fd00::2")];
+        let offline = Offline::new(&objects);
+        let ips: Vec<IpAddr> = offline.endpoints(DEFAULT_NODE).into_iter().flat_map(|endpoint| endpoint.ips).collect();
+        assert_eq!(ips, ["10.0.0.1", "fd00::2"].map(|ip| ip.parse::<IpAddr>().expect("an address")));
+        assert!(offline.warnings().is_empty());
+    }
+
+    #[test]
+    fn an_address_that_two_pods_claim_is_warned_of() {
+        let mut objects = vec![pinned("a", "10.0.0.1"), pinned("b", "10.0.0.1"), pinned("c", "10.0.0.3")];
+        let mut ended = pinned("ended", "10.0.0.3");
+        if let Object::Pod(pod) = &mut ended {
+            pod.status.phase = Some("Succeeded".to_owned());
+        }
+        objects.push(ended);
+        let offline = Offline::new(&objects);
+        let [warning] = offline.warnings() else { panic!("{:?}", offline.warnings()) };
+        assert!(warning.contains("demo/a and demo/b") && warning.contains("10.0.0.1"), "{warning}");
+    }
 }

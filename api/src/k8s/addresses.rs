@@ -23,11 +23,18 @@ pub mod annotations {
 }
 
 impl Pod {
-    /// The pod's addresses: `status.podIPs`, else the annotation `cni.projectcalico.org/podIPs`, else the pinned addresses of
-    /// `cni.projectcalico.org/ipAddrs`. Entries that are no addresses, which validation refuses, are left out.
+    /// The addresses that the pod has: `status.podIPs`, which only agents write. Annotations are wishes of whoever made the pod, and
+    /// must not count for anything that is enforced: a pod could take over another one's permissions by naming its address.
     pub fn addresses(&self) -> Vec<IpAddr> {
+        self.status.pod_ips.iter().map(|entry| entry.ip).collect()
+    }
+
+    /// The addresses to reckon with where no agent tells: `status.podIPs`, else the annotation `cni.projectcalico.org/podIPs`, else
+    /// the pinned addresses of `cni.projectcalico.org/ipAddrs`. Entries that are no addresses, which validation refuses, are left
+    /// out.
+    pub fn expected_addresses(&self) -> Vec<IpAddr> {
         if !self.status.pod_ips.is_empty() {
-            return self.status.pod_ips.iter().map(|entry| entry.ip).collect();
+            return self.addresses();
         }
         let annotated = reported_addresses(&self.metadata.annotations).unwrap_or_default();
         if !annotated.is_empty() {

@@ -25,8 +25,10 @@ pub(crate) fn object(document: &Value) -> Object {
 
 /// A pod with addresses (comma separated) and labels.
 pub(crate) fn pod(namespace: &str, name: &str, node: &str, ips: &str, labels: &Value) -> Object {
+    let ips: Vec<Value> = ips.split(',').filter(|ip| !ip.is_empty()).map(|ip| json!({"ip": ip})).collect();
     object(&json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name, "labels": labels, "annotations": {"cni.projectcalico.org/podIPs": ips}},
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "status": {"podIPs": ips},
         "spec": {"nodeName": node, "containers": [{"name": "c", "ports": [
             {"containerPort": 80, "name": "web"}, {"containerPort": 5353, "protocol": "UDP", "name": "dns"}]}]}}))
 }
