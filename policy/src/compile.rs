@@ -13,6 +13,7 @@ use crate::class::{Access, Policy, names_ports};
 use crate::cluster::{Cluster, PodPort, PodState};
 use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
+use crate::index::SelectorIndex;
 use crate::intern::Id;
 use crate::names::Names;
 use crate::peers::Resolver;
@@ -57,6 +58,7 @@ pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation
             ruleset: frame(generation, options),
             names: Names::default(),
         },
+        policies: FxHashMap::default(),
         governed: FxHashMap::default(),
         classes: FxHashMap::default(),
     };
@@ -69,12 +71,17 @@ pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation
 /// A namespace and a label set there: pods that the same policies govern.
 type Group = (std::sync::Arc<str>, Id);
 
+/// The policies of a namespace in the order of their names, and the index to them.
+type Policies<'a> = (Vec<Policy<'a>>, SelectorIndex<'a, usize>);
+
 /// What decides a class: direction, group, and the pod's ports where policies call them by name.
 type ClassKey = (PolicyType, Group, Option<Id>);
 
 struct Compiler<'a> {
     cluster: &'a Cluster,
     builder: Builder<'a>,
+    /// The policies of each namespace.
+    policies: FxHashMap<std::sync::Arc<str>, Policies<'a>>,
     governed: FxHashMap<Group, Rc<[Policy<'a>]>>,
     classes: FxHashMap<ClassKey, String>,
 }
@@ -137,18 +144,27 @@ impl<'a> Compiler<'a> {
             return Rc::clone(policies);
         }
         let cluster = self.cluster;
-        let mut policies = Vec::new();
-        if let Some((namespace, state)) = cluster.namespace_entry(&group.0) {
-            for (name, spec) in &state.policies {
-                if self.builder.resolver.selects(&spec.pod_selector, group.1) {
-                    policies.push(Policy { namespace, name, spec });
-                }
-            }
-        }
-        let policies: Rc<[Policy<'a>]> = policies.into();
+        let labels = cluster.labels(group.1);
+        let (all, index) =
+            self.policies.entry(std::sync::Arc::clone(&group.0)).or_insert_with(|| policies_of(cluster, &group.0));
+        let selecting = index.candidates(labels).into_iter().filter_map(|number| {
+            let policy: &Policy<'a> = &all[number];
+            policy.spec.pod_selector.matches(labels).then(|| policy.clone())
+        });
+        let policies: Rc<[Policy<'a>]> = selecting.collect();
         self.governed.insert(group.clone(), Rc::clone(&policies));
         policies
     }
+}
+
+/// The policies of a namespace, made ready to be asked about many label sets.
+fn policies_of<'a>(cluster: &'a Cluster, namespace: &str) -> Policies<'a> {
+    let mut policies = Vec::new();
+    if let Some((namespace, state)) = cluster.namespace_entry(namespace) {
+        policies.extend(state.policies.iter().map(|(name, spec)| Policy { namespace, name, spec }));
+    }
+    let index = SelectorIndex::new(policies.iter().map(|policy| &policy.spec.pod_selector).enumerate());
+    (policies, index)
 }
 
 /// The policies' names in short: the first ones, and how many more.

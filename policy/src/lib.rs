@@ -16,6 +16,7 @@ mod compile;
 pub mod explain;
 mod frame;
 mod generation;
+mod index;
 mod intern;
 pub mod matrix;
 mod names;

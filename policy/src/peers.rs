@@ -140,12 +140,6 @@ impl<'a> Resolver<'a> {
         Self { cluster, numbers: FxHashMap::default(), matches: FxHashMap::default(), members: BTreeMap::new() }
     }
 
-    /// Whether the selector selects the label set.
-    pub(crate) fn selects(&mut self, selector: &LabelSelector, labels: Id) -> bool {
-        let number = self.number(selector);
-        self.numbered_selects(number, selector, labels)
-    }
-
     fn number(&mut self, selector: &LabelSelector) -> u32 {
         if let Some(&number) = self.numbers.get(selector) {
             return number;
