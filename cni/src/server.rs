@@ -109,11 +109,7 @@ impl CniServer {
                 self.inner.tear_down(&record).await?;
             }
         }
-        let known = |holder: &ipam::Holder| {
-            staying.iter().any(|record| {
-                handle(&record.network, &record.endpoint.container_id, &record.endpoint.ifname) == holder.handle
-            })
-        };
+        let known = |holder: &ipam::Holder| staying.iter().any(|record| handle_of(record) == holder.handle);
         self.inner.release_where(|holder| !known(holder)).await?;
         Ok(staying.into_iter().map(|record| record.endpoint).collect())
     }
@@ -197,17 +193,18 @@ impl Inner {
         let mac = self.host.create(&record.endpoint, netns, record.mtu).await.map_err(|error| kernel(&error))?;
         record.endpoint.mac = mac.to_string();
         self.save(record)?;
-        self.program(&record.endpoint).await
+        self.program(record).await
     }
 
     /// Rules and route, then the pod's addresses for everybody to see.
-    async fn program(&self, endpoint: &Endpoint) -> Result<(), CniError> {
+    async fn program(&self, record: &Record) -> Result<(), CniError> {
+        let endpoint = &record.endpoint;
         self.dataplane.add_endpoint(endpoint.clone()).await.map_err(|error| {
             let msg = format!("pod {}: rules and route are not in the kernel", pod_of(endpoint));
             CniError::new(CniError::TRY_AGAIN, msg, error)
         })?;
         self.datastore
-            .publish_pod_ips(&endpoint.namespace, &endpoint.pod, Some(&endpoint.ips))
+            .publish_pod_ips(&endpoint.namespace, &endpoint.pod, &self.publisher(record), &endpoint.ips)
             .await
             .map_err(|error| datastore(&error))
     }
@@ -227,7 +224,7 @@ impl Inner {
         {
             return Ok(None);
         }
-        self.program(&record.endpoint).await?;
+        self.program(record).await?;
         Ok(Some(result::success(&call.version, &record.endpoint, record.mtu, call.previous.as_ref())))
     }
 
@@ -301,12 +298,10 @@ impl Inner {
             CniError::new(CniError::TRY_AGAIN, msg, error)
         })?;
         self.host.delete(&endpoint.host_interface).await.map_err(|error| kernel(&error))?;
-        match self.datastore.publish_pod_ips(&endpoint.namespace, &endpoint.pod, None).await {
-            Ok(()) | Err(StoreError::NotFound(_)) => {}
-            Err(error) => return Err(datastore(&error)),
-        }
-        let handle = handle(&record.network, &endpoint.container_id, &endpoint.ifname);
-        self.ipam.release(&handle).await.map_err(addresses)?;
+        let withdrawn =
+            self.datastore.withdraw_pod_ips(&endpoint.namespace, &endpoint.pod, &self.publisher(record)).await;
+        withdrawn.map_err(|error| datastore(&error))?;
+        self.ipam.release(&handle_of(record)).await.map_err(addresses)?;
         self.store.remove(&endpoint.container_id, &endpoint.ifname).map_err(|error| disk(&error))
     }
 
@@ -358,7 +353,7 @@ impl Inner {
             .store
             .load()
             .iter()
-            .map(|record| handle(&record.network, &record.endpoint.container_id, &record.endpoint.ifname))
+            .map(handle_of)
             .chain(call.valid.iter().map(|(container, ifname)| handle(&call.network, container, ifname)))
             .collect();
         let prefix = format!("{}.", call.network);
@@ -392,9 +387,19 @@ impl Inner {
         turn
     }
 
+    /// Who publishes a pod's addresses: the attachment, on this node.
+    fn publisher(&self, record: &Record) -> String {
+        format!("{}/{}", self.config.node, handle_of(record))
+    }
+
     fn save(&self, record: &Record) -> Result<(), CniError> {
         self.store.save(record).map_err(|error| disk(&error))
     }
+}
+
+/// What the addresses of a record are found by.
+fn handle_of(record: &Record) -> String {
+    handle(&record.network, &record.endpoint.container_id, &record.endpoint.ifname)
 }
 
 fn pod_of(endpoint: &Endpoint) -> String {

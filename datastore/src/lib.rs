@@ -91,6 +91,16 @@ pub trait Datastore: Send + Sync {
     /// Deletes an object that agents own if its version is still `resource_version`.
     async fn delete(&self, key: &ObjectKey, resource_version: &str) -> Result<(), Error>;
 
-    /// Says which addresses a pod has. `None` takes the statement back.
-    async fn publish_pod_ips(&self, namespace: &str, pod: &str, ips: Option<&[std::net::IpAddr]>) -> Result<(), Error>;
+    /// Says which addresses a pod has, in place of what was said before. `publisher` names who says so: one attachment on one node,
+    /// since a pod of the same name may run elsewhere before the last trace of its predecessor is gone.
+    async fn publish_pod_ips(
+        &self,
+        namespace: &str,
+        pod: &str,
+        publisher: &str,
+        ips: &[std::net::IpAddr],
+    ) -> Result<(), Error>;
+
+    /// Takes back what `publisher` said of a pod. What somebody else has said since stays.
+    async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error>;
 }

@@ -305,8 +305,8 @@ async fn pods_get_the_addresses_that_agents_publish() {
         _ => "none".to_owned(),
     };
     let ips = ["10.244.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-    directory.publish_pod_ips("x", "web", Some(&ips)).await.unwrap();
-    directory.publish_pod_ips("x", "stranger", Some(&ips[..1])).await.unwrap();
+    directory.publish_pod_ips("x", "web", "n1/c1", &ips).await.unwrap();
+    directory.publish_pod_ips("x", "stranger", "n1/c2", &ips[..1]).await.unwrap();
     follower.until("addresses", |this| addresses(this) == "10.244.0.1,fd00::1").await;
     follower.caught_up(scratch.path()).await;
     assert_eq!(follower.names(), ["Pod x/web"]);
@@ -319,11 +319,37 @@ async fn pods_get_the_addresses_that_agents_publish() {
     follower.until("no pod", |this| this.objects.is_empty()).await;
     write(scratch.path(), "a.yaml", &pod("x", "web"));
     follower.until("addresses again", |this| addresses(this) == "10.244.0.1,fd00::1").await;
-    directory.publish_pod_ips("x", "web", None).await.unwrap();
-    directory.publish_pod_ips("x", "web", None).await.unwrap();
+    directory.withdraw_pod_ips("x", "web", "n1/c1").await.unwrap();
+    directory.withdraw_pod_ips("x", "web", "n1/c1").await.unwrap();
     follower.until("no addresses", |this| addresses(this).is_empty()).await;
-    assert!(matches!(directory.publish_pod_ips("../../..", "..", Some(&ips)).await, Ok(())));
+    directory.publish_pod_ips("../../..", "..", "n1/c3", &ips).await.unwrap();
     assert!(!scratch.path().parent().unwrap().join("...json").exists());
+}
+
+/// A pod that is made anew on another node has its addresses before the old node says that its own are gone.
+#[tokio::test]
+async fn only_who_published_addresses_takes_them_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    write(scratch.path(), "a.yaml", &pod("x", "web"));
+    let directory = Directory::open(scratch.path()).unwrap();
+    let key = ObjectKey { kind: Kind::Pod, namespace: Some("x".into()), name: "web".into() };
+    let addresses = async || match directory.get(&key).await {
+        Ok(Object::Pod(pod)) => pod.addresses(),
+        other => panic!("{other:?}"),
+    };
+    let (old, new) = (["10.244.0.1".parse().unwrap()], ["10.244.1.1".parse().unwrap()]);
+    directory.publish_pod_ips("x", "web", "n1/c1", &old).await.unwrap();
+    directory.publish_pod_ips("x", "web", "n2/c2", &new).await.unwrap();
+    directory.withdraw_pod_ips("x", "web", "n1/c1").await.unwrap();
+    assert_eq!(addresses().await, new);
+    directory.withdraw_pod_ips("x", "web", "n2/c2").await.unwrap();
+    assert!(addresses().await.is_empty());
+    // Written before publications said by whom.
+    let file = scratch.path().join(".tortie/pods/x/web.json");
+    fs::write(&file, r#"{"namespace": "x", "name": "web", "podIPs": ["10.244.0.1"]}"#).unwrap();
+    assert_eq!(addresses().await, old);
+    directory.withdraw_pod_ips("x", "web", "n1/c1").await.unwrap();
+    assert!(addresses().await.is_empty() && !file.exists());
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ pub(crate) struct Memory {
 struct State {
     objects: BTreeMap<ObjectKey, Object>,
     version: u64,
-    published: BTreeMap<(String, String), Vec<IpAddr>>,
+    /// By pod: who says it, and what.
+    published: BTreeMap<(String, String), (String, Vec<IpAddr>)>,
 }
 
 /// An object from YAML-like JSON, defaulted and valid.
@@ -66,7 +67,7 @@ impl Memory {
 
     pub(crate) fn published(&self, namespace: &str, pod: &str) -> Option<Vec<IpAddr>> {
         let key = (namespace.to_owned(), pod.to_owned());
-        self.state.lock().expect("the lock").published.get(&key).cloned()
+        self.state.lock().expect("the lock").published.get(&key).map(|(_, ips)| ips.clone())
     }
 }
 
@@ -111,13 +112,18 @@ impl Datastore for Memory {
         state.objects.remove(key).map(|_| ()).ok_or_else(|| Error::NotFound(key.clone()))
     }
 
-    async fn publish_pod_ips(&self, namespace: &str, pod: &str, ips: Option<&[IpAddr]>) -> Result<(), Error> {
+    async fn publish_pod_ips(&self, namespace: &str, pod: &str, publisher: &str, ips: &[IpAddr]) -> Result<(), Error> {
+        let mut state = self.state.lock().expect("the lock");
+        state.published.insert((namespace.to_owned(), pod.to_owned()), (publisher.to_owned(), ips.to_vec()));
+        Ok(())
+    }
+
+    async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error> {
         let mut state = self.state.lock().expect("the lock");
         let key = (namespace.to_owned(), pod.to_owned());
-        match ips {
-            Some(ips) => state.published.insert(key, ips.to_vec()),
-            None => state.published.remove(&key),
-        };
+        if state.published.get(&key).is_some_and(|(by, _)| by == publisher) {
+            state.published.remove(&key);
+        }
         Ok(())
     }
 }

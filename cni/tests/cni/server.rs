@@ -51,6 +51,7 @@ impl Dataplane for Routes {
 }
 
 struct Node {
+    name: String,
     server: CniServer,
     store: Arc<Memory>,
     routes: Arc<Routes>,
@@ -60,6 +61,10 @@ struct Node {
 }
 
 async fn node(objects: &[Value]) -> Node {
+    node_of("node-1", Arc::new(Memory::with(objects))).await
+}
+
+async fn node_of(name: &str, store: Arc<Memory>) -> Node {
     let netns = netns::anonymous().expect("a namespace");
     let settings = [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
     sysctl::set_in(&netns, &settings).expect("settings");
@@ -73,13 +78,19 @@ async fn node(objects: &[Value]) -> Node {
         fails: AtomicBool::new(false),
         gate: tokio::sync::Semaphore::new(1000),
     });
-    let store = Arc::new(Memory::with(objects));
     let run_dir = tempfile::tempdir().expect("a folder");
-    Node { server: start(&netns, &run_dir, &store, &routes), store, routes, net, netns, run_dir }
+    let server = start(name, &netns, &run_dir, &store, &routes);
+    Node { name: name.to_owned(), server, store, routes, net, netns, run_dir }
 }
 
-fn start(netns: &Netns, run_dir: &tempfile::TempDir, store: &Arc<Memory>, routes: &Arc<Routes>) -> CniServer {
-    let mut config = ServerConfig::new("node-1", run_dir.path());
+fn start(
+    name: &str,
+    netns: &Netns,
+    run_dir: &tempfile::TempDir,
+    store: &Arc<Memory>,
+    routes: &Arc<Routes>,
+) -> CniServer {
+    let mut config = ServerConfig::new(name, run_dir.path());
     // The test's own way to the namespace of the node.
     config.netns = Some(netns.run(Netns::current).expect("entered").expect("the namespace"));
     config.pod_wait = Duration::from_millis(300);
@@ -89,7 +100,7 @@ fn start(netns: &Netns, run_dir: &tempfile::TempDir, store: &Arc<Memory>, routes
 impl Node {
     /// As when the agent starts anew: nothing is left in memory.
     fn restart(&mut self) {
-        self.server = start(&self.netns, &self.run_dir, &self.store, &self.routes);
+        self.server = start(&self.name, &self.netns, &self.run_dir, &self.store, &self.routes);
     }
 
     async fn call(&self, command: &str, container: &str, pod: &Pod) -> CniResponse {
@@ -111,7 +122,7 @@ impl Node {
     async fn traces(&self) -> (usize, usize, usize) {
         let links = self.net.links().await.expect("read");
         let links = links.iter().filter(|link| link.name.starts_with("cali")).count();
-        let ipam = Ipam::new(Arc::clone(&self.store) as _, "node-1");
+        let ipam = Ipam::new(Arc::clone(&self.store) as _, self.name.clone());
         let held = ipam.holders().await.expect("holders").iter().map(|holder| holder.ips.len()).sum();
         (links, held, load_endpoints(self.run_dir.path()).len())
     }
@@ -285,6 +296,21 @@ async fn calls_may_be_repeated_and_come_late() {
     drop(brief);
     assert!(node.server.handle(request).await.ok);
     assert_eq!(node.traces().await, (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_late_del_leaves_the_pod_that_runs_elsewhere_alone() {
+    let old = node(&[pod("web", "a", None)]).await;
+    let new = node_of("node-2", Arc::clone(&old.store)).await;
+    let (before, after) = (Pod::new("a"), Pod::new("a"));
+    old.add("c1", &before).await;
+    let second = ips(&new.add("c2", &after).await);
+    assert_eq!(old.store.published("web", "a"), Some(second.clone()));
+    old.del("c1", &before).await;
+    assert_eq!(old.store.published("web", "a"), Some(second), "what the other node published");
+    assert_eq!((old.traces().await, new.traces().await), ((0, 0, 0), (1, 2, 1)));
+    new.del("c2", &after).await;
+    assert_eq!(old.store.published("web", "a"), None);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::{Batch, Datastore, Error, files};
 use last_good::LastGood;
 use store::Store;
 pub(crate) use store::{Lock, lock};
-use view::{RevisionDigest, View};
+use view::{Publication, RevisionDigest, View};
 use watcher::Watcher;
 
 /// Changes that come within this time of a batch are put together into the next one. The first after a quiet time never waits.
@@ -149,9 +149,25 @@ impl Datastore for Directory {
         self.blocking(move |this| this.store.delete(&key, &version)).await
     }
 
-    async fn publish_pod_ips(&self, namespace: &str, pod: &str, ips: Option<&[IpAddr]>) -> Result<(), Error> {
-        let (namespace, pod, ips) = (namespace.to_owned(), pod.to_owned(), ips.map(<[IpAddr]>::to_vec));
-        self.blocking(move |this| this.store.publish(&namespace, &pod, ips.as_deref())).await
+    async fn publish_pod_ips(
+        &self,
+        namespace: &str,
+        pod: &str,
+        publisher: &str,
+        ips: &[IpAddr],
+    ) -> Result<(), Error> {
+        let publication = Publication {
+            namespace: namespace.to_owned(),
+            name: pod.to_owned(),
+            publisher: publisher.to_owned(),
+            pod_ips: ips.to_vec(),
+        };
+        self.blocking(move |this| this.store.publish(&publication)).await
+    }
+
+    async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error> {
+        let (namespace, pod, publisher) = (namespace.to_owned(), pod.to_owned(), publisher.to_owned());
+        self.blocking(move |this| this.store.withdraw(&namespace, &pod, &publisher)).await
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -119,17 +118,26 @@ impl Store {
     }
 
     /// Says which addresses a pod has. It need not outlive a power cut, which no pod does.
-    pub(super) fn publish(&self, namespace: &str, pod: &str, ips: Option<&[IpAddr]>) -> Result<(), Error> {
-        let path = self.root.join(layout::publication_file(namespace, pod));
-        let Some(ips) = ips else {
-            return match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, &error)),
-                _ => Ok(()),
-            };
-        };
-        let publication = Publication { namespace: namespace.to_owned(), name: pod.to_owned(), pod_ips: ips.to_vec() };
-        let bytes = serde_json::to_vec(&publication).map_err(|error| failed(&path, &error.into()))?;
+    pub(super) fn publish(&self, publication: &Publication) -> Result<(), Error> {
+        let path = self.root.join(layout::publication_file(&publication.namespace, &publication.name));
+        let bytes = serde_json::to_vec(publication).map_err(|error| failed(&path, &error.into()))?;
+        let _lock = lock(&self.root)?;
         write(&path, &bytes, false)
+    }
+
+    /// Takes back what `publisher` said, and what nobody can read.
+    pub(super) fn withdraw(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error> {
+        let path = self.root.join(layout::publication_file(namespace, pod));
+        // Between the comparison and the removal nobody may publish.
+        let _lock = lock(&self.root)?;
+        let removed = files::read(&path).and_then(|bytes| match serde_json::from_slice::<Publication>(&bytes) {
+            Ok(there) if there.is_of_another(publisher) => Ok(()),
+            _ => std::fs::remove_file(&path),
+        });
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, &error)),
+            _ => Ok(()),
+        }
     }
 }
 

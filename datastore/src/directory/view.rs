@@ -35,8 +35,18 @@ pub(super) fn hash(bytes: &[u8]) -> Hash {
 pub(super) struct Publication {
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Who says it; empty where an agent wrote it that did not say.
+    #[serde(default)]
+    pub(super) publisher: String,
     #[serde(rename = "podIPs")]
     pub(super) pod_ips: Vec<IpAddr>,
+}
+
+impl Publication {
+    /// Whether somebody else than `publisher` says it.
+    pub(super) fn is_of_another(&self, publisher: &str) -> bool {
+        !self.publisher.is_empty() && self.publisher != publisher
+    }
 }
 
 /// A directory's content and what it means.
