@@ -175,6 +175,8 @@ fn malformed_attributes_cost_what_rfc_7606_says() {
         ("AS_PATH missing", body(&[ORIGIN, NEXT_HOP].concat()), 2, Withdraw),
         ("NEXT_HOP, length", rest(&[0x40, 3, 3, 10, 0, 0], [ORIGIN, AS_PATH]), 3, Withdraw),
         ("NEXT_HOP, multicast", rest(&[0x40, 3, 4, 224, 0, 0, 1], [ORIGIN, AS_PATH]), 3, Withdraw),
+        ("NEXT_HOP, loopback", rest(&[0x40, 3, 4, 127, 0, 0, 1], [ORIGIN, AS_PATH]), 3, Withdraw),
+        ("NEXT_HOP, this network", rest(&[0x40, 3, 4, 0, 0, 0, 1], [ORIGIN, AS_PATH]), 3, Withdraw),
         ("NEXT_HOP missing", body(&[ORIGIN, AS_PATH].concat()), 3, Withdraw),
         ("MED, length", with(&[0x80, 4, 3, 0, 0, 0]), 4, Withdraw),
         ("MED, flags", with(&[0x40, 4, 4, 0, 0, 0, 0]), 4, Withdraw),

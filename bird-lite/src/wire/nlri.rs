@@ -46,8 +46,8 @@ impl<'a> Nlri<'a> {
         self.bytes.is_empty()
     }
 
-    /// The prefixes in order, bits past their length cleared. Those that can never be routes to anybody (multicast, and other parts of
-    /// IPv4's class D and E, IPv6 link-local) are left out, as RFC 4271, 6.3 asks for a semantically incorrect prefix.
+    /// The prefixes in order, bits past their length cleared. Those that can never be routes to another node (`MARTIANS`: loopback,
+    /// link-local, multicast and the like) are left out, as RFC 4271, 6.3 asks for a semantically incorrect prefix.
     pub fn prefixes(self) -> impl Iterator<Item = IpNet> + 'a {
         let mut rest = self.bytes;
         core::iter::from_fn(move || {
@@ -81,12 +81,25 @@ impl<'a> Nlri<'a> {
     }
 }
 
+/// IPv4 that no route of another node leads to: the unspecified address and "this network", loopback, link-local (RFC 3927; the gateway
+/// of every pod is there), multicast and class E. Each is a network and its length.
+const MARTIANS_V4: [(u32, u32); 4] = [(0, 8), (127 << 24, 8), (0xa9fe << 16, 16), (0b111 << 29, 3)];
+
+/// The same of IPv6: unspecified, loopback and IPv4-compatible addresses, IPv4-mapped ones (RFC 4291, 2.5), link-local, multicast.
+const MARTIANS_V6: [(u128, u32); 4] = [(0, 96), (0xffff << 32, 96), (0xfe80 << 112, 10), (0xff << 120, 8)];
+
+/// Whether a prefix may lead to another node. It may not when it lies within martian space; one that merely covers some, a default route
+/// first of all, may.
 fn is_routable(prefix: &IpNet) -> bool {
+    let bits = u32::from(prefix.prefix_len());
     match prefix {
-        IpNet::V4(prefix) => prefix.prefix_len() == 0 || prefix.addr().octets()[0] < 224,
+        IpNet::V4(prefix) => {
+            let address = prefix.addr().to_bits();
+            !MARTIANS_V4.iter().any(|&(network, length)| bits >= length && (address ^ network) >> (32 - length) == 0)
+        }
         IpNet::V6(prefix) => {
-            let first = prefix.addr().segments()[0];
-            first < 0xff00 && (first & 0xffc0 != 0xfe80 || prefix.prefix_len() < 10)
+            let address = prefix.addr().to_bits();
+            !MARTIANS_V6.iter().any(|&(network, length)| bits >= length && (address ^ network) >> (128 - length) == 0)
         }
     }
 }
@@ -103,5 +116,77 @@ pub(crate) fn encode(prefix: &IpNet, out: &mut BytesMut) {
     match prefix.network() {
         IpAddr::V4(network) => out.put_slice(&network.octets()[..count]),
         IpAddr::V6(network) => out.put_slice(&network.octets()[..count]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(text: &str) -> bool {
+        let prefix: IpNet = text.parse().expect("a prefix");
+        let mut bytes = BytesMut::new();
+        encode(&prefix, &mut bytes);
+        let nlri = Nlri::parse(Family::of(&prefix), &bytes).expect("well-formed");
+        let read: Vec<_> = nlri.prefixes().collect();
+        assert!(read.is_empty() || read == [prefix], "{text}: {read:?}");
+        !read.is_empty()
+    }
+
+    #[test]
+    fn what_lies_within_martian_space_is_left_out() {
+        for text in [
+            "0.0.0.0/8",
+            "0.0.0.0/32",
+            "0.1.0.0/16",
+            "127.0.0.0/8",
+            "127.1.2.0/24",
+            "169.254.0.0/16",
+            "169.254.1.1/32",
+            "224.0.0.0/4",
+            "224.0.0.0/3",
+            "239.1.1.1/32",
+            "240.0.0.0/4",
+            "255.255.255.255/32",
+            "::/128",
+            "::1/128",
+            "::/96",
+            "::10.0.0.0/104",
+            "::ffff:0:0/96",
+            "::ffff:10.0.0.0/104",
+            "fe80::/10",
+            "fe80::/64",
+            "fe80::1/128",
+            "ff00::/8",
+            "ff02::1/128",
+        ] {
+            assert!(!accepted(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_covers_it_or_lies_beside_it_is_kept() {
+        for text in [
+            "0.0.0.0/0",
+            "0.0.0.0/1",
+            "128.0.0.0/1",
+            "1.0.0.0/8",
+            "126.0.0.0/8",
+            "128.0.0.0/16",
+            "169.253.0.0/16",
+            "169.252.0.0/14",
+            "192.0.0.0/2",
+            "223.255.255.0/24",
+            "10.244.0.0/26",
+            "::/0",
+            "::/1",
+            "::/3",
+            "64:ff9b::/96",
+            "fd00:10:244::/122",
+            "2001:db8::/32",
+            "f000::/4",
+        ] {
+            assert!(accepted(text), "{text}");
+        }
     }
 }

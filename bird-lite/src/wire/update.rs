@@ -240,11 +240,16 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Whether packets can be sent to it.
+/// Whether packets can be sent to it, and leave the node then. Link-local addresses are next hops on tunnels and unnumbered links.
 fn is_host(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => !address.is_unspecified() && address.octets()[0] < 224,
-        IpAddr::V6(address) => !address.is_unspecified() && !address.is_multicast(),
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            !address.is_unspecified()
+                && !address.is_loopback()
+                && !address.is_multicast()
+                && address.to_ipv4_mapped().is_none()
+        }
     }
 }
 
@@ -382,5 +387,30 @@ pub fn attribute_name(code: u8) -> &'static str {
         code::AS4_AGGREGATOR => "AS4_AGGREGATOR",
         code::LARGE_COMMUNITIES => "LARGE_COMMUNITY",
         _ => "an attribute",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_hops_are_other_hosts() {
+        for (text, good) in [
+            ("10.0.0.1", true),
+            ("169.254.7.1", true),
+            ("0.0.0.0", false),
+            ("0.0.0.1", false),
+            ("127.0.0.1", false),
+            ("224.0.0.5", false),
+            ("fd00::1", true),
+            ("fe80::1", true),
+            ("::", false),
+            ("::1", false),
+            ("::ffff:10.0.0.1", false),
+            ("ff02::1", false),
+        ] {
+            assert_eq!(is_host(text.parse().expect("an address")), good, "{text}");
+        }
     }
 }

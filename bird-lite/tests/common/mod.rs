@@ -23,9 +23,14 @@ pub(crate) fn as_path() -> impl Strategy<Value = AsPath> {
     vec(segment, 0..3).prop_map(AsPath::new)
 }
 
+/// IPv4 addresses of other nodes, on both sides of loopback and link-local ones.
+fn unicast() -> impl Strategy<Value = u32> {
+    prop_oneof![0x0100_0000u32..0x7f00_0000, 0xaa00_0000u32..0xe000_0000]
+}
+
 pub(crate) fn attributes(family: Family) -> impl Strategy<Value = Attributes> {
     let next_hop = match family {
-        Family::Ipv4 => (1u32..0xe000_0000).prop_map(|word| (IpAddr::V4(Ipv4Addr::from(word)), None)).boxed(),
+        Family::Ipv4 => unicast().prop_map(|word| (IpAddr::V4(Ipv4Addr::from(word)), None)).boxed(),
         Family::Ipv6 => (any::<u64>(), option::of(any::<u64>()))
             .prop_map(|(low, local)| {
                 let global = Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(low));
@@ -72,7 +77,7 @@ pub(crate) fn attributes(family: Family) -> impl Strategy<Value = Attributes> {
 
 pub(crate) fn prefixes(family: Family, most: usize) -> impl Strategy<Value = Vec<IpNet>> {
     let prefix = match family {
-        Family::Ipv4 => (0u32..0xe000_0000, 0u8..=32)
+        Family::Ipv4 => (unicast(), 0u8..=32)
             .prop_map(|(word, bits)| IpNet::V4(Ipv4Net::new(word.into(), bits).expect("it is short enough").trunc()))
             .boxed(),
         Family::Ipv6 => (any::<u128>(), 8u8..=128)
