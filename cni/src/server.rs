@@ -2,7 +2,8 @@
 //!
 //! ADD takes its steps in an order in which each is known to the next start of the agent: addresses, the record on disk, the
 //! link, the kernel's rules and route, the pod's published addresses. A step that fails undoes those before it. DEL goes the other
-//! way, and removes the record last. Calls for one pod wait for one another; a call goes on to its end although its caller left.
+//! way, and removes the record last. Calls for one attachment, and those for one pod, wait for one another; a call goes on to its end
+//! although its caller left.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -55,7 +56,7 @@ struct Inner {
     ipam: Ipam,
     host: Host,
     store: Store,
-    /// The turns of calls, by pod or container.
+    /// The turns of calls, by pod and by attachment.
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -135,7 +136,9 @@ impl Inner {
         let (Some(pod), Some(path)) = (&call.pod, &call.netns) else {
             return Err(CniError::new(CniError::INVALID_ENVIRONMENT, "ADD needs a pod and its network namespace", ""));
         };
-        let turn = self.turn(pod);
+        let attachment = self.attachment_turn(call);
+        let _attachment = attachment.lock().await;
+        let turn = self.pod_turn(pod);
         let _turn = turn.lock().await;
         let netns = Arc::new(
             interface::open(path)
@@ -145,13 +148,26 @@ impl Inner {
             let details = format!("{} is the node's own network namespace", path.display());
             return Err(CniError::new(CniError::INVALID_ENVIRONMENT, "CNI_NETNS cannot be used", details));
         }
-        if let Some(record) = self.store.find(&call.container_id, &call.ifname)
+        let record = self.store.find(&call.container_id, &call.ifname);
+        if let Some(other) = record.as_ref().filter(|record| !is_of(&record.endpoint, pod)) {
+            let details = format!(
+                "{} of container {} is pod {}'s: DEL it before it is given to pod {}/{}",
+                call.ifname,
+                call.container_id,
+                pod_of(&other.endpoint),
+                pod.namespace,
+                pod.name
+            );
+            return Err(CniError::new(CniError::INVALID_ENVIRONMENT, "CNI_CONTAINERID cannot be used", details));
+        }
+        let object = self.wait_for_pod(pod).await?;
+        self.check_pod(&object, pod)?;
+        if let Some(record) = record
             && let Some(result) = self.again(call, &record, &netns).await?
         {
             return Ok(result);
         }
         self.supersede(call, pod).await?;
-        let object = self.wait_for_pod(pod).await?;
         let claim = Claim {
             handle: call.handle(),
             namespace: pod.namespace.clone(),
@@ -211,14 +227,6 @@ impl Inner {
 
     /// A second ADD for one attachment: the same result, if everything still is as the first one made it.
     async fn again(&self, call: &Call, record: &Record, netns: &Netns) -> Result<Option<Value>, CniError> {
-        let same_pod = call
-            .pod
-            .as_ref()
-            .is_some_and(|pod| pod.namespace == record.endpoint.namespace && pod.name == record.endpoint.pod);
-        if !same_pod {
-            self.tear_down(record).await?;
-            return Ok(None);
-        }
         if record.endpoint.mac.is_empty()
             || self.host.difference(&record.endpoint, netns).await.map_err(|error| kernel(&error))?.is_some()
         {
@@ -232,8 +240,7 @@ impl Inner {
     async fn supersede(&self, call: &Call, pod: &PodName) -> Result<(), CniError> {
         for record in self.store.load() {
             let endpoint = &record.endpoint;
-            let same_pod = endpoint.namespace == pod.namespace && endpoint.pod == pod.name;
-            if !same_pod {
+            if !is_of(endpoint, pod) {
                 continue;
             }
             if endpoint.container_id != call.container_id {
@@ -269,15 +276,41 @@ impl Inner {
         }
     }
 
+    /// Refuses what can have no endpoint here. A pod that another node runs must keep its addresses there: two nodes that announce one
+    /// address take it from each other.
+    fn check_pod(&self, object: &Pod, pod: &PodName) -> Result<(), CniError> {
+        let refused = |code, reason: String, remedy: &str| {
+            Err(CniError::new(code, format!("pod {}/{} {reason}", pod.namespace, pod.name), remedy))
+        };
+        if object.spec.host_network {
+            let reason = "is on its node's network (spec.hostNetwork), and gets no interface".to_owned();
+            return refused(CniError::INVALID_ENVIRONMENT, reason, "a runtime must not call CNI plugins for it");
+        }
+        if !object.is_endpoint() {
+            let phase = object.status.phase.as_deref().unwrap_or_default();
+            let remedy = "the same call succeeds once a new pod of that name is there";
+            return refused(CniError::TRY_AGAIN, format!("has ended (status.phase is {phase})"), remedy);
+        }
+        match object.spec.node_name.as_deref() {
+            Some(node) if !node.is_empty() && node != self.config.node => {
+                let reason = format!("runs on node {node} (spec.nodeName), and this is node {}", self.config.node);
+                refused(CniError::TRY_AGAIN, reason, "send the call to that node's agent, or bind the pod to this node")
+            }
+            _ => Ok(()),
+        }
+    }
+
     // ---- DEL -----------------------------------------------------------------------------------------------------------------
 
     async fn del(&self, call: &Call) -> Result<(), CniError> {
+        let attachment = self.attachment_turn(call);
+        let _attachment = attachment.lock().await;
         // The container's record says whose it is, where the call does not.
         let known = self
             .store
             .find(&call.container_id, &call.ifname)
             .map(|record| PodName { namespace: record.endpoint.namespace, name: record.endpoint.pod });
-        let turn = known.as_ref().or(call.pod.as_ref()).map(|pod| self.turn(pod));
+        let turn = known.as_ref().or(call.pod.as_ref()).map(|pod| self.pod_turn(pod));
         let _turn = match &turn {
             Some(turn) => Some(turn.lock().await),
             None => None,
@@ -339,7 +372,7 @@ impl Inner {
             if record.network != call.network || call.valid.contains(&key) {
                 continue;
             }
-            let turn = self.turn(&PodName { namespace: endpoint.namespace.clone(), name: endpoint.pod.clone() });
+            let turn = self.pod_turn(&PodName { namespace: endpoint.namespace.clone(), name: endpoint.pod.clone() });
             let _turn = turn.lock().await;
             // Another call may have taken it down meanwhile.
             if self.store.find(&key.0, &key.1).as_ref() == Some(&record)
@@ -374,9 +407,17 @@ impl Inner {
 
     // ---- common --------------------------------------------------------------------------------------------------------------
 
+    /// The lock of an attachment. Who needs a pod's as well takes this one first.
+    fn attachment_turn(&self, call: &Call) -> Arc<tokio::sync::Mutex<()>> {
+        self.turn(format!("{}@{}", call.container_id, call.ifname))
+    }
+
     /// The lock of a pod.
-    fn turn(&self, pod: &PodName) -> Arc<tokio::sync::Mutex<()>> {
-        let key = format!("{}/{}", pod.namespace, pod.name);
+    fn pod_turn(&self, pod: &PodName) -> Arc<tokio::sync::Mutex<()>> {
+        self.turn(format!("{}/{}", pod.namespace, pod.name))
+    }
+
+    fn turn(&self, key: String) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
             return turn;
@@ -400,6 +441,11 @@ impl Inner {
 /// What the addresses of a record are found by.
 fn handle_of(record: &Record) -> String {
     handle(&record.network, &record.endpoint.container_id, &record.endpoint.ifname)
+}
+
+/// Whether an endpoint is a pod's.
+fn is_of(endpoint: &Endpoint, pod: &PodName) -> bool {
+    endpoint.namespace == pod.namespace && endpoint.pod == pod.name
 }
 
 fn pod_of(endpoint: &Endpoint) -> String {

@@ -51,6 +51,19 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// The annotation names an address that a container of the same pod has on another node.
+    #[error(
+        "pod {pod}: annotation {PINNED_ADDRESSES} asks for {ip}, which an older container of the pod has on node {node}; it is free \
+         once that node tears the container down, or when its Node object is deleted because the node is gone"
+    )]
+    Elsewhere {
+        /// `NAMESPACE/POD`.
+        pod: String,
+        /// The address.
+        ip: IpAddr,
+        /// The node.
+        node: String,
+    },
     /// The annotation names an address of another node's block, which is not to be shared.
     #[error(
         "pod {pod}: annotation {PINNED_ADDRESSES} asks for {ip}, whose block {block} has strict affinity to another node; \
@@ -95,7 +108,7 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed later, with nothing done about it.
     pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Contended | Self::Datastore(_))
+        matches!(self, Self::Elsewhere { .. } | Self::Contended | Self::Datastore(_))
     }
 }
 
@@ -282,11 +295,17 @@ impl Ipam {
                 };
                 match block::holder(&found.spec, ordinal) {
                     Some(holder) if *holder == to => return Ok(()),
-                    // The same pod, made anew before its older container was torn down, takes the address along.
                     Some(holder) if !same_pod(holder, &to) => {
                         return Err(Error::Taken { pod: claim.name(), ip, holder: describe(holder) });
                     }
-                    Some(_) | None => {}
+                    // The same pod, made anew before its older container was torn down, takes the address along; but not from under
+                    // a container that may still run on another node.
+                    Some(holder) => {
+                        if let Some(node) = self.other_live_node(holder).await? {
+                            return Err(Error::Elsewhere { pod: claim.name(), ip, node });
+                        }
+                    }
+                    None => {}
                 }
                 if pools::containing(&pools, ip).is_none() {
                     return Err(outside(claim, ip, &pools));
@@ -316,6 +335,17 @@ impl Ipam {
             pause(&self.node, attempt).await;
         }
         Err(Error::Contended)
+    }
+
+    /// The node that gave out an address, if it is another one that has a Node object.
+    async fn other_live_node(&self, holder: &AllocationAttribute) -> Result<Option<String>, Error> {
+        let Some(node) = holder.secondary.get("node").filter(|node| **node != self.node) else { return Ok(None) };
+        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.clone() };
+        match self.datastore.get(&key).await {
+            Ok(_) => Ok(Some(key.name)),
+            Err(StoreError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     // ---- giving back ---------------------------------------------------------------------------------------------------------

@@ -201,6 +201,25 @@ async fn pinned_addresses_are_taken_wherever_they_are() {
     }
 }
 
+#[tokio::test]
+async fn a_pinned_address_is_not_taken_from_a_node_that_lives() {
+    for make in BOTH {
+        let (store, folder) = make(&[json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "one"}})]);
+        let (one, other) = (Ipam::new(Arc::clone(&store), "one"), Ipam::new(Arc::clone(&store), "other"));
+        let ips = one.assign(&pinned("h1", "a", &["10.244.7.77"])).await.expect("given");
+        let error = other.assign(&pinned("h2", "a", &["10.244.7.77"])).await.expect_err("refused");
+        assert!(error.is_temporary() && error.to_string().contains("on node one"), "{error}");
+        assert_eq!(text(&one.holders().await.expect("holders")[0].ips), ["10.244.7.77"]);
+        // On its own node the pod, made anew, takes the address along; the other node gets it once it is free.
+        assert_eq!(one.assign(&pinned("h3", "a", &["10.244.7.77"])).await.expect("given"), ips);
+        one.release("h3").await.expect("released");
+        assert_eq!(other.assign(&pinned("h2", "a", &["10.244.7.77"])).await.expect("given"), ips);
+        // This node has no Node object: it is gone, and will never give the address back.
+        assert_eq!(one.assign(&pinned("h4", "a", &["10.244.7.77"])).await.expect("given"), ips);
+        drop(folder);
+    }
+}
+
 /// Many agents, each with many pods at once, on a pool of just as many addresses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_two_get_one_address() {

@@ -460,6 +460,63 @@ async fn refusals_name_what_is_wrong() {
     assert!(node.call("CHECK", "c1", &late).await.ok);
 }
 
+#[tokio::test]
+async fn a_pod_is_attached_where_it_runs_and_nowhere_else() {
+    let document = |more: &Value| {
+        let mut document = pod("web", "a", Some("[\"10.244.7.77\"]"));
+        for (key, value) in more.as_object().into_iter().flatten() {
+            for (name, value) in value.as_object().into_iter().flatten() {
+                document[key][name] = value.clone();
+            }
+        }
+        document
+    };
+    let here = node(&[document(&json!({"spec": {"nodeName": "node-1"}}))]).await;
+    let elsewhere = node_of("node-2", Arc::clone(&here.store)).await;
+    let a = Pod::new("a");
+    here.add("c1", &a).await;
+    let refused = async |node: &Node, container: &str, code: u32, words: &[&str]| {
+        let start = Instant::now();
+        let response = node.call("ADD", container, &Pod::new("a")).await;
+        let text = response.body.to_string();
+        assert!(!response.ok && response.body["code"] == code, "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        assert!(start.elapsed() < Duration::from_millis(250), "at once, not after the wait for a pod");
+    };
+    refused(&elsewhere, "c2", 11, &["web/a", "node node-1", "spec.nodeName", "node node-2"]).await;
+    // The record of an earlier stay of the pod does not help either.
+    here.store.put(&document(&json!({"spec": {"nodeName": "node-2"}})));
+    refused(&here, "c1", 11, &["node node-2"]).await;
+    assert_eq!((here.traces().await, elsewhere.traces().await), ((1, 1, 1), (0, 0, 0)));
+    assert_eq!(here.store.published("web", "a"), Some(vec!["10.244.7.77".parse().expect("ip")]));
+
+    for (more, code, word) in [
+        (json!({"spec": {"hostNetwork": true}}), 4, "spec.hostNetwork"),
+        (json!({"status": {"phase": "Succeeded"}}), 11, "status.phase is Succeeded"),
+        (json!({"status": {"phase": "Failed"}}), 11, "status.phase is Failed"),
+    ] {
+        here.store.put(&document(&more));
+        refused(&here, "c3", code, &["web/a", word]).await;
+    }
+    assert_eq!(here.traces().await, (1, 1, 1), "the older container is untouched");
+}
+
+#[tokio::test]
+async fn an_attachment_stays_with_its_pod() {
+    let node = node(&[pod("web", "a", None), pod("web", "b", None)]).await;
+    let (a, b) = (Pod::new("a"), Pod::new("b"));
+    node.add("c1", &a).await;
+    let response = node.call("ADD", "c1", &b).await;
+    let text = response.body.to_string();
+    assert!(!response.ok && response.body["code"] == 4 && text.contains("web/a") && text.contains("web/b"), "{text}");
+    assert!(node.call("CHECK", "c1", &a).await.ok, "the first pod is untouched");
+    node.del("c1", &a).await;
+    // Both at once: one gets it, and the other's addresses are not the same ones.
+    let (first, second) = tokio::join!(node.call("ADD", "c2", &a), node.call("ADD", "c2", &b));
+    assert!(first.ok != second.ok, "{} {}", first.body, second.body);
+    assert_eq!(node.traces().await, (1, 2, 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fifty_at_once() {
     let names: Vec<String> = (0..50).map(|number| format!("pod-{number}")).collect();
