@@ -8,6 +8,7 @@ use crate::calico::{BgpConfiguration, IpPool, IpamBlock};
 use crate::decode::{Decoded, decode};
 use crate::k8s::{Namespace, NetworkPolicy, Node, Pod, PolicyType};
 use crate::meta::ObjectMeta;
+use crate::validate;
 
 /// The kinds that Tortie knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,6 +55,14 @@ impl Kind {
             Self::BgpConfiguration => "BGPConfiguration",
             Self::IpamBlock => "IPAMBlock",
         }
+    }
+
+    /// Whether objects of this kind may have this name.
+    ///
+    /// # Errors
+    /// What is wrong with it: a predicate, such as "must be no more than 253 bytes long".
+    pub fn check_name(self, name: &str) -> Result<(), String> {
+        validate::names::object_name(self)(name)
     }
 
     /// The `apiVersion` of manifests of this kind.

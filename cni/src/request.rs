@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 use tortie_admin::types::CniRequest;
+use tortie_api::Kind;
 
 use crate::CniError;
 
@@ -189,7 +190,7 @@ impl Call {
         }
         if !is_interface_name(&request.ifname) {
             return Err(environment(format!(
-                "CNI_IFNAME is {:?}; it must have 1 to 15 bytes without '/', ':' and white space",
+                "CNI_IFNAME is {:?}; it must have 1 to 15 bytes without '/', ':', '%' and white space, and be neither all nor default",
                 shorten(&request.ifname)
             )));
         }
@@ -237,11 +238,11 @@ fn pod_of(args: &str) -> Result<Option<PodName>, CniError> {
         }
     }
     let (Some(namespace), Some(name)) = (namespace, name) else { return Ok(None) };
-    if !is_dns_label(namespace) {
-        return Err(environment(format!("K8S_POD_NAMESPACE is {:?}, which is no RFC 1123 label", shorten(namespace))));
-    }
-    if name.len() > 253 || !name.split('.').all(is_dns_label) {
-        return Err(environment(format!("K8S_POD_NAME is {:?}, which is no RFC 1123 subdomain", shorten(name))));
+    for (variable, kind, value) in
+        [("K8S_POD_NAMESPACE", Kind::Namespace, namespace), ("K8S_POD_NAME", Kind::Pod, name)]
+    {
+        kind.check_name(value)
+            .map_err(|reason| environment(format!("{variable} is {:?}: it {reason}", shorten(value))))?;
     }
     Ok(Some(PodName { namespace: namespace.to_owned(), name: name.to_owned() }))
 }
@@ -261,19 +262,12 @@ fn is_identifier(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
-/// The specification's, and the kernel's, rule for names of interfaces; control characters are refused besides.
+/// The specification's, and the kernel's, rule for names of interfaces. Refused besides: control characters, `%`, of which the kernel
+/// makes a number, and the names under which sysctls of all interfaces are found.
 fn is_interface_name(text: &str) -> bool {
     (1..=15).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':'))
-}
-
-/// RFC 1123: lower case letters, digits, and '-' inside; at most 63.
-fn is_dns_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+        && !matches!(text, "." | ".." | "all" | "default")
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
 }
 
 /// The beginning of a stranger's text, for an error.
@@ -306,12 +300,16 @@ mod tests {
         let call = Call::parse(&add()).expect("a call");
         assert_eq!(call.pod, Some(PodName { namespace: "web".into(), name: "nginx-0.a".into() }));
         assert_eq!(call.handle(), "tortie.0123abc.eth0");
+        // A pod's name is a subdomain, whose parts may have any length.
+        let long = "a".repeat(200);
+        let args = format!("K8S_POD_NAMESPACE=web;K8S_POD_NAME={long}");
+        assert_eq!(Call::parse(&CniRequest { args, ..add() }).expect("a call").pod.map(|pod| pod.name), Some(long));
     }
 
     #[test]
     fn refuses_with_the_specifications_numbers() {
         type Change = fn(&mut CniRequest);
-        let cases: [(Change, u32, &str); 16] = [
+        let cases: [(Change, u32, &str); 21] = [
             (|call| call.command = "add".into(), 4, "CNI_COMMAND"),
             (|call| call.container_id = String::new(), 4, "CNI_CONTAINERID"),
             (|call| call.container_id = "../../etc".into(), 4, "CNI_CONTAINERID"),
@@ -319,11 +317,16 @@ mod tests {
             (|call| call.container_id = "a".repeat(5000), 4, "CNI_CONTAINERID"),
             (|call| call.ifname = "eth0/..".into(), 4, "CNI_IFNAME"),
             (|call| call.ifname = "0123456789abcdef".into(), 4, "CNI_IFNAME"),
+            (|call| call.ifname = "eth%d".into(), 4, "CNI_IFNAME"),
+            (|call| call.ifname = "all".into(), 4, "CNI_IFNAME"),
+            (|call| call.ifname = "default".into(), 4, "CNI_IFNAME"),
             (|call| call.netns = String::new(), 4, "CNI_NETNS"),
             (|call| call.netns = "run/netns".into(), 4, "CNI_NETNS"),
             (|call| call.args = String::new(), 4, "K8S_POD_NAMESPACE"),
             (|call| call.args = "K8S_POD_NAMESPACE=../x;K8S_POD_NAME=a".into(), 4, "K8S_POD_NAMESPACE"),
             (|call| call.args = "K8S_POD_NAMESPACE=x;K8S_POD_NAME=A".into(), 4, "K8S_POD_NAME"),
+            (|call| call.args = "K8S_POD_NAMESPACE=x.y;K8S_POD_NAME=a".into(), 4, "K8S_POD_NAMESPACE"),
+            (|call| call.args = format!("K8S_POD_NAMESPACE=x;K8S_POD_NAME={}", "a".repeat(254)), 4, "K8S_POD_NAME"),
             (|call| call.args = "nonsense".into(), 4, "CNI_ARGS"),
             (|call| call.config = json!({"cniVersion": "9.0.0", "name": "x"}), 1, "9.0.0"),
             (|call| call.config = json!({"cniVersion": "1.1.0", "name": "a b"}), 7, "name"),

@@ -2,7 +2,7 @@
 
 mod calico;
 mod cluster;
-mod names;
+pub(crate) mod names;
 mod network_policy;
 
 use crate::field::{FieldError, Path};

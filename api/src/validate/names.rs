@@ -1,7 +1,7 @@
 //! The grammars of names, label keys and label values that the Kubernetes API shares between its kinds.
 
 /// A name as the API defines it: how long, and of which characters.
-type Check = fn(&str) -> Result<(), String>;
+pub(crate) type Check = fn(&str) -> Result<(), String>;
 
 const DNS_LABEL: &str = "must consist of lower case letters, digits and '-', and start and end with a letter or digit \
                          (RFC 1123 label, such as 'my-name')";
@@ -88,7 +88,7 @@ pub(super) fn port_name(text: &str) -> Result<(), String> {
 }
 
 /// Which grammar the name of an object follows.
-pub(super) const fn object_name(kind: crate::Kind) -> Check {
+pub(crate) const fn object_name(kind: crate::Kind) -> Check {
     match kind {
         crate::Kind::Namespace => dns_label,
         _ => dns_subdomain,
@@ -110,6 +110,9 @@ mod tests {
         for good in ["a.b", "a", "10.0", "node.n-1"] {
             assert_eq!(dns_subdomain(good), Ok(()), "{good}");
         }
+        // Only the whole is limited, not its parts.
+        assert_eq!(crate::Kind::Pod.check_name(&format!("{}.b", "a".repeat(200))), Ok(()));
+        assert!(crate::Kind::Namespace.check_name("a.b").is_err());
         for bad in ["", ".", "a..b", "a.-b", "a.", "a/b", "..", &"a".repeat(254)] {
             assert!(dns_subdomain(bad).is_err(), "{bad}");
         }
