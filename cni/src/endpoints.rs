@@ -3,9 +3,11 @@
 //! A file appears before the endpoint's link does, and goes after it. So whatever exists in the kernel is known here.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use tortie_admin::types::Endpoint;
 
@@ -97,17 +99,30 @@ impl Store {
     }
 }
 
+/// Reads a record. No symbolic link is followed, no device or pipe is read from, and nothing is read without a limit: whatever lies in
+/// the directory, the agent must come up.
 fn read(path: &Path) -> Result<Record, String> {
-    let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if length > LARGEST {
-        return Err(format!("{length} bytes are more than a record has"));
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let opened = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| error.to_string())?;
+    if !file.metadata().map_err(|error| error.to_string())?.is_file() {
+        return Err("it is not a regular file".to_owned());
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(format!("it has more than {LARGEST} bytes, which no record has"));
+    }
     serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     #[test]
@@ -130,6 +145,13 @@ mod tests {
         store.save(&record).expect("saved");
         fs::write(folder.path().join("endpoints/x@eth0.json"), "{").expect("rubbish");
         fs::write(folder.path().join("endpoints/y@eth0.new"), "{").expect("half a record");
+        // Nothing here is waited for, and none is a record, not even what a link leads to.
+        let link = |from: &Path, name: &str| symlink(from, folder.path().join("endpoints").join(name)).expect("a link");
+        link(Path::new("/dev/zero"), "z@eth0.json");
+        link(&store.path("c", "eth0"), "copy@eth0.json");
+        mkfifo(&folder.path().join("endpoints/pipe@eth0.json"), Mode::S_IRWXU).expect("a pipe");
+        fs::create_dir(folder.path().join("endpoints/folder@eth0.json")).expect("a folder");
+        fs::write(folder.path().join("endpoints/long@eth0.json"), " ".repeat(1 << 17)).expect("a long file");
         assert_eq!(store.load(), std::slice::from_ref(&record));
         assert_eq!(load_endpoints(folder.path()), std::slice::from_ref(&record.endpoint));
         assert_eq!(store.find("c", "eth0"), Some(record));
