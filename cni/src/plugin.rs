@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tortie_admin::client::Client;
+use tortie_admin::client::{Client, Error as ClientError};
 use tortie_admin::types::{CniRequest, CniResponse};
 
 use crate::CniError;
@@ -102,7 +102,15 @@ fn ask(request: &CniRequest, call: &Call) -> Result<CniResponse, CniError> {
     let client = Client::new(socket).with_timeout(TIMEOUT);
     runtime.block_on(client.post("/v1/cni", request)).map_err(|error| {
         let code = if call.command == Command::Status { CniError::NOT_AVAILABLE } else { CniError::TRY_AGAIN };
-        CniError::new(code, "the node's agent did not answer", error)
+        let details = match &error {
+            // A plugin has no command line: what names the socket is the network configuration.
+            ClientError::NotRunning { socket, reason } => format!(
+                "{}: {reason}; is tortie-node running? Start it, or name its socket by \"socket\" in the network configuration",
+                socket.display()
+            ),
+            other => other.to_string(),
+        };
+        CniError::new(code, "the node's agent did not answer", details)
     })
 }
 
@@ -144,6 +152,10 @@ mod tests {
             assert_eq!((&response.body["code"], &response.body["cniVersion"]), (&json!(code), &json!("1.0.0")));
             let details = response.body["details"].as_str().expect("details");
             assert!(details.contains("none.sock") && details.contains("is tortie-node running?"), "{details}");
+            assert!(
+                details.contains("\"socket\" in the network configuration") && !details.contains("--"),
+                "{details}"
+            );
         }
     }
 
