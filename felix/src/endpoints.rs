@@ -230,7 +230,7 @@ impl Endpoints {
         for entry in self.entries.values().filter(|entry| entry.admitted.is_none()) {
             let LocalEndpoint { namespace, pod, .. } = &entry.endpoint;
             problems.push(format!(
-                "pod {namespace}/{pod} is cut off: the datastore has no Pod object of that name that runs"
+                "pod {namespace}/{pod} is cut off: the datastore has no Pod object of that name that runs on a network of its own"
             ));
         }
     }
@@ -245,7 +245,8 @@ fn why_not(entry: &Entry, routes: &Routes, reasons: &Reasons<'_>) -> String {
     }
     if entry.admitted.is_none() {
         return format!(
-            "Pod {namespace}/{pod} did not appear in the datastore within {seconds} s, so its policies are unknown; create the Pod object first"
+            "the datastore showed no Pod {namespace}/{pod} that runs on a network of its own within {seconds} s, so its policies are \
+             unknown; create the Pod object first"
         );
     }
     if !entry.enforced {

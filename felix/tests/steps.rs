@@ -72,7 +72,7 @@ fn a_pod_waits_for_its_object_but_not_for_ever() {
     assert!(!world.answers.contains_key(&request));
     world.advance(2_000);
     let error = world.answers[&request].clone().expect_err("too late");
-    assert!(error.contains("Pod default/never did not appear in the datastore"), "{error}");
+    assert!(error.contains("showed no Pod default/never that runs on a network of its own"), "{error}");
     world.apply(vec![pod("default", "never", "web", &[])]);
     assert_eq!(world.ours().len(), 2, "an ADD that failed leaves nothing behind");
 }
