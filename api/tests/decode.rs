@@ -395,6 +395,11 @@ fn kinds_are_told_apart() {
         ("apps/v1", "Deployment", "unknown kind Deployment of apps/v1: it has no effect"),
         ("v1", "Pods", "unknown kind Pods of v1: did you mean Pod?"),
         ("projectcalico.org/v3", "NetworkPolicy", "projectcalico.org/v3 NetworkPolicy is not enforced by this version"),
+        (
+            "crd.projectcalico.org/v1",
+            "NetworkPolicy",
+            "crd.projectcalico.org/v1 NetworkPolicy is not enforced by this version",
+        ),
     ] {
         let decoded = decode(&json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}}));
         assert_eq!(decoded, Ok(Decoded::UnknownKind(want.to_owned())));
@@ -522,5 +527,33 @@ fn a_nodes_addresses_are_its_internal_ones() {
         assert!(
             errors(&value)[0].starts_with(&format!("metadata.annotations[projectcalico.org/{name}]: Invalid value"))
         );
+    }
+}
+
+#[test]
+fn calico_kinds_as_their_storage_has_them() {
+    // What `kubectl get ippools -o yaml` prints where Calico's API server is not installed.
+    let stored = json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool",
+        "metadata": {
+            "name": "default-ipv4-ippool", "uid": "0f63", "generation": 2, "resourceVersion": "812",
+            "creationTimestamp": "2024-05-14T08:10:12Z",
+            "annotations": {"projectcalico.org/metadata": "{\"uid\":\"81d1\",\"creationTimestamp\":\"2024-05-14T08:10:12Z\"}"},
+        },
+        "spec": {
+            "allowedUses": ["Workload", "Tunnel"], "blockSize": 26, "cidr": "10.244.0.0/16", "ipipMode": "Never",
+            "natOutgoing": false, "nodeSelector": "all()", "vxlanMode": "Never",
+        },
+    });
+    let mut served = stored.clone();
+    served["apiVersion"] = json!("projectcalico.org/v3");
+    let object = decode(&stored).unwrap();
+    assert!(matches!(object, Decoded::Object(_)), "{object:?}");
+    assert_eq!(object, decode(&served).unwrap(), "it is one object by either name");
+    for (api_version, kind) in [("crd.projectcalico.org/v1", "Pod"), ("crd.projectcalico.org/v2", "IPPool")] {
+        let mut value = stored.clone();
+        value["apiVersion"] = json!(api_version);
+        value["kind"] = json!(kind);
+        assert!(!matches!(decode(&value), Ok(Decoded::Object(_))), "{api_version} {kind}");
     }
 }

@@ -27,6 +27,13 @@ pub enum Decoded {
 const IGNORED: [(&str, &str); 4] =
     [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
+/// The `apiVersion` of Calico's kinds.
+const CALICO: &str = "projectcalico.org/v3";
+
+/// Under this `apiVersion` Calico's own resources keep the objects of `projectcalico.org/v3`, field by field, on clusters without
+/// Calico's API server: what `kubectl get ippools -o yaml` prints there.
+const CALICO_STORAGE: &str = "crd.projectcalico.org/v1";
+
 /// The fields of `meta/v1 ObjectMeta`, for kinds in which a mistyped field is an error.
 const METADATA: [&str; 16] = [
     "name",
@@ -90,11 +97,16 @@ fn find_kind(api_version: &str, name: &str) -> Result<Found, FieldError> {
     if IGNORED.contains(&(api_version, name)) {
         return Ok(Found::Ignored);
     }
+    let is_stored_calico = api_version == CALICO_STORAGE;
     let namesake = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
     match namesake {
         Some(kind) if kind.api_version() == api_version => Ok(Found::Kind(kind)),
+        Some(kind) if kind.api_version() == CALICO && is_stored_calico => Ok(Found::Kind(kind)),
         // Calico's own NetworkPolicy shares the name only.
-        Some(kind) if group(api_version) != group(kind.api_version()) && group(api_version) == "projectcalico.org" => {
+        Some(kind)
+            if group(api_version) != group(kind.api_version())
+                && (group(api_version) == group(CALICO) || is_stored_calico) =>
+        {
             Ok(Found::Unknown(format!("{api_version} {name} is not enforced by this version")))
         }
         // An object that would be honoured under the right version must not be lost by a slip: no such type exists.
