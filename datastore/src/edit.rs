@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::directory::lock;
+use crate::directory::{self, lock};
 use crate::files;
 use crate::manifests::{self, Document, DocumentKey, Place};
 use crate::yaml::parse;
@@ -65,8 +65,8 @@ pub enum Error {
         /// The List's item.
         place: Place,
     },
-    /// A file that may hold the object cannot be read.
-    #[error("{key} may stand in {file}, which has an error: {reason}: mend it first")]
+    /// A file that holds, or seems to hold, the object has an error.
+    #[error("{key} stands in {file}, which has an error: {reason}: mend it first")]
     Unreadable {
         /// The document.
         key: Box<DocumentKey>,
@@ -116,17 +116,20 @@ where
     for<'a> &'a K: Into<DocumentKey>,
 {
     let mut edit = Edit::open(directory)?;
-    let mut reports = Vec::with_capacity(keys.len());
-    for key in keys {
-        let key = key.into();
-        reports.push(edit.delete(&key)?);
-        // Another document of the same object would take its place.
-        while edit.find(&key).is_some() {
-            reports.push(edit.delete(&key)?);
-        }
-    }
+    let reports = edit.delete_all(keys)?;
     edit.commit()?;
     Ok(reports)
+}
+
+/// What [`delete`] would do now, without doing it.
+///
+/// # Errors
+/// When any of them is not there or cannot be removed alone.
+pub fn try_delete<K>(directory: &Path, keys: &[K]) -> Result<Vec<Report>, Error>
+where
+    for<'a> &'a K: Into<DocumentKey>,
+{
+    Edit::open(directory)?.delete_all(keys)
 }
 
 impl From<&Self> for DocumentKey {
@@ -139,7 +142,7 @@ impl From<&Self> for DocumentKey {
 struct Edit {
     root: PathBuf,
     files: BTreeMap<PathBuf, File>,
-    _lock: crate::directory::Lock,
+    _lock: directory::Lock,
 }
 
 /// One file as it will be; without text it goes.
@@ -189,11 +192,17 @@ impl Edit {
             .find_map(|(path, file)| Some((path, file.documents.iter().find(|document| document.key == *key)?)))
     }
 
-    /// Refuses to go on where a broken file mentions the object, and might hold it.
+    /// Refuses to go on where a broken file holds the object: in a document that can be read, in its last good version, or, by the
+    /// words of its text, in what cannot be read.
     fn check_broken(&self, key: &DocumentKey) -> Result<(), Error> {
         for (path, file) in &self.files {
             let Some(reason) = &file.broken else { continue };
-            if file.text.as_ref().is_none_or(|text| text.contains(&key.name)) {
+            let holds = |documents: &[Document]| documents.iter().any(|document| document.key == *key);
+            let mentions = |text: &String| has_word(text, &key.name) && has_word(text, &key.kind);
+            if holds(&file.documents)
+                || directory::last_good(&self.root, path).is_some_and(|contents| holds(&contents.documents))
+                || file.text.as_ref().is_some_and(mentions)
+            {
                 return Err(Error::Unreadable {
                     key: boxed(key),
                     file: path.display().to_string(),
@@ -241,6 +250,22 @@ impl Edit {
         let want: Vec<Value> = before.into_iter().chain([document.value.clone()]).collect();
         self.set(path, file, &want, key, &place)?;
         Ok(report(Action::Created, &place))
+    }
+
+    fn delete_all<K>(&mut self, keys: &[K]) -> Result<Vec<Report>, Error>
+    where
+        for<'a> &'a K: Into<DocumentKey>,
+    {
+        let mut reports = Vec::with_capacity(keys.len());
+        for key in keys {
+            let key = key.into();
+            reports.push(self.delete(&key)?);
+            // Another document of the same object would take its place.
+            while self.find(&key).is_some() {
+                reports.push(self.delete(&key)?);
+            }
+        }
+        Ok(reports)
     }
 
     fn delete(&mut self, key: &DocumentKey) -> Result<Report, Error> {
@@ -327,6 +352,16 @@ impl File {
     fn unreadable(reason: String) -> Self {
         Self { text: None, documents: Vec::new(), broken: Some(reason), changed: false }
     }
+}
+
+/// Whether a text has this name or kind as a word of its own.
+fn has_word(text: &str, word: &str) -> bool {
+    let within = |character: char| character.is_alphanumeric() || matches!(character, '-' | '.' | '_');
+    text.match_indices(word).any(|(start, _)| {
+        let before = text[..start].chars().next_back();
+        let after = text[start + word.len()..].chars().next();
+        !word.is_empty() && !before.is_some_and(within) && !after.is_some_and(within)
+    })
 }
 
 fn values(documents: &[Document]) -> Vec<Value> {

@@ -120,7 +120,7 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
         if path.as_os_str() == "-" {
             let mut bytes = Vec::new();
             match std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes) {
-                Ok(_) => loaded.add(Path::new("-"), &bytes),
+                Ok(_) => loaded.add(read(Path::new("-"), &bytes)),
                 Err(error) => loaded.problems.push(files::unreadable(path, &error)),
             }
             continue;
@@ -135,7 +135,7 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
         loaded.problems.append(&mut problems);
         for file in found {
             match files::read(&file) {
-                Ok(bytes) => loaded.add(&file, &bytes),
+                Ok(bytes) => loaded.add(read(&file, &bytes)),
                 Err(error) => loaded.problems.push(files::unreadable(&file, &error)),
             }
         }
@@ -152,20 +152,19 @@ pub fn load_text(origin: &str, text: &str) -> Loaded {
 /// [`load_text`] of what may not be text.
 pub fn load_bytes(origin: &str, bytes: &[u8]) -> Loaded {
     let mut loaded = Loaded::default();
-    loaded.add(Path::new(origin), bytes);
+    loaded.add(read(Path::new(origin), bytes));
     loaded.finish();
     loaded
 }
 
 impl Loaded {
-    fn add(&mut self, file: &Path, bytes: &[u8]) {
-        let contents = read(file, bytes);
+    pub(crate) fn add(&mut self, contents: Contents) {
         self.documents.extend(contents.documents);
         self.problems.extend(contents.problems);
     }
 
     /// Takes the objects out of the documents, each once.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let mut places: BTreeMap<ObjectKey, Place> = BTreeMap::new();
         for document in &self.documents {
             let Some(object) = &document.object else { continue };
@@ -306,12 +305,12 @@ fn describe(kind: Option<&str>, node: &Node) -> String {
 
 /// The key of a document, of a known kind from its object, else from its fields. The name may be empty there.
 fn document_key(value: &Value, object: Option<&Object>) -> DocumentKey {
+    if let Some(object) = object {
+        return DocumentKey::from(&object.key());
+    }
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let group = group(value["apiVersion"].as_str().unwrap_or_default()).to_owned();
     let kind = text(&value["kind"]).unwrap_or_default();
-    if let Some(object) = object {
-        return DocumentKey { group, kind, ..DocumentKey::from(&object.key()) };
-    }
     let known_to_be_namespaced = matches!(kind.as_str(), "Service" | "Secret" | "Endpoints" | "EndpointSlice");
     let namespace =
         text(&value["metadata"]["namespace"]).or_else(|| known_to_be_namespaced.then(|| "default".to_owned()));

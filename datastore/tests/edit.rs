@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tortie_api::{Kind, ObjectKey};
+use tortie_datastore::Datastore;
+use tortie_datastore::directory::{self, Directory};
 use tortie_datastore::edit::{self, Action, Error};
 use tortie_datastore::manifests::{self, Document};
 
@@ -125,6 +127,37 @@ fn what_cannot_be_edited_alone_is_refused_and_nothing_changed() {
     assert!(error.to_string().contains("broken.yaml, which has an error"), "{error}");
     edit::apply(scratch.path(), &documents("apiVersion: v1\nkind: Pod\nmetadata: {name: new}\n")).unwrap();
     assert!(matches!(edit::apply(&scratch.path().join("missing"), &[]), Err(Error::Store(_))));
+}
+
+#[tokio::test]
+async fn a_broken_file_is_in_the_way_of_its_own_objects_only() {
+    let scratch = tempfile::tempdir().unwrap();
+    let pod = |name: &str, label: &str| {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{x: {label}}}}}\n")
+    };
+    fs::write(scratch.path().join("a.yaml"), pod("good", "one")).unwrap();
+    // An agent has seen the file while it was good, and keeps that version.
+    let mut watch = Directory::open(scratch.path()).unwrap().watch().await.unwrap();
+    while !watch.recv().await.unwrap().in_sync {}
+    // Now it only looks as if it named the pod "er", and no longer names the pod "good", which stays in force.
+    fs::write(scratch.path().join("a.yaml"), "kind: Pod\nmetadata: {name: oth-er-s\n").unwrap();
+    edit::apply(scratch.path(), &documents(&pod("er", "two"))).unwrap();
+    let error = edit::apply(scratch.path(), &documents(&pod("good", "two"))).unwrap_err().to_string();
+    assert!(error.contains("Pod default/good stands in") && error.contains("a.yaml"), "{error}");
+
+    assert!(edit::try_delete(scratch.path(), &[key(Kind::Pod, Some("default"), "good")]).is_err());
+    assert_eq!(edit::try_delete(scratch.path(), &[key(Kind::Pod, Some("default"), "er")]).unwrap().len(), 1);
+
+    let loaded = directory::in_force(scratch.path()).unwrap();
+    let mut found: Vec<_> = loaded
+        .objects
+        .iter()
+        .map(|(object, _)| (object.metadata().name.as_str(), object.metadata().labels["x"].as_str()))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, [("er", "two"), ("good", "one")]);
+    let problem = loaded.problems.iter().find(|problem| !problem.warning).expect("a problem");
+    assert!(problem.message.contains("the last good version of this file stays in force"), "{problem:?}");
 }
 
 #[test]

@@ -21,7 +21,8 @@ use inotify::{EventOwned, EventStream, Inotify};
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::{Batch, Datastore, Error, files};
+use crate::manifests::{Contents, Loaded};
+use crate::{Batch, Datastore, Error, files, manifests};
 use last_good::LastGood;
 use store::Store;
 pub(crate) use store::{Lock, lock};
@@ -149,13 +150,7 @@ impl Datastore for Directory {
         self.blocking(move |this| this.store.delete(&key, &version)).await
     }
 
-    async fn publish_pod_ips(
-        &self,
-        namespace: &str,
-        pod: &str,
-        publisher: &str,
-        ips: &[IpAddr],
-    ) -> Result<(), Error> {
+    async fn publish_pod_ips(&self, namespace: &str, pod: &str, publisher: &str, ips: &[IpAddr]) -> Result<(), Error> {
         let publication = Publication {
             namespace: namespace.to_owned(),
             name: pod.to_owned(),
@@ -241,6 +236,47 @@ impl Directory {
         .await
         .map_err(|error| self.failed(&error.to_string()))
     }
+}
+
+/// The manifests of a directory, every document with all of its fields, as the agents take them: of a file in error, the last good
+/// version. What is wrong is among the problems.
+///
+/// # Errors
+/// When there is no directory at `path`.
+pub fn in_force(path: impl AsRef<Path>) -> Result<Loaded, Error> {
+    let path = path.as_ref();
+    let failed = |error: std::io::Error| Error::Store { place: path.display().to_string(), reason: error.to_string() };
+    let root = path.canonicalize().map_err(failed)?;
+    std::fs::read_dir(&root).map_err(failed)?;
+    let mut loaded = Loaded::default();
+    let mut found = Vec::new();
+    files::walk(&root, &mut found, &mut loaded.problems);
+    for file in found {
+        let (contents, mut problems) = match files::read(&file) {
+            Ok(bytes) => {
+                let mut contents = manifests::read(&file, &bytes);
+                if contents.is_valid() {
+                    loaded.add(contents);
+                    continue;
+                }
+                let problems = std::mem::take(&mut contents.problems);
+                (last_good(&root, &file), problems)
+            }
+            Err(error) => (last_good(&root, &file), vec![files::unreadable(&file, &error)]),
+        };
+        view::say_consequence(&mut problems, contents.is_some());
+        loaded.problems.append(&mut problems);
+        loaded.problems.extend(contents.iter().flat_map(|contents| contents.problems.iter().cloned()));
+        loaded.documents.extend(contents.into_iter().flat_map(|contents| contents.documents));
+    }
+    loaded.finish();
+    Ok(loaded)
+}
+
+/// What the last good version of a manifest holds, if one is kept.
+pub(crate) fn last_good(root: &Path, file: &Path) -> Option<Contents> {
+    let bytes = LastGood::read_only(root).find(file.strip_prefix(root).ok()?)?;
+    Some(manifests::read(file, &bytes))
 }
 
 /// Every file of a directory that counts, relative to it.

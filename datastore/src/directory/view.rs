@@ -255,14 +255,7 @@ impl View {
             let documents = kept.map(|bytes| manifests::read(&self.root.join(path), &bytes).documents);
             (self.claim(path, documents.unwrap_or_default(), kind, before), None)
         };
-        let consequence = if claims.is_empty() {
-            "nothing of this file is in force"
-        } else {
-            "the last good version of this file stays in force"
-        };
-        for problem in problems.iter_mut().filter(|problem| !problem.warning) {
-            problem.message = format!("{}; {consequence}", problem.message);
-        }
+        say_consequence(&mut problems, !claims.is_empty());
         self.set_file(path, File { hash, claims, publication, problems, stamp: None });
     }
 
@@ -358,6 +351,15 @@ impl View {
     fn note_pod(&self, (namespace, name): &(String, String), before: &mut Before) {
         let key = ObjectKey { kind: Kind::Pod, namespace: Some(namespace.clone()), name: name.clone() };
         self.note(&key, before);
+    }
+}
+
+/// Says of what is wrong with a file what follows from it.
+pub(super) fn say_consequence(problems: &mut [Problem], in_force: bool) {
+    let consequence =
+        if in_force { "the last good version of this file stays in force" } else { "nothing of this file is in force" };
+    for problem in problems.iter_mut().filter(|problem| !problem.warning) {
+        problem.message = format!("{}; {consequence}", problem.message);
     }
 }
 
