@@ -163,14 +163,14 @@ pub(crate) enum Policy {
         #[arg(long, default_value = "tcp")]
         protocol: tortie_api::k8s::Protocol,
         /// The destination's port
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
     },
     /// Who may reach whom
     Matrix {
         #[command(flatten)]
         manifests: Manifests,
-        /// Ports to ask about, TCP/80,UDP/53 [default: each pod's declared ports, TCP/80 if none]
+        /// Ports to ask about, TCP/80,UDP/53; a bare number is TCP [default: each pod's declared ports, TCP/80 if none]
         #[arg(long, value_parser = ports::parse_list, value_name = "PORTS")]
         ports: Option<ports::List>,
         /// The family of the addresses
@@ -230,7 +230,7 @@ pub(crate) enum Lab {
         /// The destination: NAMESPACE/POD [default: every pod]
         #[arg(long, value_name = "NS/POD")]
         to: Option<String>,
-        /// Ports to probe, TCP/80,UDP/53 [default: each pod's declared ports, TCP/80 if none]
+        /// Ports to probe, TCP/80,UDP/53; a bare number is TCP [default: each pod's declared ports, TCP/80 if none]
         #[arg(long, value_parser = ports::parse_list, value_name = "PORTS")]
         ports: Option<ports::List>,
         /// The family of the addresses

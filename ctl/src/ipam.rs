@@ -26,18 +26,9 @@ struct Usage {
     free: Count,
 }
 
-/// A number of addresses: exact while a JSON number is, else as near as one gets.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// A number of addresses. As JSON and YAML it is exact, however large.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 struct Count(u128);
-
-impl Serialize for Count {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match u64::try_from(self.0) {
-            Ok(number) => serializer.serialize_u64(number),
-            Err(_) => serializer.serialize_f64(self.float()),
-        }
-    }
-}
 
 impl Count {
     #[expect(clippy::cast_precision_loss, reason = "only shares and very large numbers are shown this way")]
@@ -45,8 +36,12 @@ impl Count {
         self.0 as f64
     }
 
+    /// As calicoctl shows it: five digits, and from where the others no longer matter, with the power of ten (`1.8447e+19`).
     fn text(self) -> String {
-        if self.0 < 10_000_000_000 { self.0.to_string() } else { format!("{:.4e}", self.float()) }
+        if self.0 < 10_000_000_000 {
+            return self.0.to_string();
+        }
+        format!("{:.4e}", self.float()).replace('e', "e+")
     }
 
     /// The number with its share of `total`.
@@ -191,7 +186,11 @@ mod tests {
         assert_eq!((pool.total, pool.free), (Count(65_536), Count(65_533)));
         assert_eq!(pool.free.share(pool.total), "65533 (100%)");
         let pool = usage("IP Pool", "fd00:10:244::/48".parse().unwrap(), None, 0);
-        assert_eq!(pool.total.text(), "1.2089e24");
+        assert_eq!(pool.total.text(), "1.2089e+24");
+        let json = serde_json::to_string(&pool).unwrap();
+        assert!(json.contains("\"total\":1208925819614629174706176,"), "{json}");
+        let yaml = serde_saphyr::to_string(&pool).unwrap();
+        assert!(yaml.contains("total: 1208925819614629174706176\n"), "{yaml}");
         assert_eq!(usage("IP Pool", "::/0".parse().unwrap(), None, 0).total, Count(u128::MAX));
     }
 }

@@ -44,17 +44,11 @@ impl Output {
     pub(crate) fn print<T: Serialize + ?Sized>(self, data: &T, table: impl FnOnce(Self) -> String) -> Result<()> {
         let text = match self.format {
             Some(Format::Json) => serde_json::to_string_pretty(data).context("JSON")?,
-            Some(Format::Yaml) => yaml(data)?,
+            Some(Format::Yaml) => serde_saphyr::to_string(&data).context("YAML")?,
             None | Some(Format::Wide) => table(self),
         };
         write_out(&text)
     }
-}
-
-fn yaml<T: Serialize + ?Sized>(data: &T) -> Result<String> {
-    // By way of a JSON value, so that both formats have the same fields in the same order.
-    let value = serde_json::to_value(data).context("YAML")?;
-    serde_saphyr::to_string(&value).context("YAML")
 }
 
 /// Writes to stdout with a newline at the end. A reader that went away (`| head -1`) is no error.

@@ -210,7 +210,8 @@ fn exec_passes_the_status_on() {
     }
     assert_eq!(lab.run(&["lab", "exec", "x/a", "--", "cat", "/proc/net/dev"]).matches("eth0").count(), 1);
     assert!(lab.refused(&["lab", "exec", "x/nobody", "--", "true"]).contains("x/nobody"));
-    assert!(lab.refused(&["lab", "exec", "node1", "--", "no-such-program"]).contains("no-such-program"));
+    let said = lab.refused(&["lab", "exec", "node1", "--", "no-such-program"]);
+    assert!(said.contains("no-such-program") && said.matches("No such file").count() == 1, "{said}");
 }
 
 #[test]
@@ -267,12 +268,85 @@ fn what_cannot_come_up_leaves_nothing() {
 }
 
 #[test]
-fn a_dead_agent_is_named() {
+fn a_dead_agent_is_named_and_holds_up_nobody_else() {
     let lab = Lab::new("dead");
     lab.run(&["lab", "up", "--nodes", "2"]);
     let pid = field(&lab.json(&["lab", "ps"]), "nodes", "node2", "pid").to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill runs").success());
-    let said = lab.refused(&["lab", "apply", "-f", &lab.manifest("pod.yaml", &pod("a", ", nodeName: node1"))]);
-    assert!(said.contains("node2: the agent has ended"), "{said}");
-    assert_eq!(field(&lab.json(&["lab", "ps"]), "nodes", "node2", "pid"), Value::Null);
+    let pods = lab.manifest("pods.yaml", &(pod("a", ", nodeName: node1") + &pod("b", ", nodeName: node2")));
+    let began = std::time::Instant::now();
+    let said = lab.refused(&["lab", "apply", "-f", &pods]);
+    assert!(said.contains("node2: the agent has ended") && said.contains("pod x/b: the agent of node2"), "{said}");
+    assert!(began.elapsed().as_secs() < 30, "waited {:?} for the dead", began.elapsed());
+    let ps = lab.json(&["lab", "ps"]);
+    assert_eq!(field(&ps, "nodes", "node2", "pid"), Value::Null);
+    assert_eq!(field(&ps, "pods", "a", "ready"), true);
+    assert_eq!(field(&ps, "pods", "b", "ready"), false);
+    assert_eq!(lab.probe(&["--from", "node1", "--to", "x/a"]), ["node1 x/a TCP/80 allow"]);
+}
+
+#[test]
+fn a_refused_pod_keeps_nothing_else_from_happening() {
+    let lab = Lab::new("bad");
+    let pinned = |name: &str| {
+        let annotations = "annotations: {cni.projectcalico.org/ipAddrs: '[\"203.0.113.9\"]'}, labels";
+        pod(name, "").replace("labels", annotations)
+    };
+    lab.run(&["lab", "up", "--nodes", "2"]);
+    let first = lab.manifest("first.yaml", &(pinned("bad1") + &pod("a", "") + &pinned("bad2") + &pod("b", "")));
+    let said = lab.refused(&["lab", "apply", "-f", &first]);
+    assert!(said.contains("x/bad1") && said.contains("x/bad2") && said.contains("203.0.113.9"), "{said}");
+    assert!(!said.contains("x/a") && !said.contains("x/b:"), "{said}");
+    let both = ["x/a x/b TCP/80 allow", "x/b x/b TCP/80 allow"];
+    assert_eq!(lab.probe(&["--to", "x/b"]), both);
+    // What comes later happens, and what is wrong still is said.
+    let said = lab.refused(&["lab", "apply", "-f", &lab.manifest("second.yaml", &(pod("c", "") + ONLY_A))]);
+    assert!(said.contains("x/bad1") && said.contains("x/bad2"), "{said}");
+    assert_eq!(lab.probe(&["--to", "x/b"]), ["x/a x/b TCP/80 allow", "x/b x/b TCP/80 allow", "x/c x/b TCP/80 deny"]);
+    lab.run(&["lab", "delete", "-f", &lab.manifest("bad.yaml", &(pinned("bad1") + &pinned("bad2")))]);
+}
+
+#[test]
+fn a_broken_file_of_the_datastore_is_in_the_way_of_its_own_objects_only() {
+    let lab = Lab::new("broken");
+    lab.run(&["lab", "up", "--nodes", "1", "-f", &lab.manifest("first.yaml", &pod("a", ""))]);
+    let directory = PathBuf::from(format!("/run/tortie-lab/{}/datastore", lab.name));
+    let file = directory.join("policy.yaml");
+    std::fs::write(&file, ONLY_A).expect("a policy");
+    lab.run(&["lab", "apply", "-f", &lab.manifest("again.yaml", &pod("a", ""))]);
+    std::fs::write(&file, ONLY_A.replace("podSelector: {matchLabels: {app: b}}", "podSelektor: {}")).expect("an error");
+    let b = lab.manifest("b.yaml", &(pod("b", "") + &pod("c", "")));
+    let output = lab.command(&["lab", "apply", "-f", &b]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("policy.yaml"), "{said}");
+    assert!(said.contains("the last good version of this file stays in force"), "{said}");
+    assert_eq!(lab.probe(&["--to", "x/b"]), ["x/a x/b TCP/80 allow", "x/b x/b TCP/80 allow", "x/c x/b TCP/80 deny"]);
+    let said = lab.refused(&["lab", "apply", "-f", &lab.manifest("policy.yaml", ONLY_A)]);
+    assert!(
+        said.contains("only-a") && said.contains("mend it first") && said.contains("nothing was applied"),
+        "{said}"
+    );
+    let said = lab.refused(&["lab", "delete", "-f", &lab.manifest("policy.yaml", ONLY_A)]);
+    assert!(said.contains("mend it first") && said.contains("nothing was deleted"), "{said}");
+    lab.run(&["lab", "delete", "-f", &b]);
+}
+
+#[test]
+fn without_a_mesh_nobody_waits_for_routes() {
+    let lab = Lab::new("islands");
+    let configuration = "---\n{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false}}\n";
+    let all = lab.manifest("all.yaml", &(pod("a", "") + &pod("b", "") + configuration));
+    let output = lab.command(&["lab", "up", "--nodes", "2", "--timeout", "30s", "-f", &all]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("turns the node-to-node mesh off"), "{said}");
+    assert_eq!(lab.probe(&["--from", "node1", "--to", "x/a"]), ["node1 x/a TCP/80 allow"]);
+}
+
+#[test]
+fn a_pod_without_its_interface_is_not_ready() {
+    let lab = Lab::new("unplugged");
+    lab.run(&["lab", "up", "--nodes", "1", "-f", &lab.manifest("pod.yaml", &pod("a", ""))]);
+    assert_eq!(field(&lab.json(&["lab", "ps"]), "pods", "a", "ready"), true);
+    lab.run(&["lab", "exec", "x/a", "--", "ip", "link", "delete", "eth0"]);
+    assert_eq!(field(&lab.json(&["lab", "ps"]), "pods", "a", "ready"), false);
 }

@@ -137,7 +137,8 @@ fn what_is_wrong_exits_one_and_bad_usage_two() {
     assert_eq!((stdout.as_str(), status), ("", Some(1)));
     assert!(stderr.contains("ingres") && stderr.contains("cluster.yaml:1"), "{stderr}");
     for args in [
-        &["policy", "matrix", "--ports", "80"][..],
+        &["policy", "matrix", "--ports", "http"][..],
+        &["policy", "explain", "--from", "x/a", "--to", "x/b", "--port", "0"],
         &["get", "planets"],
         &["fly"],
         &["lab", "exec", "node1"],

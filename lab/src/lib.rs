@@ -42,18 +42,18 @@ pub enum Error {
     /// There is no such lab.
     #[error("there is no lab {0:?}: boot it with `tortie lab up --lab {0}`")]
     NotFound(String),
-    /// Time is up, or an agent has ended, and not everything is in force.
+    /// Not everything is in force: something failed, an agent has ended, or time is up.
     #[error("this is missing:\n  {}", .0.join("\n  "))]
     Missing(Vec<String>),
     /// A file or a process failed.
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {reason}")]
     Io {
         /// What was tried.
         what: &'static str,
         /// With what.
         path: PathBuf,
         /// The reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The kernel refused something about namespaces, links, addresses or routes.
     #[error("{0}")]
@@ -61,8 +61,13 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(what: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io { what, path: path.to_owned(), source }
+    pub(crate) fn io(what: &'static str, path: &Path, reason: std::io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), reason }
+    }
+
+    /// [`Error::Missing`], if anything is.
+    pub(crate) fn unless_none(missing: Vec<String>) -> Result<(), Self> {
+        if missing.is_empty() { Ok(()) } else { Err(Self::Missing(missing)) }
     }
 
     pub(crate) fn net(error: tortie_felix_netlink::Error) -> Self {

@@ -1,13 +1,14 @@
 //! `up`, `apply`, `delete` and `down`: making the lab what the documents say.
 //!
-//! All but `down` end in the same two steps: reconcile what exists with what is planned, then wait until it is in force. Whatever is
-//! made is in the state file before, so that `down` finds it even if this process dies between two lines.
+//! All but `down` end in the same two steps: reconcile what exists with what is planned, then wait until it is in force. What fails
+//! for one pod or node is noted and keeps nothing else waiting; at the end all of it is told. Whatever is made is in the state file
+//! before, so that `down` finds it even if this process dies between two lines.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tortie_felix_netlink::netns;
 
@@ -81,6 +82,7 @@ impl Lab {
         warn: &dyn Fn(&str),
     ) -> Result<(), Error> {
         let entries = store::read(manifests, warn)?;
+        warn_of_islands(&entries, warn);
         self.up_with(entries, nodes, timeout).await?;
         // From here on the lab is nobody's: it outlives this command.
         let state = State { owner: None, ..self.state()? };
@@ -116,22 +118,23 @@ impl Lab {
         store::put(&self.paths.datastore(), &entries)?;
         Fabric::create(&self.name).await?;
         process::start_responders(&self.tools, &self.paths, &self.name)?;
-        let state = self.reconcile(empty, planned, deadline).await?;
-        self.settle(&state, &entries, deadline).await
+        self.enforce(empty, planned, &entries, deadline).await
     }
 
     /// Creates or changes documents, and what of the lab follows from them.
     pub async fn apply(&self, manifests: &[PathBuf], timeout: Duration, warn: &dyn Fn(&str)) -> Result<(), Error> {
-        self.apply_with(store::read(manifests, warn)?, timeout).await
+        let new = store::read(manifests, warn).map_err(nothing_applied)?;
+        self.apply_with(new, timeout, warn).await
     }
 
     /// [`Lab::apply`] with documents that were already read.
-    pub async fn apply_with(&self, new: Vec<Entry>, timeout: Duration) -> Result<(), Error> {
+    pub async fn apply_with(&self, new: Vec<Entry>, timeout: Duration, warn: &dyn Fn(&str)) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
         let before = self.state()?;
         let _lock = Lock::take(&self.paths.root, &self.name)?;
         let directory = self.paths.datastore();
-        let mut entries = store::current(&directory)?;
+        let mut entries = self.current(deadline, warn).await.map_err(nothing_applied)?;
+        warn_of_islands(&new, warn);
         let mut touched: Vec<_> = new.iter().map(|entry| entry.key.clone()).collect();
         for mut entry in new {
             if let Some(known) = entries.iter().find(|known| known.key == entry.key) {
@@ -139,12 +142,11 @@ impl Lab {
             }
             store::merge(&mut entries, entry);
         }
-        let planned = plan(&store::objects(&entries), 0, &before)?;
+        let planned = plan(&store::objects(&entries), 0, &before).map_err(nothing_applied)?;
         touched.extend(store::complete(&mut entries, &planned)?.into_iter().map(|entry| entry.key));
         let touched: Vec<Entry> = entries.iter().filter(|entry| touched.contains(&entry.key)).cloned().collect();
         store::put(&directory, &touched)?;
-        let state = self.reconcile(before, planned, deadline).await?;
-        self.settle(&state, &entries, deadline).await
+        self.enforce(before, planned, &entries, deadline).await
     }
 
     /// Deletes documents, and what of the lab followed from them.
@@ -154,7 +156,7 @@ impl Lab {
         let before = self.state()?;
         let _lock = Lock::take(&self.paths.root, &self.name)?;
         let directory = self.paths.datastore();
-        let mut entries = store::current(&directory)?;
+        let mut entries = self.current(deadline, warn).await?;
         let unknown: Vec<_> = gone
             .iter()
             .map(|entry| entry.key.clone())
@@ -168,21 +170,44 @@ impl Lab {
                 return Err(Error::Failed(format!("Node {}: pods are bound to it; delete them first", node.name)));
             }
         }
-        // The pod goes before its document does: a CNI DEL wants to know what it takes apart.
-        let state = self.reconcile(before, planned, deadline).await?;
         let keys: Vec<_> =
             gone.iter().filter(|entry| !unknown.contains(&entry.key)).map(|entry| entry.key.clone()).collect();
+        store::check_removal(&directory, &keys)?;
+        // The pod goes before its document does: a CNI DEL wants to know what it takes apart.
+        let (state, mut failures) = self.reconcile(before, planned, deadline).await?;
         store::remove(&directory, &keys)?;
-        self.settle(&state, &entries, deadline).await?;
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = unknown.iter().map(ToString::to_string).collect();
-        Err(Error::Failed(format!("{} not found", names.join(", "))))
+        failures.extend(self.settle(&state, &entries, deadline).await?);
+        failures.extend(unknown.iter().map(|key| format!("{key} not found")));
+        Error::unless_none(failures)
     }
 
-    /// Makes what is planned and missing, takes away what is there and no longer planned.
-    async fn reconcile(&self, mut state: State, planned: State, deadline: Instant) -> Result<State, Error> {
+    /// What the datastore holds, read before the deadline.
+    async fn current(&self, deadline: Instant, warn: &dyn Fn(&str)) -> Result<Vec<Entry>, Error> {
+        let directory = self.paths.datastore();
+        let reading = tokio::task::spawn_blocking(move || store::current(&directory));
+        let late = || Error::Failed(format!("{} could not be read in time", self.paths.datastore().display()));
+        let read = tokio::time::timeout_at(deadline, reading).await.map_err(|_| late())?;
+        let (entries, warnings) = read.map_err(|error| Error::Failed(error.to_string()))??;
+        for warning in &warnings {
+            warn(warning);
+        }
+        Ok(entries)
+    }
+
+    /// Makes the lab what is planned and waits until it is in force.
+    async fn enforce(&self, before: State, planned: State, entries: &[Entry], deadline: Instant) -> Result<(), Error> {
+        let (state, mut failures) = self.reconcile(before, planned, deadline).await?;
+        failures.extend(self.settle(&state, entries, deadline).await?);
+        Error::unless_none(failures)
+    }
+
+    /// Makes what is planned and missing, takes away what is there and no longer planned. What became of it, and what failed.
+    async fn reconcile(
+        &self,
+        mut state: State,
+        planned: State,
+        deadline: Instant,
+    ) -> Result<(State, Vec<String>), Error> {
         for node in &planned.nodes {
             let moved =
                 |known: &Node| (known.ipv4, known.ipv6, known.external) != (node.ipv4, node.ipv6, node.external);
@@ -193,16 +218,17 @@ impl Lab {
                 )));
             }
         }
-        self.remove_pods(&mut state, &planned).await?;
+        let mut failures = self.remove_pods(&mut state, &planned, deadline).await?;
         self.remove_nodes(&mut state, &planned)?;
         state.segments.clone_from(&planned.segments);
         state.placed = planned.placed;
         self.add_nodes(&mut state, &planned, deadline).await?;
-        self.add_pods(&mut state, &planned, deadline).await?;
-        Ok(state)
+        failures.extend(self.add_pods(&mut state, &planned, deadline).await?);
+        Ok((state, failures))
     }
 
-    async fn remove_pods(&self, state: &mut State, planned: &State) -> Result<(), Error> {
+    /// Unwires pods. One whose CNI DEL fails stays in the state, for the next command to try again, unless its node goes too.
+    async fn remove_pods(&self, state: &mut State, planned: &State, deadline: Instant) -> Result<Vec<String>, Error> {
         let stays = |pod: &Pod| {
             planned
                 .pod(&pod.namespace, &pod.name)
@@ -210,21 +236,34 @@ impl Lab {
         };
         let gone: Vec<Pod> = state.pods.iter().filter(|pod| !stays(pod)).cloned().collect();
         if gone.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.say(&format!("removing {} pods", gone.len()));
         self.responders(state, &Request::Remove(gone.iter().map(Pod::full_name).collect())).await?;
         let fabric = Fabric::open(&self.name)?;
-        let calls = gone.iter().filter_map(|pod| Some((pod, state.node(&pod.node)?)));
-        let calls = calls.map(|(pod, node)| attach::remove(&self.paths, node, pod));
-        stream::iter(calls).buffer_unordered(CALLS).try_collect::<Vec<()>>().await?;
-        for pod in &gone {
+        let calls = gone.iter().map(|pod| {
+            let node = state.node(&pod.node).cloned();
+            async move {
+                let Some(node) = node else { return (pod, Ok(())) };
+                (pod, in_time(deadline, "DEL", &node, pod, attach::remove(&self.paths, &node, pod)).await)
+            }
+        });
+        let results: Vec<_> = stream::iter(calls).buffer_unordered(CALLS).collect().await;
+        let mut failures = Vec::new();
+        for (pod, result) in results {
+            if let Err(error) = result {
+                failures.push(error.to_string());
+                if planned.node(&pod.node).is_some() {
+                    continue;
+                }
+            }
             fabric.remove_pod(pod).await?;
             process::end_all(std::slice::from_ref(&pod.netns));
             netns::delete(&pod.netns).map_err(Error::net)?;
             state.pods.retain(|known| known.netns != pod.netns);
         }
-        state.save(&self.paths)
+        state.save(&self.paths)?;
+        Ok(failures)
     }
 
     fn remove_nodes(&self, state: &mut State, planned: &State) -> Result<(), Error> {
@@ -267,10 +306,13 @@ impl Lab {
             }
         }
         self.say("waiting for the agents to answer");
-        ready::agents(state, &self.paths, deadline).await
+        // Who does not answer now is named in the end; the others' pods need not wait for that.
+        ready::agents(state, &self.paths, deadline).await;
+        Ok(())
     }
 
-    async fn add_pods(&self, state: &mut State, planned: &State, deadline: Instant) -> Result<(), Error> {
+    /// Wires pods; those that failed, with the reason.
+    async fn add_pods(&self, state: &mut State, planned: &State, deadline: Instant) -> Result<Vec<String>, Error> {
         let mut new = Vec::new();
         for pod in &planned.pods {
             match state.pods.iter_mut().find(|known| known.netns == pod.netns) {
@@ -287,47 +329,54 @@ impl Lab {
         let calls = new.into_iter().filter_map(|pod| {
             let node = nodes.iter().find(|node| node.name == pod.node)?;
             Some(async move {
-                let added = tokio::time::timeout_at(deadline, attach::add(&self.paths, node, &pod)).await;
-                let late = || Error::Missing(vec![format!("{}: the CNI ADD of pod {}", node.name, pod.full_name())]);
-                let ips = added.unwrap_or_else(|_| Err(late()))?;
-                Ok::<_, Error>((pod.netns, ips))
+                let added = if ready::has_ended(node) {
+                    Err(Error::Failed(format!("pod {}: the agent of {} has ended", pod.full_name(), node.name)))
+                } else {
+                    in_time(deadline, "ADD", node, &pod, attach::add(&self.paths, node, &pod)).await
+                };
+                (pod.netns, added)
             })
         });
         let mut calls = std::pin::pin!(stream::iter(calls).buffer_unordered(CALLS));
         let mut done = 0;
-        while let Some((netns, ips)) = calls.try_next().await? {
+        let mut failures = Vec::new();
+        while let Some((netns, added)) = calls.next().await {
             done += 1;
             self.say(&format!("wiring pods: {done} of {total}"));
-            if let Some(pod) = state.pods.iter_mut().find(|pod| pod.netns == netns) {
-                pod.ips = ips;
-                let pod = pod.clone();
-                fabric.add_pod(state, &pod).await?;
+            let Some(pod) = state.pods.iter_mut().find(|pod| pod.netns == netns) else { continue };
+            match added {
+                Ok(ips) => pod.ips = ips,
+                Err(error) => {
+                    failures.push(error.to_string());
+                    continue;
+                }
+            }
+            let pod = pod.clone();
+            if let Err(error) = fabric.add_pod(state, &pod).await {
+                failures.push(format!("pod {}: {error}", pod.full_name()));
             }
         }
-        state.save(&self.paths)
+        state.save(&self.paths)?;
+        failures.sort();
+        Ok(failures)
     }
 
-    /// Opens the declared ports and waits until everything is in force.
-    async fn settle(&self, state: &State, entries: &[Entry], deadline: Instant) -> Result<(), Error> {
+    /// Opens the declared ports and waits until everything is in force. What is missing in the end.
+    async fn settle(&self, state: &State, entries: &[Entry], deadline: Instant) -> Result<Vec<String>, Error> {
         self.say("opening the pods' ports");
-        let listening = state.pods.iter().map(|pod| Listening {
-            pod: pod.full_name(),
-            netns: pod.netns.clone(),
-            ports: pod.ports.clone(),
-        });
+        // A pod that could not be wired has been named for that; its ports are beside the point.
+        let wired = state.pods.iter().filter(|pod| !pod.ips.is_empty());
+        let listening =
+            wired.map(|pod| Listening { pod: pod.full_name(), netns: pod.netns.clone(), ports: pod.ports.clone() });
         let response = self.responders(state, &Request::Ensure(listening.collect())).await?;
-        let failed: Vec<String> = response
-            .failed
-            .iter()
-            .filter(|failure| !failure.unsupported)
+        let failed = response.failed.iter().filter(|failure| !failure.unsupported);
+        let mut missing: Vec<String> = failed
             .map(|failure| format!("pod {}: nothing answers on {}: {}", failure.pod, failure.port, failure.reason))
             .collect();
-        if !failed.is_empty() {
-            return Err(Error::Missing(failed));
-        }
         self.say("waiting for routes, sessions and rules");
         let mesh = ready::wants_mesh(&store::objects(entries));
-        ready::everything(state, &self.paths, mesh, deadline).await
+        missing.extend(ready::everything(state, &self.paths, mesh, deadline).await?);
+        Ok(missing)
     }
 
     /// Starts the agent of a node again, after it has ended.
@@ -342,10 +391,10 @@ impl Lab {
 
     /// Waits until everything is in force.
     pub async fn wait(&self, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
         let state = self.state()?;
-        let entries = store::current(&self.paths.datastore())?;
-        let mesh = ready::wants_mesh(&store::objects(&entries));
-        ready::everything(&state, &self.paths, mesh, Instant::now() + timeout).await
+        let mesh = ready::wants_mesh(&store::objects(&self.current(deadline, &|_| ()).await?));
+        Error::unless_none(ready::everything(&state, &self.paths, mesh, deadline).await?)
     }
 
     /// Asks the responders, and starts them again where they have died.
@@ -406,6 +455,36 @@ impl Lab {
                 result => return result,
             }
         }
+    }
+}
+
+/// A CNI call that ends by the deadline.
+async fn in_time<T>(
+    deadline: Instant,
+    command: &str,
+    node: &Node,
+    pod: &Pod,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let late = || Error::Failed(format!("pod {}: CNI {command} on {}: not done in time", pod.full_name(), node.name));
+    tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Says what becomes of documents that turn the mesh off.
+fn warn_of_islands(entries: &[Entry], warn: &dyn Fn(&str)) {
+    if !ready::wants_mesh(&store::objects(entries)) {
+        warn(
+            "BGPConfiguration default turns the node-to-node mesh off, and this version has no other peers: \
+             no node learns the routes to the pods of another",
+        );
+    }
+}
+
+/// Of an error before the first change: says that there was none.
+fn nothing_applied(error: Error) -> Error {
+    match error {
+        Error::Usage(_) => error,
+        error => Error::Failed(format!("{error}\nnothing was applied")),
     }
 }
 

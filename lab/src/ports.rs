@@ -1,4 +1,4 @@
-//! Ports as the command line writes them (`TCP/80,UDP/53`), and the ports that a pod declares.
+//! Ports as the command line writes them (`TCP/80,UDP/53`, or `80` for TCP), and the ports that a pod declares.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,8 +25,10 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is not PROTOCOL/PORT, such as TCP/80 or UDP/53");
-        let (protocol, port) = text.trim().split_once('/').ok_or_else(wrong)?;
+        let wrong =
+            || format!("{text:?} is not PROTOCOL/PORT, such as TCP/80 or UDP/53, nor a port of TCP, such as 80");
+        let text = text.trim();
+        let (protocol, port) = text.split_once('/').unwrap_or(("TCP", text));
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         Ok(Self { protocol: protocol.parse()?, port })
     }
@@ -61,10 +63,10 @@ mod tests {
 
     #[test]
     fn lists() {
-        let ports = parse_list("TCP/80,udp/53, SCTP/5000").unwrap();
+        let ports = parse_list("TCP/80,udp/53, SCTP/5000,443").unwrap();
         let text: Vec<String> = ports.iter().map(ToString::to_string).collect();
-        assert_eq!(text, ["TCP/80", "UDP/53", "SCTP/5000"]);
-        for bad in ["", "80", "TCP/", "TCP/0", "TCP/65536", "ICMP/1", "TCP/80,", "TCP/-1"] {
+        assert_eq!(text, ["TCP/80", "UDP/53", "SCTP/5000", "TCP/443"]);
+        for bad in ["", "0", "http", "65536", "/80", "TCP/", "TCP/0", "TCP/65536", "ICMP/1", "TCP/80,", "TCP/-1"] {
             assert!(parse_list(bad).is_err(), "{bad:?} passed");
         }
     }

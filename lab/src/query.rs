@@ -1,5 +1,6 @@
 //! What is asked of a lab that is up: `ps`, `probe`, `exec`.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
@@ -10,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 use tortie_admin::client::Client;
 use tortie_admin::types::Endpoint;
+use tortie_felix_netlink::{Net, netns};
 
 use crate::control::{Failure, Listening, Request};
 use crate::name::{self, Paths};
@@ -61,7 +63,7 @@ pub struct PsPod {
     pub netns: String,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
-    /// Whether its node's agent has it.
+    /// Whether its node's agent has it, and the kernel its interface.
     pub ready: bool,
 }
 
@@ -83,14 +85,16 @@ fn load(lab: &str) -> Result<State, Error> {
 pub async fn ps(lab: &str) -> Result<Ps, Error> {
     let state = load(lab)?;
     let paths = Paths::new(lab);
-    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut wired: HashSet<String> = HashSet::new();
     for node in state.agents() {
         // A dead agent's pods are not ready; that is the answer, and no error.
-        endpoints.extend(
-            Client::new(paths.socket(&node.name)).get::<Vec<Endpoint>>("/v1/endpoints").await.unwrap_or_default(),
-        );
+        let client = Client::new(paths.socket(&node.name));
+        let endpoints: Vec<Endpoint> = client.get("/v1/endpoints").await.unwrap_or_default();
+        // The agent knows what it wired, the kernel whether that is still there.
+        let interfaces = interfaces(&node.netns).await?;
+        let present = endpoints.into_iter().filter(|endpoint| interfaces.contains(&endpoint.host_interface));
+        wired.extend(present.map(|endpoint| endpoint.container_id));
     }
-    let has = |pod: &Pod| endpoints.iter().any(|endpoint| endpoint.container_id == pod.container_id);
     Ok(Ps {
         nodes: state
             .nodes
@@ -112,11 +116,18 @@ pub async fn ps(lab: &str) -> Result<Ps, Error> {
                 node: pod.node.clone(),
                 netns: pod.netns.clone(),
                 ips: pod.ips.clone(),
-                ready: !pod.ips.is_empty() && has(pod),
+                ready: !pod.ips.is_empty() && wired.contains(&pod.container_id),
             })
             .collect(),
         outside: Outside { netns: name::fabric_netns(lab), ips: state.outside() },
     })
+}
+
+/// The interfaces of a network namespace that are up.
+async fn interfaces(netns: &str) -> Result<HashSet<String>, Error> {
+    let net = Net::in_netns(&netns::open(netns).map_err(Error::net)?).map_err(Error::net)?;
+    let links = net.links().await.map_err(Error::net)?;
+    Ok(links.into_iter().filter(|link| link.up).map(|link| link.name).collect())
 }
 
 /// The network namespace of `outside`, a node, or `NAMESPACE/POD`.

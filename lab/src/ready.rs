@@ -15,7 +15,7 @@ use tortie_felix_netlink::{Net, RouteKind, netns};
 use crate::Error;
 use crate::name::Paths;
 use crate::process;
-use crate::state::{Node, State};
+use crate::state::{Node, Pod, State};
 
 /// The protocol number of the agents' routes.
 const TORTIE: u8 = 80;
@@ -26,41 +26,62 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often we look.
 const INTERVAL: Duration = Duration::from_millis(40);
 
-/// Waits until the agents of these nodes answer and have read the datastore.
-pub async fn agents(state: &State, paths: &Paths, deadline: Instant) -> Result<(), Error> {
-    poll(state, deadline, || async {
+/// Something that is missing.
+#[derive(Debug)]
+struct Lack {
+    text: String,
+    /// Whether waiting cannot mend it.
+    hopeless: bool,
+}
+
+impl Lack {
+    fn yet(text: String) -> Self {
+        Self { text, hopeless: false }
+    }
+
+    /// What an agent that does not answer lacks. One that has ended will not come back by waiting.
+    fn answer(node: &Node, reason: String) -> Self {
+        Self { text: reason, hopeless: has_ended(node) }
+    }
+}
+
+/// Whether the node's agent should run and does not.
+pub fn has_ended(node: &Node) -> bool {
+    !node.external && !node.pid.is_some_and(process::is_alive)
+}
+
+/// Waits until the agents of these nodes answer and have read the datastore, or have ended, or time is up.
+pub async fn agents(state: &State, paths: &Paths, deadline: Instant) {
+    poll(deadline, || async {
         let mut missing = Vec::new();
         for node in state.agents() {
             match status(paths, node).await {
                 Ok(status) if status.datastore_in_sync => {}
-                Ok(_) => missing.push(format!("{}: the agent has not read the datastore", node.name)),
-                Err(reason) => missing.push(reason),
+                Ok(_) => missing.push(Lack::yet(format!("{}: the agent has not read the datastore", node.name))),
+                Err(reason) => missing.push(Lack::answer(node, reason)),
             }
         }
         Ok(missing)
     })
     .await
+    // Only looking at the kernel or the datastore can fail, and this does neither.
+    .ok();
 }
 
-/// Waits until everything is in force. `mesh` says whether every node peers with every other.
-pub async fn everything(state: &State, paths: &Paths, mesh: bool, deadline: Instant) -> Result<(), Error> {
-    poll(state, deadline, || missing(state, paths, mesh)).await
+/// Waits until everything is in force. What is still missing when time is up, or when only agents that have ended lack anything: the
+/// others do not wait for those, and nobody waits for them. `mesh` says whether every node peers with every other.
+pub async fn everything(state: &State, paths: &Paths, mesh: bool, deadline: Instant) -> Result<Vec<String>, Error> {
+    poll(deadline, || lacks(state, paths, mesh)).await
 }
 
-async fn poll<F: Future<Output = Result<Vec<String>, Error>>>(
-    state: &State,
+async fn poll<F: Future<Output = Result<Vec<Lack>, Error>>>(
     deadline: Instant,
     look: impl Fn() -> F,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     loop {
         let missing = look().await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        // An agent that has ended will not come back by waiting.
-        let hopeless = state.agents().any(|node| !node.pid.is_some_and(process::is_alive));
-        if hopeless || Instant::now() >= deadline {
-            return Err(Error::Missing(missing));
+        if missing.iter().all(|lack| lack.hopeless) || Instant::now() >= deadline {
+            return Ok(missing.into_iter().map(|lack| lack.text).collect());
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -75,9 +96,12 @@ pub fn wants_mesh(objects: &[Object]) -> bool {
 }
 
 /// What is missing now, one sentence each.
-pub async fn missing(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<String>, Error> {
+async fn lacks(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<Lack>, Error> {
     let datastore = paths.datastore();
-    let revision = directory::revision(&datastore).map_err(|error| Error::Failed(error.to_string()))?;
+    let revision = tokio::task::spawn_blocking(move || directory::revision(&datastore))
+        .await
+        .map_err(|error| Error::Failed(error.to_string()))?
+        .map_err(|error| Error::Failed(error.to_string()))?;
     let mut tasks = JoinSet::new();
     for node in state.agents() {
         let (node, state, paths, revision) = (node.clone(), state.clone(), paths.clone(), revision.clone());
@@ -87,7 +111,7 @@ pub async fn missing(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<Str
     while let Some(result) = tasks.join_next().await {
         missing.extend(result.map_err(|error| Error::Failed(error.to_string()))??);
     }
-    missing.sort();
+    missing.sort_by(|a: &Lack, b| a.text.cmp(&b.text));
     Ok(missing)
 }
 
@@ -104,11 +128,11 @@ async fn status(paths: &Paths, node: &Node) -> Result<NodeStatus, String> {
     })
 }
 
-async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh: bool) -> Result<Vec<String>, Error> {
+async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh: bool) -> Result<Vec<Lack>, Error> {
     let name = &node.name;
     let status = match status(paths, node).await {
         Ok(status) => status,
-        Err(reason) => return Ok(vec![reason]),
+        Err(reason) => return Ok(vec![Lack::answer(node, reason)]),
     };
     let mut missing = Vec::new();
     if status.programmed_revision != revision {
@@ -123,15 +147,15 @@ async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh
         }
     }
     if missing.is_empty() {
-        missing = routes(state, node).await?;
+        missing = routes(state, node, mesh).await?;
     }
-    Ok(missing)
+    Ok(missing.into_iter().map(Lack::yet).collect())
 }
 
-/// Sessions with other agents that are not up. Either family's session will do: one carries both.
+/// Sessions with other agents that run and are not up. Either family's session will do: one carries both.
 fn sessions(state: &State, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
     let mut missing = Vec::new();
-    for other in state.agents().filter(|other| other.name != node.name) {
+    for other in state.agents().filter(|other| other.name != node.name && !has_ended(other)) {
         let theirs = |peer: &&BgpPeer| [other.ipv4.addr(), other.ipv6.addr()].contains(&peer.peer);
         if peers.iter().filter(theirs).any(|peer| peer.state == "Established") {
             continue;
@@ -146,13 +170,14 @@ fn sessions(state: &State, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
     missing
 }
 
-/// Pods that this node's FIB does not lead to.
-async fn routes(state: &State, node: &Node) -> Result<Vec<String>, Error> {
+/// Pods that this node's FIB does not lead to and should: its own, and with a mesh those of nodes whose agents run.
+async fn routes(state: &State, node: &Node, mesh: bool) -> Result<Vec<String>, Error> {
     let net = Net::in_netns(&netns::open(&node.netns).map_err(Error::net)?).map_err(Error::net)?;
     let ours = net.routes(Some(TORTIE)).await.map_err(Error::net)?;
     let nodes: HashMap<&str, &Node> = state.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
     let mut missing = Vec::new();
-    for pod in &state.pods {
+    let announced = |pod: &Pod| mesh && nodes.get(pod.node.as_str()).is_some_and(|owner| !has_ended(owner));
+    for pod in state.pods.iter().filter(|pod| pod.node == node.name || announced(pod)) {
         for ip in &pod.ips {
             let covering = ours
                 .iter()

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tortie_api::Object;
-use tortie_datastore::edit;
 use tortie_datastore::manifests::{self, Document, DocumentKey, Loaded};
+use tortie_datastore::{directory, edit};
 
 use crate::Error;
 use crate::state::{Node, State};
@@ -48,9 +48,15 @@ pub fn read_text(origin: &str, text: &str) -> Result<Vec<Entry>, Error> {
     Ok(loaded.documents.into_iter().map(Entry::from).collect())
 }
 
-/// What the lab's datastore holds.
-pub fn current(directory: &Path) -> Result<Vec<Entry>, Error> {
-    read(&[directory.to_owned()], &|_| ())
+/// What the lab's datastore holds, each document once, as the agents see it: of a file in error the last good version counts. Besides
+/// it, what is wrong.
+pub fn current(directory: &Path) -> Result<(Vec<Entry>, Vec<String>), Error> {
+    let loaded = directory::in_force(directory).map_err(|error| Error::Failed(error.to_string()))?;
+    let errors = loaded.problems.iter().filter(|problem| !problem.warning);
+    let warnings = errors.map(|problem| format!("{}: {}", problem.place, problem.message)).collect();
+    let mut seen = std::collections::HashSet::new();
+    let entries = loaded.documents.into_iter().filter(|document| seen.insert(document.key.clone()));
+    Ok((entries.map(Entry::from).collect(), warnings))
 }
 
 /// The objects of the entries, in their order.
@@ -148,12 +154,25 @@ pub fn put(directory: &Path, entries: &[Entry]) -> Result<(), Error> {
     for entry in entries {
         documents.extend(manifests::load_text("the lab's own document", &format!("{:#}\n", entry.value)).documents);
     }
-    edit::apply(directory, &documents).map(|_| ()).map_err(|error| Error::Failed(error.to_string()))
+    edit::apply(directory, &documents).map(|_| ()).map_err(|error| refused(&error, "applied"))
+}
+
+/// Fails if [`remove`] would, before anything is taken apart for it.
+pub fn check_removal(directory: &Path, keys: &[DocumentKey]) -> Result<(), Error> {
+    edit::try_delete(directory, keys).map(|_| ()).map_err(|error| refused(&error, "deleted"))
 }
 
 /// Removes documents, wherever they stand.
 pub fn remove(directory: &Path, keys: &[DocumentKey]) -> Result<(), Error> {
-    edit::delete(directory, keys).map(|_| ()).map_err(|error| Error::Failed(error.to_string()))
+    edit::delete(directory, keys).map(|_| ()).map_err(|error| refused(&error, "deleted"))
+}
+
+/// Only writing the files can fail half way; anything else comes before the first change.
+fn refused(error: &edit::Error, done: &str) -> Error {
+    match error {
+        edit::Error::Write { .. } => Error::Failed(error.to_string()),
+        error => Error::Failed(format!("{error}\nnothing was {done}")),
+    }
 }
 
 #[cfg(test)]
@@ -197,9 +216,9 @@ mod tests {
         let pools = default_pools().unwrap();
         put(folder.path(), &pools).unwrap();
         put(folder.path(), &pools).unwrap();
-        assert_eq!(current(folder.path()).unwrap().len(), 2);
+        assert_eq!(current(folder.path()).unwrap().0.len(), 2);
         remove(folder.path(), std::slice::from_ref(&pools[0].key)).unwrap();
-        let left: Vec<String> = current(folder.path()).unwrap().iter().map(|entry| entry.key.to_string()).collect();
+        let left: Vec<String> = current(folder.path()).unwrap().0.iter().map(|entry| entry.key.to_string()).collect();
         assert_eq!(left, ["IPPool default-ipv6-ippool"]);
         assert!(remove(folder.path(), std::slice::from_ref(&pools[0].key)).is_err());
     }

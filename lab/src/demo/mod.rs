@@ -64,7 +64,7 @@ pub async fn run(lab: &Lab, print: Print) -> Result<bool, Error> {
         stage.begin(&format!("Policy ({letter}): {title}"));
         stage.quote(text);
         let began = std::time::Instant::now();
-        lab.apply_with(store::read_text(letter, text)?, PATIENCE).await?;
+        lab.apply_with(store::read_text(letter, text)?, PATIENCE, &|_| ()).await?;
         stage.line(&format!("in force on every node after {:.2} s", began.elapsed().as_secs_f64()));
         witness::compare(lab, &mut stage, letter).await?;
     }
@@ -119,7 +119,7 @@ async fn sessions(lab: &Lab, stage: &mut Stage) -> Result<(), Error> {
 
 async fn pods(lab: &Lab, stage: &mut Stage) -> Result<(), Error> {
     stage.begin("Four namespaces and ten pods, each wired by a CNI ADD");
-    lab.apply_with(store::read_text("cluster.yaml", CLUSTER)?, PATIENCE).await?;
+    lab.apply_with(store::read_text("cluster.yaml", CLUSTER)?, PATIENCE, &|_| ()).await?;
     let state = lab.state()?;
     let mut rows = vec![["POD", "NODE", "IPV4", "IPV6", "PORTS"].map(str::to_owned).to_vec()];
     rows.extend(state.pods.iter().map(|pod| {
