@@ -34,7 +34,7 @@ pub struct Config {
     pub restart_time: Duration,
     /// Graceful restart: how long the routes of a peer that is back may stay stale without an End-of-RIB.
     pub stale_time: Duration,
-    /// Graceful restart: how long after a restart to wait for all peers' End-of-RIB before routes are selected without them.
+    /// Graceful restart: how long after a restart to wait for all peers' End-of-RIB before what nobody has confirmed is given up.
     pub deferral_time: Duration,
     /// The peers, each address and port at most once.
     pub peers: Vec<PeerConfig>,
@@ -46,6 +46,10 @@ pub struct Config {
     pub next_hop_v6: Option<Ipv6Addr>,
     /// Whether an earlier run of this speaker left its routes in the kernel: we then come up as a restarting speaker (RFC 4724, 4.1).
     pub restarting: bool,
+    /// Those routes, each with its gateway. Read when a restarting speaker starts, and never again: none of them is replaced by a worse
+    /// path only because the peer behind it has not spoken yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<(IpNet, IpAddr)>,
 }
 
 impl Config {
@@ -69,6 +73,7 @@ impl Config {
             next_hop_v4: None,
             next_hop_v6: None,
             restarting: false,
+            kept: Vec::new(),
         }
     }
 

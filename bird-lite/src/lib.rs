@@ -18,7 +18,7 @@ pub mod wire;
 
 pub use self::config::{BGP_PORT, Config, Originated, PeerConfig, PeerKind};
 pub use self::speaker::{Action, ConnectionId, Event, Report, Speaker};
-pub use self::view::{Counts, PeerView, RibUpdate, RouteView, State};
+pub use self::view::{Awaited, Counts, DeferralView, PeerView, RibUpdate, RouteView, State};
 
 /// Time since the moment from which the caller counts. It never goes back.
 pub type Time = core::time::Duration;

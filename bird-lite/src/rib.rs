@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 use ipnet::IpNet;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::bestpath::{self, Candidate, Source, Step};
@@ -251,6 +251,12 @@ impl Rib {
         self.walk(peer, |family, _| if families.contains(family) { Fate::Drop } else { Fate::Keep });
     }
 
+    /// The next hops of a peer's paths.
+    pub(crate) fn next_hops_of(&self, peer: PeerId) -> FxHashSet<IpAddr> {
+        let paths = self.nodes.iter().flat_map(|node| &node.paths).filter(|path| path.peer == peer);
+        paths.map(|path| path.attributes.next_hop).collect()
+    }
+
     /// Drops what a peer that restarted has not confirmed.
     pub(crate) fn sweep(&mut self, peer: PeerId, families: Families) {
         self.walk(peer, |family, path| if path.stale && families.contains(family) { Fate::Drop } else { Fate::Keep });
@@ -358,13 +364,30 @@ impl Rib {
         !self.fib.is_empty()
     }
 
-    /// The next prefix whose next hops differ from what the FIB's writer was last told; none in the list: it is gone.
-    pub(crate) fn next_fib_change(&mut self) -> Option<(IpNet, Arc<Vec<IpAddr>>)> {
+    /// Queues nodes for the FIB again.
+    pub(crate) fn requeue_fib(&mut self, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            let node = &mut self.nodes[number as usize];
+            if !core::mem::replace(&mut node.fib_queued, true) {
+                self.fib.push_back(number);
+            }
+        }
+    }
+
+    /// The next prefix whose next hops differ from what the FIB's writer was last told; none in the list: it is gone. A node with next
+    /// hops of which `hold` says so is passed over and leaves the queue, until it changes or is queued again.
+    pub(crate) fn next_fib_change(
+        &mut self,
+        mut hold: impl FnMut(u32, &Node) -> bool,
+    ) -> Option<(IpNet, Arc<Vec<IpAddr>>)> {
         while let Some(number) = self.fib.pop_front() {
+            self.nodes[number as usize].fib_queued = false;
             let hops = self.forwarding(self.node(number));
+            if !hops.is_empty() && hold(number, self.node(number)) {
+                continue;
+            }
             let hops = (!hops.is_empty()).then(|| self.next_hops.intern(hops));
             let node = &mut self.nodes[number as usize];
-            node.fib_queued = false;
             let prefix = node.prefix;
             let changed = node.told != hops;
             node.told.clone_from(&hops);

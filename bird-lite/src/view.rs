@@ -22,8 +22,8 @@ pub enum RibUpdate {
         /// The destination.
         prefix: IpNet,
     },
-    /// Sent once: every peer that we restarted with has told all it knows, or had its time to. Routes of an earlier run that were not
-    /// confirmed by a `Best` before this are no longer known to anybody.
+    /// Sent once: every peer that we restarted with has told all it knows, or had its time to. Routes of an earlier run for which there
+    /// was no `Best` before this are no longer known to anybody.
     Converged,
 }
 
@@ -82,6 +82,28 @@ pub struct PeerView {
     pub ipv6: Option<Counts>,
     /// Why the last session or attempt ended; empty if none ever did.
     pub last_error: String,
+}
+
+/// A restart that is under way (RFC 4724, 4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeferralView {
+    /// The peers that have not told all they know, with how they stand, in order of name.
+    pub waiting: Vec<(String, Awaited)>,
+    /// How many routes of the earlier run nobody has confirmed or replaced yet.
+    pub unconfirmed: usize,
+    /// When these go, if the peers have not finished by then.
+    pub deadline: Time,
+}
+
+/// How a peer stands that a restart waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaited {
+    /// No session yet, but there may be one any moment.
+    Expected,
+    /// No session in all the time that one takes.
+    Absent,
+    /// Telling what it knows.
+    Telling,
 }
 
 /// One path to one prefix.

@@ -45,7 +45,7 @@ impl Speaker {
         self.peers.remove(&id);
         self.by_address.remove(&address);
         self.rib.forget(id);
-        self.done_waiting_for(now, id);
+        self.done_waiting_for(id);
     }
 
     fn set_peer(&mut self, now: Time, address: IpAddr, config: PeerConfig, reset: bool) {

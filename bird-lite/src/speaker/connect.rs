@@ -260,10 +260,11 @@ impl Speaker {
         end_of_rib: bool,
     ) {
         let Some((_, key)) = self.group_key(id) else { return };
+        let own_only = self.tells_own_only();
         let at = self.groups.iter().position(|group| *group.key() == key).unwrap_or_else(|| {
             let mut group = Group::new(key);
             let all: Vec<_> = (0..self.rib.len() as u32).collect();
-            group.flush(&self.rib, &all, self.deferral.is_some(), &mut Vec::new());
+            group.flush(&self.rib, &all, own_only, &mut Vec::new());
             self.groups.push(group);
             self.groups.len() - 1
         });
@@ -300,6 +301,7 @@ impl Speaker {
         let (name, address) = (peer.config.name.clone(), peer.config.address);
         if established {
             self.leave(id);
+            self.expect_again(now, id);
             let kept = match link.session.negotiated() {
                 Some(negotiated) if ending.graceful => negotiated.clone(),
                 _ => {

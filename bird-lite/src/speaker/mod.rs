@@ -30,8 +30,8 @@ use self::peer::Peer;
 use self::restart::Deferral;
 use crate::config::Config;
 use crate::export::Group;
-use crate::rib::{PeerId, Rib};
-use crate::view::{Counts, PeerView, RibUpdate, RouteView};
+use crate::rib::{Node, PeerId, Rib};
+use crate::view::{Counts, DeferralView, PeerView, RibUpdate, RouteView};
 use crate::wire::attribute::Verdict;
 use crate::wire::{Family, Notification};
 use crate::{State, Time};
@@ -164,7 +164,7 @@ pub enum Report {
         /// What it cost.
         verdict: Verdict,
     },
-    /// After a restart: routes are selected now.
+    /// After a restart: routes of the earlier run that nobody has confirmed are given up now.
     Converged {
         /// The names of peers that did not finish in time.
         missing: Vec<String>,
@@ -201,7 +201,8 @@ enum Converged {
 
 impl Speaker {
     /// A speaker that starts at once. `seed` makes its jitter differ from that of others.
-    pub fn new(now: Time, config: Config, seed: u64) -> Self {
+    pub fn new(now: Time, mut config: Config, seed: u64) -> Self {
+        let kept = core::mem::take(&mut config.kept);
         let mut speaker = Self {
             config: Config { peers: Vec::new(), originate: Vec::new(), ..config.clone() },
             peers: BTreeMap::new(),
@@ -221,7 +222,7 @@ impl Speaker {
         let restarting = config.restarting;
         speaker.configure(now, config);
         if restarting {
-            speaker.start_deferral(now);
+            speaker.start_deferral(now, kept);
         }
         speaker
     }
@@ -251,27 +252,33 @@ impl Speaker {
 
     /// Whether [`Speaker::poll_rib_update`] may have something.
     pub fn has_rib_update(&self) -> bool {
-        self.converged != Converged::Deferred && (self.rib.has_fib_change() || self.converged == Converged::Due)
+        self.rib.has_fib_change() || self.converged == Converged::Due
     }
 
-    /// The next change of the routes in use. While a restart is under way there is none.
+    /// The next change of the routes in use. While a restart is under way, routes that an earlier run left in the FIB stay as they are
+    /// until whoever stands behind them has spoken.
     pub fn poll_rib_update(&mut self) -> Option<RibUpdate> {
-        if self.converged == Converged::Deferred {
-            return None;
-        }
-        if let Some((prefix, hops)) = self.rib.next_fib_change() {
+        let Self { rib, deferral, by_address, .. } = self;
+        let hold = |number: u32, node: &Node| {
+            deferral.as_mut().is_some_and(|deferral| deferral.holds_back(number, node, by_address))
+        };
+        if let Some((prefix, hops)) = rib.next_fib_change(hold) {
             return Some(if hops.is_empty() {
                 RibUpdate::Withdrawn { prefix }
             } else {
                 RibUpdate::Best { prefix, next_hops: hops.to_vec() }
             });
         }
-        (core::mem::replace(&mut self.converged, Converged::Told) == Converged::Due).then_some(RibUpdate::Converged)
+        if self.converged != Converged::Due {
+            return None;
+        }
+        self.converged = Converged::Told;
+        Some(RibUpdate::Converged)
     }
 
     /// When to call [`Speaker::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let deferral = self.deferral.as_ref().map(|deferral| deferral.deadline);
+        let deferral = self.deferral.as_ref().map(Deferral::timeout);
         self.peers.values().filter_map(Peer::timeout).chain(deferral).min()
     }
 
@@ -287,9 +294,7 @@ impl Speaker {
             self.peer_timeout(now, id);
             self.restart_timeout(now, id);
         }
-        if self.deferral.as_ref().is_some_and(|deferral| deferral.deadline <= now) {
-            self.converge();
-        }
+        self.deferral_timeout(now);
     }
 
     /// Ends all sessions and starts none again: with Cease, Administrative Shutdown, or without a word, so that the peers take it for a
@@ -336,6 +341,11 @@ impl Speaker {
         Counts { received: paths.received, accepted: paths.accepted, advertised }
     }
 
+    /// The restart that is under way, if one is.
+    pub fn deferral(&self) -> Option<DeferralView> {
+        self.deferral.as_ref().map(|deferral| deferral.view(&self.peers))
+    }
+
     /// Every path, in order of prefix, the best first.
     pub fn routes(&self) -> Vec<RouteView> {
         let mut nodes: Vec<_> = self.rib.nodes().collect();
@@ -369,22 +379,23 @@ impl Speaker {
 
     /// Tells all peers what has changed, and slow ones what they have missed.
     fn flush(&mut self) {
-        let restarting = self.deferral.is_some();
+        let own_only = self.tells_own_only();
         let mut transmits = Vec::new();
         if self.rib.has_changed() {
             let changed = self.rib.take_changed();
             for group in &mut self.groups {
-                group.flush(&self.rib, &changed, restarting, &mut transmits);
+                group.flush(&self.rib, &changed, own_only, &mut transmits);
             }
-            if let Some(deferral) = &mut self.deferral {
+            if let Some(deferral) = self.deferral.as_mut().filter(|_| own_only) {
                 let foreign =
                     |number: &u32| self.rib.node(*number).best().is_some_and(|path| path.peer != PeerId::LOCAL);
                 deferral.deferred.extend(changed.into_iter().filter(foreign));
             }
         }
         if core::mem::take(&mut self.pump) {
+            let defer = [false, true].map(|external| self.defers_end_of_rib(external));
             for group in &mut self.groups {
-                group.pump(&self.rib, restarting, &mut transmits);
+                group.pump(&self.rib, defer[usize::from(group.key().external)], &mut transmits);
             }
         }
         if !self.groups.iter().any(Group::is_behind) {

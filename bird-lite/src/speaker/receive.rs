@@ -41,7 +41,7 @@ impl Speaker {
                 self.settle(now, id, Duration::ZERO);
                 self.session_up(now, id, connection);
             }
-            Step::Update(body) => self.update(now, id, connection, &body)?,
+            Step::Update(body) => self.update(id, connection, &body)?,
             Step::Refresh(request) => {
                 // Subtypes 1 and 2 were not offered, so they are not understood (RFC 7313, 5).
                 if let (0, Some(family)) = (request.subtype, Family::from_numbers(request.afi, request.safi)) {
@@ -53,7 +53,7 @@ impl Speaker {
         Ok(())
     }
 
-    fn update(&mut self, now: Time, id: PeerId, connection: ConnectionId, body: &[u8]) -> Result<(), Fault> {
+    fn update(&mut self, id: PeerId, connection: ConnectionId, body: &[u8]) -> Result<(), Fault> {
         let Some(link) = self.peers.get_mut(&id).and_then(|peer| peer.link(connection)) else { return Ok(()) };
         let Some(negotiated) = link.session.negotiated() else { return Ok(()) };
         let (context, families, local) = (negotiated.context(), negotiated.families, link.local);
@@ -75,7 +75,7 @@ impl Speaker {
             }
         }
         if let Some(family) = update.end_of_rib.filter(|family| families.contains(*family)) {
-            self.end_of_rib(now, id, family);
+            self.end_of_rib(id, family);
         }
         for Blemish { code, verdict } in update.blemishes {
             if let Some(config) = self.peers.get(&id).map(|peer| &peer.config) {

@@ -1,7 +1,7 @@
 //! A simulated network: speakers, connections between them that deliver in order after a millisecond, and one virtual clock. Whoever is
 //! killed loses its connections as a killed process does: the other side sees their end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ const LATENCY: Duration = Duration::from_millis(1);
 pub(super) struct Node {
     pub(super) config: Config,
     pub(super) speaker: Option<Speaker>,
-    /// The FIB as the updates leave it.
+    /// The FIB as the updates leave it. It survives the speaker.
     pub(super) fib: BTreeMap<String, Vec<IpAddr>>,
+    /// What of it an earlier run left, and this one has not replaced.
+    pub(super) kept: BTreeSet<String>,
     /// Every update since the last `take_updates`.
     updates: Vec<RibUpdate>,
     pub(super) reports: Vec<Report>,
@@ -83,6 +85,7 @@ impl Net {
             config,
             speaker: None,
             fib: BTreeMap::new(),
+            kept: BTreeSet::new(),
             updates: Vec::new(),
             reports: Vec::new(),
             next_accepted: 1,
@@ -99,8 +102,15 @@ impl Net {
         }
     }
 
+    /// Starts a node's speaker. One that is restarting is told what the FIB holds; any other finds it empty.
     pub(super) fn start(&mut self, node: usize) {
-        let config = self.nodes[node].config.clone();
+        let found = &mut self.nodes[node];
+        let mut config = found.config.clone();
+        if !config.restarting {
+            found.fib.clear();
+        }
+        found.kept = found.fib.keys().cloned().collect();
+        config.kept = found.fib.iter().map(|(prefix, hops)| (parse(prefix), hops[0])).collect();
         self.nodes[node].speaker = Some(Speaker::new(self.now, config, node as u64));
         self.drain(node);
     }
@@ -195,9 +205,15 @@ impl Net {
             let Some(update) = speaker.poll_rib_update() else { return };
             let node = &mut self.nodes[node];
             match &update {
-                RibUpdate::Best { prefix, next_hops } => drop(node.fib.insert(prefix.to_string(), next_hops.clone())),
+                RibUpdate::Best { prefix, next_hops } => {
+                    node.kept.remove(&prefix.to_string());
+                    node.fib.insert(prefix.to_string(), next_hops.clone());
+                }
                 RibUpdate::Withdrawn { prefix } => drop(node.fib.remove(&prefix.to_string())),
-                RibUpdate::Converged => {}
+                RibUpdate::Converged => {
+                    let swept = std::mem::take(&mut node.kept);
+                    node.fib.retain(|prefix, _| !swept.contains(prefix));
+                }
             }
             node.updates.push(update);
         }
