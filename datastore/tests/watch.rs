@@ -326,6 +326,23 @@ async fn pods_get_the_addresses_that_agents_publish() {
     assert!(!scratch.path().parent().unwrap().join("...json").exists());
 }
 
+/// Else whoever may write a Pod could put any address into the sets that policies compile to.
+#[tokio::test]
+async fn a_manifest_cannot_say_which_addresses_a_pod_has() {
+    let scratch = tempfile::tempdir().unwrap();
+    write(scratch.path(), "a.yaml", &(pod("x", "web") + "status: {podIPs: [{ip: 10.9.9.9}], phase: Running}\n"));
+    let directory = Directory::open(scratch.path()).unwrap();
+    let follower = Follower::new(&directory).await;
+    let key = ObjectKey { kind: Kind::Pod, namespace: Some("x".into()), name: "web".into() };
+    let got = directory.get(&key).await.unwrap();
+    let listed = directory.list(Kind::Pod).await.unwrap();
+    for object in [&got, &listed[0], &follower.objects[&key]] {
+        let Object::Pod(pod) = object else { panic!("{object:?}") };
+        assert!(pod.addresses().is_empty(), "{:?}", pod.status);
+        assert_eq!(pod.status.phase.as_deref(), Some("Running"));
+    }
+}
+
 /// A pod that is made anew on another node has its addresses before the old node says that its own are gone.
 #[tokio::test]
 async fn only_who_published_addresses_takes_them_back() {

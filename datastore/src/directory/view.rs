@@ -2,7 +2,7 @@
 //!
 //! Each file claims the objects it defines. Where several claim one object, the first in order of path has it, and the next takes over
 //! when that goes. A file that is not valid keeps the claims of its last good version, which is also kept on disk, so that a restart
-//! does not lose it. What agents publish about pods is merged into the pods that come out.
+//! does not lose it. What agents publish about pods is merged into the pods that come out, in place of what manifests say of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -149,10 +149,11 @@ impl View {
     pub(super) fn object(&self, key: &ObjectKey) -> Option<Object> {
         let mut object = self.claims.get(key)?.values().next()?.object.clone();
         if let Object::Pod(pod) = &mut object {
+            // Only agents say which addresses a pod has, as an API server lets nobody else write a status: what a manifest says of them
+            // may be stale, or somebody else's.
             let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
-            if let Some(ips) = self.published.get(&name) {
-                pod.status.pod_ips = ips.iter().map(|ip| PodIp { ip: *ip }).collect();
-            }
+            let published = self.published.get(&name).map(Vec::as_slice).unwrap_or_default();
+            pod.status.pod_ips = published.iter().map(|ip| PodIp { ip: *ip }).collect();
         }
         Some(object)
     }
