@@ -43,6 +43,17 @@ impl Log {
         self.sent.iter().filter(|(number, at)| (from..until).contains(at) && !self.arrived.contains_key(number)).count()
     }
 
+    /// When the packets were sent, in a stretch of time, that never arrived. As cheap as the stretch is recent.
+    pub fn lost_at(&self, from: Instant, until: Instant) -> impl Iterator<Item = Instant> {
+        let recent = self.sent.iter().rev().take_while(move |(_, at)| **at >= from);
+        recent.filter(move |(number, at)| **at < until && !self.arrived.contains_key(number)).map(|(_, at)| *at)
+    }
+
+    /// When the first packet arrived.
+    pub fn first_arrival(&self) -> Option<Instant> {
+        self.arrived.values().next().copied()
+    }
+
     /// Packets sent in a stretch of time.
     pub fn sent(&self, from: Instant, until: Instant) -> usize {
         self.sent.values().filter(|at| (from..until).contains(at)).count()
