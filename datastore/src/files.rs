@@ -12,8 +12,8 @@ use nix::fcntl::OFlag;
 
 use crate::Problem;
 
-/// How large a manifest may be. A cluster's objects of 100,000 pods are some 100 MB, in one file.
-const SIZE_LIMIT: u64 = 256 * 1024 * 1024;
+/// How large a manifest may be: some 20,000 pods. A change to a file costs in proportion to the whole of it, in every agent.
+pub(crate) const SIZE_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// How deep directories may nest.
 pub(crate) const DEPTH_LIMIT: usize = 64;
@@ -32,21 +32,26 @@ pub(crate) fn is_manifest(name: &str) -> bool {
             .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"))
 }
 
-/// Reads a regular file.
+/// Reads a manifest, or what agents write: a regular file of limited size.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(SIZE_LIMIT, path)
+}
+
+/// Reads a regular file of at most so many bytes.
+pub(crate) fn read_up_to(limit: u64, path: &Path) -> io::Result<Vec<u8>> {
     // A pipe would block here without O_NONBLOCK; it has no effect on a regular file.
     let file: File = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let too_large = || io::Error::other(format!("it is larger than {SIZE_LIMIT} bytes: split it"));
-    if metadata.len() > SIZE_LIMIT {
+    let too_large = || io::Error::other(format!("it is larger than {} MiB: split it into several files", limit >> 20));
+    if metadata.len() > limit {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > SIZE_LIMIT {
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
         return Err(too_large());
     }
     Ok(bytes)

@@ -200,7 +200,16 @@ impl Contents {
 
 /// Reads the bytes of one file. The name decides between JSON (`*.json`) and YAML.
 pub(crate) fn read(file: &Path, bytes: &[u8]) -> Contents {
-    let mut reader = Reader { file, contents: Contents::default() };
+    read_bytes(file, bytes, false)
+}
+
+/// [`read`] for an agent, which has no use for texts, nor for documents of kinds that are not acted upon.
+pub(crate) fn read_objects(file: &Path, bytes: &[u8]) -> Contents {
+    read_bytes(file, bytes, true)
+}
+
+fn read_bytes(file: &Path, bytes: &[u8], objects_only: bool) -> Contents {
+    let mut reader = Reader { file, objects_only, contents: Contents::default() };
     match std::str::from_utf8(bytes) {
         Ok(text) => reader.text(text),
         Err(error) => {
@@ -213,6 +222,8 @@ pub(crate) fn read(file: &Path, bytes: &[u8]) -> Contents {
 
 struct Reader<'a> {
     file: &'a Path,
+    /// Whether documents without an object, and all texts, are left out.
+    objects_only: bool,
     contents: Contents,
 }
 
@@ -224,17 +235,19 @@ impl Reader<'_> {
 
     fn text(&mut self, text: &str) {
         let json = self.file.extension().is_some_and(|extension| extension == "json");
-        let result = if json { json_documents(text) } else { yaml::parse(text) };
-        match result {
-            Ok(documents) => {
-                for document in documents {
-                    let ranges = Ranges { content: document.content.clone(), whole: document.whole };
-                    let own = text.get(document.content).map(str::to_owned);
-                    self.node(&document.root, own.map(|text| (text, ranges)), None, 0);
-                }
-            }
-            Err(error) => self.problem(error.line, error.reason, false),
+        let take = |document| self.document(text, document);
+        let result = if json { json_documents(text, take) } else { yaml::parse_each(text, take) };
+        if let Err(error) = result {
+            // Half a file is none.
+            self.contents = Contents::default();
+            self.problem(error.line, error.reason, false);
         }
+    }
+
+    fn document(&mut self, text: &str, document: yaml::Document) {
+        let ranges = Ranges { content: document.content.clone(), whole: document.whole };
+        let own = text.get(document.content).filter(|_| !self.objects_only).map(str::to_owned);
+        self.node(&document.root, own.map(|text| (text, ranges)), None, 0);
     }
 
     /// Reads an object, or each item of a list.
@@ -274,6 +287,9 @@ impl Reader<'_> {
                     Decoded::Object(object) => Some(*object),
                     Decoded::Ignored | Decoded::UnknownKind(_) => None,
                 };
+                if self.objects_only && object.is_none() {
+                    return;
+                }
                 let key = document_key(&value, object.as_ref());
                 let place = Place { file: self.file.to_owned(), line: node.line };
                 let (text, range) = text.unzip();
@@ -319,8 +335,7 @@ fn document_key(value: &Value, object: Option<&Object>) -> DocumentKey {
 
 /// Reads concatenated JSON documents. `serde_json` decides what is JSON; as JSON is YAML but for tabs between tokens, the tree with its
 /// lines then comes from the one parser.
-fn json_documents(text: &str) -> Result<Vec<yaml::Document>, yaml::SyntaxError> {
-    let mut documents = Vec::new();
+fn json_documents(text: &str, mut take: impl FnMut(yaml::Document)) -> Result<(), yaml::SyntaxError> {
     let text = text.strip_prefix('\u{feff}').map_or_else(|| text.to_owned(), |rest| format!("   {rest}"));
     let mut stream = serde_json::Deserializer::from_str(&text).into_iter::<serde::de::IgnoredAny>();
     let mut start = 0;
@@ -336,15 +351,15 @@ fn json_documents(text: &str) -> Result<Vec<yaml::Document>, yaml::SyntaxError> 
         let lead = piece.len() - piece.trim_start().len();
         let lines = text.get(..start + lead).unwrap_or_default().matches('\n').count();
         let plain = piece.get(lead..).unwrap_or_default().replace('\t', " ");
-        let mut parsed = yaml::parse(&plain)
+        let parsed = yaml::parse(&plain)
             .map_err(|error| yaml::SyntaxError { line: error.line + lines, reason: error.reason })?;
-        for document in &mut parsed {
+        for mut document in parsed {
             document.shift(start + lead, lines);
+            take(document);
         }
-        documents.append(&mut parsed);
         start = end;
     }
-    Ok(documents)
+    Ok(())
 }
 
 #[cfg(test)]

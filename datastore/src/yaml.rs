@@ -73,6 +73,13 @@ pub(crate) struct SyntaxError {
 
 /// Reads every document of a stream. Empty documents are left out.
 pub(crate) fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
+    let mut documents = Vec::new();
+    parse_each(text, |document| documents.push(document))?;
+    Ok(documents)
+}
+
+/// [`parse`] that hands on each document as soon as it ends: the trees of a whole stream take many times the room of its text.
+pub(crate) fn parse_each(text: &str, mut take: impl FnMut(Document)) -> Result<(), SyntaxError> {
     let mut builder = Builder { text, ..Builder::default() };
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -82,8 +89,11 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
             reason: format!("not YAML: {}", error.info()),
         })?;
         builder.event(&event, span)?;
+        if let Some(document) = builder.document.take() {
+            take(document);
+        }
     }
-    Ok(builder.documents)
+    Ok(())
 }
 
 /// A collection that is being read.
@@ -114,7 +124,8 @@ struct Key {
 #[derive(Default)]
 struct Builder<'a> {
     text: &'a str,
-    documents: Vec<Document>,
+    /// The document that has just ended.
+    document: Option<Document>,
     stack: Vec<Open>,
     anchors: HashMap<usize, Node>,
     copied: usize,
@@ -262,7 +273,7 @@ impl Builder<'_> {
             _ => content.start,
         };
         let content = start..content.start + trimmed;
-        self.documents.push(Document { root, whole: self.start.min(content.start)..content.end, content });
+        self.document = Some(Document { root, whole: self.start.min(content.start)..content.end, content });
     }
 }
 

@@ -447,9 +447,14 @@ async fn commands_see_every_change_however_quick() {
 async fn a_file_that_is_too_large_is_a_problem_and_no_burden() {
     let scratch = tempfile::tempdir().unwrap();
     fs::File::create(scratch.path().join("huge.yaml")).unwrap().set_len(1 << 40).unwrap();
+    // Whatever it holds, a file beyond 16 MiB would cost every agent seconds at each change.
+    let mut large = policy("x", "large");
+    large.push_str(&"# and so on and so forth\n".repeat(700_000));
+    write(scratch.path(), "large.yaml", &large);
     write(scratch.path(), "a.yaml", &policy("x", "p"));
     let follower = Follower::new(&Directory::open(scratch.path()).unwrap()).await;
     assert!(follower.problems().contains("huge.yaml: cannot be read: it is larger than"), "{}", follower.problems());
+    assert!(follower.problems().contains("large.yaml: cannot be read: it is larger than 16 MiB: split it"));
     assert_eq!(follower.names(), ["NetworkPolicy x/p"]);
     assert_eq!(follower.last.revision, directory::revision(scratch.path()).unwrap());
 }

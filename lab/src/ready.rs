@@ -78,8 +78,14 @@ async fn poll<F: Future<Output = Result<Vec<Lack>, Error>>>(
     deadline: Instant,
     look: impl Fn() -> F,
 ) -> Result<Vec<String>, Error> {
+    let mut missing: Vec<Lack> = Vec::new();
     loop {
-        let missing = look().await?;
+        // A last look is worth a moment, but no more.
+        match tokio::time::timeout_at(deadline.max(Instant::now() + PATIENCE), look()).await {
+            Ok(looked) => missing = looked?,
+            Err(_) if missing.is_empty() => missing.push(Lack::yet("an answer to what is missing, in time".to_owned())),
+            Err(_) => {}
+        }
         if missing.iter().all(|lack| lack.hopeless) || Instant::now() >= deadline {
             return Ok(missing.into_iter().map(|lack| lack.text).collect());
         }

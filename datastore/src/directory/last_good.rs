@@ -22,6 +22,9 @@ pub(super) struct LastGood {
     failure: Option<String>,
 }
 
+/// How large a kept version may be: as large as a manifest, and its header.
+const SIZE_LIMIT: u64 = files::SIZE_LIMIT + 64 * 1024;
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     file: PathBuf,
@@ -39,7 +42,8 @@ impl LastGood {
         let this = Self { root: root.to_owned(), writes: true, failure: None };
         for entry in std::fs::read_dir(root.join(layout::LAST_GOOD)).into_iter().flatten().flatten() {
             let path = entry.path();
-            let header = files::read(&path).ok().and_then(|bytes| split(&bytes).map(|(header, _)| header));
+            let header =
+                files::read_up_to(SIZE_LIMIT, &path).ok().and_then(|bytes| split(&bytes).map(|(header, _)| header));
             let is_orphan = header.is_some_and(|header| root.join(header.file).symlink_metadata().is_err());
             if is_orphan && let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove the last good version of a manifest that is gone");
@@ -54,7 +58,7 @@ impl LastGood {
 
     /// The last good version of a manifest, if there is a whole one.
     pub(super) fn find(&self, file: &Path) -> Option<Vec<u8>> {
-        let bytes = files::read(&self.path(file)).ok()?;
+        let bytes = files::read_up_to(SIZE_LIMIT, &self.path(file)).ok()?;
         let (header, body) = split(&bytes)?;
         (header.file == file && header.sha256 == hex(&hash(body))).then(|| body.to_vec())
     }

@@ -151,6 +151,18 @@ fn a_document_keeps_its_text_and_every_field() {
 }
 
 #[test]
+fn an_agent_keeps_nothing_that_it_has_no_use_for() {
+    let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\n---\napiVersion: x/v1\nkind: Other\nmetadata: {name: o}\n";
+    assert_eq!(read(Path::new("a.yaml"), text.as_bytes()).documents.len(), 3);
+    let contents = read_objects(Path::new("a.yaml"), text.as_bytes());
+    let kept: Vec<_> = contents.documents.iter().map(|document| (document.key.name.as_str(), &document.text)).collect();
+    assert_eq!(kept, [("p", &None)]);
+    assert_eq!(contents.problems.len(), 1, "what has no effect is told all the same");
+    let half = read_objects(Path::new("a.yaml"), format!("{text}---\n{{").as_bytes());
+    assert!(half.documents.is_empty() && half.problems.len() == 1, "half a file is none");
+}
+
+#[test]
 fn the_same_object_twice_is_a_problem_and_the_first_is_kept() {
     let loaded = load_text("f", &format!("{POD}---\n{POD}spec: {{nodeName: n2}}\n"));
     assert_eq!(names(&loaded), ["Pod default/web f:1"]);
