@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ipnet::IpNet;
 use serde::Serialize;
 use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object};
-use tortie_datastore::Datastore;
+use tortie_datastore::{Datastore, Problem};
 
 use crate::cli::Ipam;
 use crate::output::{self, Output};
@@ -67,9 +67,11 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Ipam) -> R
     let Ipam::Show { ip, show_blocks } = command;
     let datastore = settings.datastore().await?;
     let blocks = datastore.list(Kind::IpamBlock).await?;
+    let problems = datastore.object_problems(Kind::IpamBlock).await?;
     if let Some(ip) = ip {
         let holder = holder(ip, &blocks);
-        return output.print(&holder, |_| holder_text(&holder));
+        output.print(&holder, |_| holder_text(&holder))?;
+        return complete(&problems);
     }
     let usages = usages(&datastore.list(Kind::IpPool).await?, &blocks, show_blocks);
     output.print(&usages, |output| {
@@ -89,7 +91,18 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Ipam) -> R
         }
         let rows = rows.map(|[grouping, cidr, total, used, free, _]| [grouping, cidr, total, used, free]);
         output::boxed(["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE"], rows)
-    })
+    })?;
+    complete(&problems)
+}
+
+/// Fails if there are blocks that could not be read: what was printed leaves them out.
+fn complete(problems: &[Problem]) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems: Vec<String> =
+        problems.iter().map(|problem| format!("{}: {}", problem.place, problem.message)).collect();
+    bail!("this leaves out what cannot be read:\n{}", problems.join("\n"))
 }
 
 fn usages(pools: &[Object], blocks: &[Object], show_blocks: bool) -> Vec<Usage> {

@@ -182,3 +182,17 @@ fn completion_scripts() {
         assert!(status == Some(0) && stdout.contains("tortie"), "{shell}");
     }
 }
+
+#[test]
+fn a_block_that_cannot_be_read_is_not_passed_over() {
+    let folder = manifests(CLUSTER);
+    let blocks = folder.path().join(".tortie/objects/IPAMBlock");
+    std::fs::create_dir_all(&blocks).expect("a directory");
+    let store = format!("dir:{}", path(&folder));
+    let show = || text(&tortie(&["ipam", "show", "--show-blocks", "--datastore", &store]));
+    assert_eq!(show().2, Some(0));
+    std::fs::write(blocks.join("10-244-0-0-26.json"), "spoilt").expect("a file");
+    let (stdout, stderr, status) = show();
+    assert!(stdout.contains("10.244.0.0/16") && status == Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("10-244-0-0-26.json") && stderr.contains("restore the file"), "{stderr}");
+}

@@ -175,3 +175,27 @@ async fn a_write_that_fails_leaves_the_old_object() {
     let follower = Follower::new(&directory).await;
     assert_eq!((follower.names(), follower.problems()), (vec!["IPAMBlock b".to_owned()], String::new()));
 }
+
+#[tokio::test]
+async fn a_spoilt_object_is_told_with_a_remedy_and_never_overwritten() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = Directory::open(scratch.path()).unwrap();
+    let created = directory.create(&block("b")).await.unwrap();
+    directory.create(&block("c")).await.unwrap();
+    assert_eq!(directory.object_problems(Kind::IpamBlock).await.unwrap(), []);
+    let file = scratch.path().join(".tortie/objects/IPAMBlock/b.json");
+    std::fs::write(&file, "spoilt").unwrap();
+    let fresh = Directory::open(scratch.path()).unwrap();
+    for error in [
+        fresh.get(&created.key()).await.unwrap_err(),
+        fresh.update(&created).await.unwrap_err(),
+        fresh.create(&block("b")).await.unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("b.json: IPAMBlock b cannot be read") && error.contains("restore the file"), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "spoilt");
+    let problems = fresh.object_problems(Kind::IpamBlock).await.unwrap();
+    assert!(matches!(&problems[..], [only] if only.message.contains("restore the file")), "{problems:?}");
+    assert_eq!(fresh.list(Kind::IpamBlock).await.unwrap().len(), 1);
+}

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::manifests::{Contents, Loaded};
-use crate::{Batch, Datastore, Error, files, manifests};
+use crate::{Batch, Datastore, Error, Problem, files, manifests};
 use last_good::LastGood;
 use store::Store;
 pub(crate) use store::{Lock, lock};
@@ -78,6 +78,14 @@ impl Directory {
     /// The directory's path, canonical.
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    /// What is wrong with the objects of a kind that agents own. [`Datastore::list`] leaves out those that cannot be read.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn object_problems(&self, kind: Kind) -> Result<Vec<Problem>, Error> {
+        self.blocking(move |this| Ok(this.with_view(|view| view.object_problems(kind)))).await
     }
 
     /// Runs what may block on the disk or the lock where that is allowed.

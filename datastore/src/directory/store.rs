@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tortie_api::{Object, ObjectKey};
 
 use super::layout;
-use super::view::Publication;
+use super::view::{Publication, UNREADABLE_OBJECT};
 use crate::{Error, files};
 
 /// The writing side of a directory.
@@ -61,7 +61,10 @@ impl Store {
             }
             Err(error) => return Err(failed(&path, &error)),
         };
-        let object: Object = serde_json::from_slice(&bytes).map_err(|error| failed(&path, &error.into()))?;
+        let object: Object = serde_json::from_slice(&bytes).map_err(|error| Error::Store {
+            place: path.display().to_string(),
+            reason: format!("{key} cannot be read: {error}; {UNREADABLE_OBJECT}"),
+        })?;
         Ok((object.key() == *key).then_some(object))
     }
 

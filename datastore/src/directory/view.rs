@@ -140,6 +140,13 @@ impl View {
         problems
     }
 
+    /// What is wrong with the objects of a kind that agents own.
+    pub(super) fn object_problems(&self, kind: Kind) -> Vec<Problem> {
+        let directory = Path::new(layout::OBJECTS).join(kind.as_str());
+        let files = self.files.iter().filter(|(path, _)| path.starts_with(&directory));
+        files.flat_map(|(_, file)| &file.problems).cloned().collect()
+    }
+
     /// Identifies the content.
     pub(super) fn revision(&self) -> String {
         self.digest.to_string()
@@ -225,7 +232,7 @@ impl View {
         if kind == FileKind::Publication {
             return self.take_publication(path, hash, bytes, before);
         }
-        let contents = manifests::read(&self.root.join(path), bytes);
+        let contents = manifests::read_objects(&self.root.join(path), bytes);
         if !contents.is_valid() {
             return self.take_invalid(path, kind, Some(hash), contents.problems, before);
         }
@@ -253,10 +260,17 @@ impl View {
             (std::mem::take(&mut file.claims), file.publication.take())
         } else {
             let kept = (kind == FileKind::Manifest).then(|| self.last_good.find(path)).flatten();
-            let documents = kept.map(|bytes| manifests::read(&self.root.join(path), &bytes).documents);
+            let documents = kept.map(|bytes| manifests::read_objects(&self.root.join(path), &bytes).documents);
             (self.claim(path, documents.unwrap_or_default(), kind, before), None)
         };
-        say_consequence(&mut problems, !claims.is_empty());
+        if kind == FileKind::AgentObject {
+            let lead = if claims.is_empty() { "" } else { "what was read before stays in force; " };
+            for problem in &mut problems {
+                problem.message = format!("{}; {lead}{UNREADABLE_OBJECT}", problem.message);
+            }
+        } else {
+            say_consequence(&mut problems, !claims.is_empty());
+        }
         self.set_file(path, File { hash, claims, publication, problems, stamp: None });
     }
 
@@ -354,6 +368,10 @@ impl View {
         self.note(&key, before);
     }
 }
+
+/// What follows from an error in an object that agents own, and what to do. Writing an older version over it could give an address
+/// to two pods.
+pub(super) const UNREADABLE_OBJECT: &str = "no agent can change it until it is mended: restore the file, or, if it is an IPAM block, remove it once no pod has an address of it";
 
 /// Says of what is wrong with a file what follows from it.
 pub(super) fn say_consequence(problems: &mut [Problem], in_force: bool) {
