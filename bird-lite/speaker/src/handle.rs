@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tortie_bird_lite::{Config, Counts, PeerKind, RouteView, State};
+use tortie_bird_lite::{Awaited, Config, Counts, PeerKind, RouteView, State};
 
 /// One peer and its session, in the terms of `tortie bgp peers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,17 @@ pub struct PeerStatus {
     pub last_error: String,
 }
 
+/// A restart that is under way: the peers are telling us again what they know (RFC 4724, 4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartStatus {
+    /// The peers that have not told all they know, with how they stand, in order of name.
+    pub waiting: Vec<(String, Awaited)>,
+    /// How many routes of the earlier run nobody has confirmed or replaced yet.
+    pub unconfirmed: usize,
+    /// In how much time these go at the latest.
+    pub remaining: Duration,
+}
+
 /// A request to the owner task.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -36,6 +47,8 @@ pub(crate) enum Command {
     Configure(Box<Config>),
     /// Tell what the peers do.
     Peers(oneshot::Sender<Vec<PeerStatus>>),
+    /// Tell whether a restart is under way.
+    Restart(oneshot::Sender<Option<RestartStatus>>),
     /// Tell which paths there are.
     Routes(oneshot::Sender<Vec<RouteView>>),
     /// End, with Cease or without a word.
@@ -67,6 +80,11 @@ impl Handle {
     /// What every peer does, in order of name and address. Empty after [`Handle::shutdown`].
     pub async fn peers(&self) -> Vec<PeerStatus> {
         self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// The restart that is under way, if one is.
+    pub async fn restart(&self) -> Option<RestartStatus> {
+        self.ask(Command::Restart).await.flatten()
     }
 
     /// Every path there is, in order of prefix, the best first. Empty after [`Handle::shutdown`].

@@ -21,9 +21,11 @@ mod listener;
 mod owner;
 
 use tokio::sync::mpsc;
-pub use tortie_bird_lite::{BGP_PORT, Config, Counts, Originated, PeerConfig, PeerKind, RibUpdate, RouteView, State};
+pub use tortie_bird_lite::{
+    Awaited, BGP_PORT, Config, Counts, Originated, PeerConfig, PeerKind, RibUpdate, RouteView, State,
+};
 
-pub use self::handle::{Handle, PeerStatus};
+pub use self::handle::{Handle, PeerStatus, RestartStatus};
 
 /// Starts speakers.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use tortie_bird_lite::{Action, Config, ConnectionId, Event, PeerView, Report, Ri
 use tracing::{debug, info, warn};
 
 use crate::connection::{self, Order};
-use crate::handle::{Command, PeerStatus};
+use crate::handle::{Command, PeerStatus, RestartStatus};
 use crate::listener;
 
 /// Inputs that may wait for the owner. A connection's input is up to 64 KiB.
@@ -229,6 +229,15 @@ impl Owner {
             Command::Peers(reply) => {
                 let peers = self.core.peers().into_iter().map(|view| self.status(view)).collect();
                 let _ = reply.send(peers);
+            }
+            Command::Restart(reply) => {
+                let remaining = |deadline: Time| deadline.saturating_sub(self.now());
+                let restart = self.core.deferral().map(|deferral| RestartStatus {
+                    waiting: deferral.waiting,
+                    unconfirmed: deferral.unconfirmed,
+                    remaining: remaining(deferral.deadline),
+                });
+                let _ = reply.send(restart);
             }
             Command::Routes(reply) => {
                 let _ = reply.send(self.core.routes());
