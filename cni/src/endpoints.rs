@@ -85,6 +85,17 @@ impl Store {
         fs::rename(&temporary, &path)
     }
 
+    /// Removes what [`Store::save`] left when its process was killed before the rename. Nobody may be saving.
+    pub(crate) fn sweep(&self) {
+        for path in fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "new")
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "half a record of an earlier run stays");
+            }
+        }
+    }
+
     /// Removes a record; one that is gone is no error.
     pub(crate) fn remove(&self, container_id: &str, ifname: &str) -> io::Result<()> {
         match fs::remove_file(self.path(container_id, ifname)) {
@@ -154,6 +165,8 @@ mod tests {
         fs::write(folder.path().join("endpoints/long@eth0.json"), " ".repeat(1 << 17)).expect("a long file");
         assert_eq!(store.load(), std::slice::from_ref(&record));
         assert_eq!(load_endpoints(folder.path()), std::slice::from_ref(&record.endpoint));
+        store.sweep();
+        assert!(!folder.path().join("endpoints/y@eth0.new").exists(), "half a record stays for ever");
         assert_eq!(store.find("c", "eth0"), Some(record));
         store.remove("c", "eth0").expect("removed");
         store.remove("c", "eth0").expect("removed again");

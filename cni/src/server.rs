@@ -102,6 +102,7 @@ impl CniServer {
     /// When something could not be put right; the next call for its pod tries again.
     pub async fn recover(&self) -> Result<Vec<Endpoint>, CniError> {
         let mut staying = Vec::new();
+        self.inner.store.sweep();
         for record in self.inner.store.load() {
             if self.inner.host.has(&record.endpoint.host_interface).await.map_err(|error| kernel(&error))? {
                 staying.push(record);
