@@ -17,25 +17,27 @@ const REPAIR: Duration = Duration::from_secs(3);
 /// After a cable is back, neighbours are asked for once a second.
 const RESOLVE: Duration = Duration::from_millis(2500);
 
-/// What happens, with all that is random in it, so that a failure names it. Agents are given by their place, times in milliseconds.
+/// What happens, with all that is random in it, so that a failure names it. Agents are given by their place, times in microseconds.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// `kill -9`, a while without an agent, restart.
     Kill { agents: Vec<usize>, dead: u64 },
     /// Killed again so soon after its restart that it may still be starting.
     KillStarting { agent: usize, after: u64 },
-    /// Killed while documents change.
+    /// Killed while documents change, in most cases in the midst of what it has to do for that.
     KillDuring { agent: usize, change: Change, after: u64, dead: u64 },
     /// SIGSTOP, a change that the agent misses, SIGCONT.
     Stop { agent: usize, change: Change, during: u64 },
+    /// Killed and back while a neighbour's agent is stopped, and answers nobody.
+    KillBesideStopped { agent: usize, dead: u64, during: u64 },
     /// Documents change, and nothing else happens.
     Just(Change),
     /// Somebody flushes all of nftables, tries to delete our table, and goes on with tables of their own while documents change.
     NftStranger { agent: usize, change: Change },
-    /// Somebody deletes one of our routes.
-    RouteStranger { agent: usize, pick: u64 },
-    /// The node's cable is out.
-    Cable { agent: usize, during: u64 },
+    /// Somebody deletes one of our routes, while the agent runs or while it is dead.
+    RouteStranger { agent: usize, pick: u64, dead: bool },
+    /// The node's cable is out; meanwhile an agent may be killed, this node's or another's.
+    Cable { agent: usize, during: u64, killed: Option<usize> },
 }
 
 /// A change of documents that leaves every observed flow as it is.
@@ -63,21 +65,31 @@ impl std::fmt::Debug for Change {
 impl Step {
     pub(crate) fn choose(chance: &mut Chance, cluster: &Cluster) -> Self {
         let agent = usize::try_from(chance.below(3)).expect("an index");
-        match chance.below(24) {
-            0..=3 => Self::Kill { agents: vec![agent], dead: chance.below(1500) },
-            4..=5 => Self::Kill { agents: vec![agent, (agent + 1) % 3], dead: chance.below(1500) },
-            6..=8 => Self::KillStarting { agent, after: chance.below(300) },
-            9..=14 => Self::KillDuring {
-                agent,
-                change: Change::choose(chance, cluster),
-                after: chance.below(200),
-                dead: chance.below(700),
-            },
-            15 => Self::Stop { agent, change: Change::choose(chance, cluster), during: 500 + chance.below(3000) },
-            16..=18 => Self::Just(Change::choose(chance, cluster)),
-            19..=20 => Self::NftStranger { agent, change: Change::choose(chance, cluster) },
-            21..=22 => Self::RouteStranger { agent, pick: chance.below(1000) },
-            _ => Self::Cable { agent, during: 2000 },
+        match chance.below(27) {
+            0..=3 => Self::Kill { agents: vec![agent], dead: chance.below(1_500_000) },
+            4 => Self::Kill { agents: vec![agent, (agent + 1) % 3], dead: chance.below(1_500_000) },
+            5 => Self::Kill { agents: vec![0, 1, 2], dead: chance.below(1_500_000) },
+            6..=9 => Self::KillStarting { agent, after: chance.below(60_000) },
+            10..=16 => {
+                let change = Change::choose(chance, cluster);
+                let agent = change.agent(cluster).unwrap_or(agent);
+                Self::KillDuring { agent, change, after: chance.below(60_000), dead: chance.below(400_000) }
+            }
+            17 => {
+                let during = 500_000 + chance.below(3_000_000);
+                Self::Stop { agent, change: Change::choose(chance, cluster), during }
+            }
+            18 => {
+                let (dead, during) = (chance.below(500_000), 500_000 + chance.below(3_000_000));
+                Self::KillBesideStopped { agent, dead, during }
+            }
+            19..=21 => Self::Just(Change::choose(chance, cluster)),
+            22..=23 => Self::NftStranger { agent, change: Change::choose(chance, cluster) },
+            24..=25 => Self::RouteStranger { agent, pick: chance.below(1000), dead: chance.below(2) == 0 },
+            _ => {
+                let killed = usize::try_from(chance.below(4)).ok().filter(|agent| *agent < 3);
+                Self::Cable { agent, during: 2_000_000, killed }
+            }
         }
     }
 
@@ -86,7 +98,10 @@ impl Step {
         match self {
             Self::Kill { agents, .. } => agents.len(),
             Self::KillStarting { .. } => 2,
-            Self::KillDuring { .. } => 1,
+            Self::KillDuring { .. }
+            | Self::KillBesideStopped { .. }
+            | Self::RouteStranger { dead: true, .. }
+            | Self::Cable { killed: Some(_), .. } => 1,
             _ => 0,
         }
     }
@@ -114,6 +129,7 @@ impl Step {
             }
             Self::KillDuring { agent, change, after, dead } => {
                 let command = change.start(cluster);
+                change.wait_for_wiring(cluster);
                 pause(after);
                 cluster.agents[agent].kill();
                 pause(dead);
@@ -129,6 +145,15 @@ impl Step {
                 cluster.agents[agent].signal(Signal::SIGCONT);
                 succeed(command, title);
             }
+            Self::KillBesideStopped { agent, dead, during } => {
+                let beside = (agent + 1) % 3;
+                cluster.agents[beside].signal(Signal::SIGSTOP);
+                cluster.agents[agent].kill();
+                pause(dead);
+                cluster.agents[agent].start(&logs);
+                pause(during);
+                cluster.agents[beside].signal(Signal::SIGCONT);
+            }
             Self::Just(change) => succeed(change.start(cluster), title),
             Self::NftStranger { agent, change } => {
                 let mut command = change.start(cluster);
@@ -139,20 +164,24 @@ impl Step {
                         nft(&["flush", "ruleset"]);
                         nft(&["delete", "table", "inet", "tortie"]);
                         nft(&["add", "table", "ip", "stranger"]);
-                        pause(chance.below(20));
+                        pause(chance.below(20_000));
                     }
                     nft(&["delete", "table", "ip", "stranger"]);
                 });
                 succeed(command, title);
             }
-            Self::RouteStranger { agent, pick } => return delete_route(cluster, agent, pick, title),
-            Self::Cable { agent, during } => {
+            Self::RouteStranger { agent, pick, dead } => return delete_route(cluster, agent, pick, dead, title),
+            Self::Cable { agent, during, killed } => {
                 let node = cluster.agents[agent].node.clone();
                 let fabric = format!("{}_fabric", cluster.lab.name);
                 let link = format!("to-{node}");
                 let set = |state: &str| inside(&fabric, || run("ip", &["link", "set", &link, state]));
                 let from = Instant::now();
                 assert!(set("down").is_some(), "{title}: the cable cannot be pulled");
+                if let Some(killed) = killed {
+                    cluster.agents[killed].kill();
+                    cluster.agents[killed].start(&logs);
+                }
                 pause(during);
                 assert!(set("up").is_some(), "{title}: the cable cannot be put back");
                 return vec![Hole { node, only_crossing: true, from, until: Instant::now() + RESOLVE }];
@@ -169,8 +198,8 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Option<String> {
 }
 
 /// The time that the history says, which is no wait for anything.
-fn pause(milliseconds: u64) {
-    std::thread::sleep(Duration::from_millis(milliseconds));
+fn pause(microseconds: u64) {
+    std::thread::sleep(Duration::from_micros(microseconds));
 }
 
 fn succeed(command: Child, title: &str) {
@@ -189,28 +218,36 @@ pub(crate) fn our_routes() -> Vec<(&'static str, String)> {
     routes
 }
 
-fn delete_route(cluster: &Cluster, agent: usize, pick: u64, title: &str) -> Vec<Hole> {
-    let agent = &cluster.agents[agent];
+/// Deletes a route and waits until it is there again. One that is deleted behind a dead agent comes back with it.
+fn delete_route(cluster: &mut Cluster, agent: usize, pick: u64, dead: bool, title: &str) -> Vec<Hole> {
+    let logs = cluster.path("logs");
+    let agent = &mut cluster.agents[agent];
+    let netns = agent.netns.clone();
+    if dead {
+        agent.kill();
+    }
     let from = Instant::now();
-    inside(&agent.netns, || {
-        let routes = our_routes();
+    let (family, route) = inside(&netns, || {
+        let mut routes = our_routes();
         let chosen = usize::try_from(pick).expect("an index") % routes.len();
-        let (family, route) = &routes[chosen];
+        let (family, route) = routes.swap_remove(chosen);
         let words = route.split(' ').take_while(|word| *word != "pref").filter(|word| !word.is_empty());
-        let args: Vec<&str> = [*family, "route", "del"].into_iter().chain(words).collect();
-        let began = Instant::now();
+        let args: Vec<&str> = [family, "route", "del"].into_iter().chain(words).collect();
         assert!(run("ip", &args).is_some(), "{title}: ip {args:?} failed");
-        while !our_routes().contains(&routes[chosen]) {
+        (family, route)
+    });
+    if dead {
+        agent.start(&logs);
+    }
+    let began = Instant::now();
+    inside(&netns, || {
+        while !our_routes().iter().any(|(other, line)| *other == family && *line == route) {
             assert!(began.elapsed() < REPAIR, "{title}: {}: the deleted route {route} did not come back", agent.node);
-            pause(10);
+            pause(10_000);
         }
     });
-    vec![Hole {
-        node: agent.node.clone(),
-        only_crossing: false,
-        from,
-        until: Instant::now() + Duration::from_millis(50),
-    }]
+    let until = Instant::now() + Duration::from_millis(50);
+    vec![Hole { node: agent.node.clone(), only_crossing: false, from, until }]
 }
 
 impl Change {
@@ -233,6 +270,23 @@ impl Change {
             }
         }
         Self { put, gone }
+    }
+
+    /// The agent that has to wire or unwire a pod, if one has.
+    fn agent(&self, cluster: &Cluster) -> Option<usize> {
+        let node = self.put.iter().chain(&self.gone).find_map(|document| document["spec"]["nodeName"].as_str())?;
+        cluster.agents.iter().position(|agent| agent.node == node)
+    }
+
+    /// Waits until a pod to come has its namespace, which is just before its CNI ADD.
+    fn wait_for_wiring(&self, cluster: &Cluster) {
+        let Some(pod) = self.put.iter().find(|document| document["kind"] == "Pod") else { return };
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        let netns = std::path::Path::new("/run/netns").join(format!("{}_guests_{name}", cluster.lab.name));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !netns.exists() && Instant::now() < deadline {
+            pause(100);
+        }
     }
 
     /// Starts the command, and notes what should be there from now on.

@@ -103,9 +103,9 @@ impl Cluster {
         self.rules(agent, all, wrong)?;
 
         let files = std::fs::read_dir(self.path("nodes").join(&agent.node).join("endpoints"));
-        let files = files.map_or(0, Iterator::count);
-        if files != pods.len() {
-            wrong.push(format!("{} pods, but {files} endpoint files", pods.len()));
+        let files: Vec<_> = files.into_iter().flatten().flatten().map(|file| file.file_name()).collect();
+        if files.len() != pods.len() {
+            wrong.push(format!("{} pods, but the endpoint files {files:?}", pods.len()));
         }
         Ok(())
     }
