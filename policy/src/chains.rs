@@ -15,7 +15,8 @@ use tortie_nft::{
 };
 
 use crate::class::{Access, Named};
-use crate::cluster::PodState;
+use crate::cluster::{Cluster, PodState};
+use crate::followed::{Followed, Whom};
 use crate::frame::{OK_EGRESS, OK_INGRESS};
 use crate::names::Names;
 use crate::peers::{NamespaceScope, Peers, PodPeer, Resolver};
@@ -105,6 +106,18 @@ pub(crate) struct Builder<'a> {
     pub(crate) resolver: Resolver<'a>,
     pub(crate) ruleset: Ruleset,
     pub(crate) names: Names,
+    /// The names of all that was asked for, whether it was there already or not.
+    pub(crate) used: BTreeSet<String>,
+    /// What the sets follow that pods come and go in.
+    pub(crate) followed: BTreeMap<String, Followed>,
+}
+
+impl<'a> Builder<'a> {
+    /// One that writes into this ruleset.
+    pub(crate) fn new(cluster: &'a Cluster, ruleset: Ruleset, names: Names) -> Self {
+        let (used, followed) = (BTreeSet::new(), BTreeMap::new());
+        Self { resolver: Resolver::new(cluster), ruleset, names, used, followed }
+    }
 }
 
 impl Builder<'_> {
@@ -149,6 +162,7 @@ impl Builder<'_> {
     }
 
     fn chain(&mut self, name: &str, rules: impl FnOnce() -> Vec<Rule>) {
+        self.used.insert(name.to_owned());
         if !self.ruleset.chains.contains_key(name) {
             self.ruleset.chains.insert(name.to_owned(), Chain { hook: None, rules: rules() });
         }
@@ -210,6 +224,7 @@ impl Builder<'_> {
             elements.insert(vec![ports(segment.first, segment.last)], outcome);
         }
         let name = self.names.name("v_", &elements.iter().collect::<Vec<_>>());
+        self.used.insert(name.clone());
         self.ruleset.maps.entry(name.clone()).or_insert_with(|| VerdictMap {
             key: vec![KeyType::InetService],
             interval: true,
@@ -226,6 +241,7 @@ impl Builder<'_> {
             Family::V6 => ("s6_", KeyType::Ipv6Addr),
         };
         let name = self.names.name(prefix, peers);
+        self.used.insert(name.clone());
         if !self.ruleset.sets.contains_key(&name) {
             let addresses = self.resolver.addresses(peers, family == Family::V4);
             let set = Set {
@@ -235,6 +251,7 @@ impl Builder<'_> {
                 comment: Some(comment(&describe(peers))),
             };
             self.ruleset.sets.insert(name.clone(), set);
+            self.followed.insert(name.clone(), Followed { family, whom: Whom::Pods(peers.clone()) });
         }
         name
     }
@@ -249,6 +266,7 @@ impl Builder<'_> {
             return None;
         }
         let name = self.names.name(prefix, &elements);
+        self.used.insert(name.clone());
         self.ruleset.sets.entry(name.clone()).or_insert_with(|| Set {
             key: vec![key],
             interval: true,
@@ -265,6 +283,7 @@ impl Builder<'_> {
             Family::V6 => ("p6_", KeyType::Ipv6Addr),
         };
         let name = self.names.name(prefix, named);
+        self.used.insert(name.clone());
         if !self.ruleset.sets.contains_key(&name) {
             let mut elements = BTreeSet::new();
             for named in named {
@@ -279,6 +298,7 @@ impl Builder<'_> {
                 comment: Some(comment(&format!("ports named {names}"))),
             };
             self.ruleset.sets.insert(name.clone(), set);
+            self.followed.insert(name.clone(), Followed { family, whom: Whom::Named(named.clone()) });
         }
         name
     }

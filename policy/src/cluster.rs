@@ -13,6 +13,7 @@ use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::intern::{Id, Interner};
+use crate::touched::{Changes, Touched};
 
 /// The label that the API server sets on each namespace: its name.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -81,6 +82,7 @@ pub struct Cluster {
     ports: Interner<Vec<PodPort>>,
     by_address: BTreeMap<IpAddr, BTreeSet<PodId>>,
     nodes: BTreeMap<Box<str>, Vec<IpAddr>>,
+    touched: Touched,
 }
 
 impl Cluster {
@@ -110,6 +112,11 @@ impl Cluster {
             Kind::NetworkPolicy => {
                 let Some(state) = self.namespaces.get_mut(namespace) else { return false };
                 let removed = state.policies.remove(key.name.as_str()).is_some();
+                if removed {
+                    self.touched.note(|changes| {
+                        changes.policies.insert((Arc::clone(&state.name), key.name.as_str().into()));
+                    });
+                }
                 self.forget_namespace_if_empty(namespace);
                 removed
             }
@@ -140,6 +147,12 @@ impl Cluster {
         state.documented = documented;
         state.labels = self.labels.hold(labels);
         let changed = state.labels != old;
+        if changed {
+            for &pod in state.groups.values().flatten() {
+                self.touched
+                    .note(|changes| changes.addresses.extend(self.pods[pod as usize].iter().flat_map(|pod| &pod.ips)));
+            }
+        }
         self.labels.release(old);
         self.forget_namespace_if_empty(name);
         changed
@@ -185,6 +198,10 @@ impl Cluster {
             return false;
         }
         state.policies.insert(name.into(), Arc::new(spec));
+        let namespace = Arc::clone(&state.name);
+        self.touched.note(|changes| {
+            changes.policies.insert((namespace, name.into()));
+        });
         true
     }
 
@@ -217,6 +234,12 @@ impl Cluster {
             self.ports.release(new.ports);
             return false;
         }
+        if relevant {
+            self.touched.note(|changes| {
+                changes.pods.insert((Arc::clone(&new.namespace), new.name.clone()));
+                changes.addresses.extend(new.ips.iter().chain(old.iter().flat_map(|old| &old.ips)));
+            });
+        }
         // The new state holds its labels and ports already, so they survive the old one's farewell.
         self.drop_pod(namespace, pod.metadata.name.as_str());
         let id = self.free_pods.pop().unwrap_or_else(|| {
@@ -236,6 +259,12 @@ impl Cluster {
     }
 
     fn remove_pod(&mut self, namespace: &str, name: &str) -> bool {
+        if let Some(pod) = self.pod_id(namespace, name).and_then(|id| self.pods[id as usize].as_ref()) {
+            self.touched.note(|changes| {
+                changes.pods.insert((Arc::clone(&pod.namespace), pod.name.clone()));
+                changes.addresses.extend(&pod.ips);
+            });
+        }
         let relevant = self.drop_pod(namespace, name);
         self.forget_namespace_if_empty(namespace);
         relevant
@@ -288,10 +317,20 @@ impl Cluster {
         self.namespaces.values().flat_map(|state| state.pods.values()).map(|&id| self.pod(id))
     }
 
+    /// What changed since the last look; none if that is too much to tell.
+    pub(crate) fn take_changes(&mut self) -> Option<Changes> {
+        self.touched.take()
+    }
+
+    /// All endpoints that have, or claim, this address.
+    pub(crate) fn endpoints_at(&self, address: IpAddr) -> impl Iterator<Item = &PodState> {
+        let holders = self.by_address.get(&address).into_iter().flatten();
+        holders.map(|&id| self.pod(id)).filter(|pod| pod.endpoint)
+    }
+
     /// The endpoint that has this address; the first by name if several claim it.
     pub(crate) fn endpoint_at(&self, address: IpAddr) -> Option<&PodState> {
-        let holders = self.by_address.get(&address)?;
-        holders.iter().map(|&id| self.pod(id)).filter(|pod| pod.endpoint).min_by_key(|pod| (&pod.namespace, &pod.name))
+        self.endpoints_at(address).min_by_key(|pod| (&pod.namespace, &pod.name))
     }
 
     /// The node that has this address.
@@ -323,6 +362,11 @@ impl Cluster {
     /// One namespace with its name.
     pub(crate) fn namespace_entry(&self, name: &str) -> Option<(&str, &NamespaceState)> {
         self.namespaces.get_key_value(name).map(|(name, state)| (&**name, state))
+    }
+
+    /// A label set that may be gone.
+    pub(crate) fn labels_if_held(&self, id: Id) -> Option<&StringMap> {
+        self.labels.get_if_held(id)
     }
 
     /// A label set.

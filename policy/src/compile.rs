@@ -13,10 +13,9 @@ use crate::class::{Access, Policy, names_ports};
 use crate::cluster::{Cluster, PodPort, PodState};
 use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
-use crate::index::SelectorIndex;
+use crate::governors::{Governors, Group};
 use crate::intern::Id;
 use crate::names::Names;
-use crate::peers::Resolver;
 
 /// A pod's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,42 +50,34 @@ impl Default for CompileOptions {
 /// Equal arguments make equal rulesets, whatever the order in which the cluster learned of its resources. An endpoint whose pod
 /// has no document, or has ended, may neither send nor receive: nobody can say yet which policies are meant for it.
 pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation, options: &CompileOptions) -> Ruleset {
-    let mut compiler = Compiler {
+    let mut compilation = Compilation {
         cluster,
-        builder: Builder {
-            resolver: Resolver::new(cluster),
-            ruleset: frame(generation, options),
-            names: Names::default(),
-        },
-        policies: FxHashMap::default(),
+        builder: Builder::new(cluster, frame(generation, options), Names::default()),
+        governors: Governors::new(cluster),
         governed: FxHashMap::default(),
         classes: FxHashMap::default(),
     };
     for endpoint in endpoints.iter().collect::<BTreeSet<_>>() {
-        compiler.endpoint(endpoint);
+        compilation.endpoint(endpoint);
     }
-    compiler.builder.ruleset
+    compilation.builder.ruleset
 }
 
-/// A namespace and a label set there: pods that the same policies govern.
-type Group = (std::sync::Arc<str>, Id);
-
-/// The policies of a namespace in the order of their names, and the index to them.
-type Policies<'a> = (Vec<Policy<'a>>, SelectorIndex<'a, usize>);
+/// Why an endpoint whose pod nobody has described may not send nor receive.
+pub(crate) const UNKNOWN: &str = "the pod is not known, or has ended";
 
 /// What decides a class: direction, group, and the pod's ports where policies call them by name.
 type ClassKey = (PolicyType, Group, Option<Id>);
 
-struct Compiler<'a> {
+struct Compilation<'a> {
     cluster: &'a Cluster,
     builder: Builder<'a>,
-    /// The policies of each namespace.
-    policies: FxHashMap<std::sync::Arc<str>, Policies<'a>>,
+    governors: Governors<'a>,
     governed: FxHashMap<Group, Rc<[Policy<'a>]>>,
     classes: FxHashMap<ClassKey, String>,
 }
 
-impl<'a> Compiler<'a> {
+impl<'a> Compilation<'a> {
     fn endpoint(&mut self, endpoint: &Endpoint) {
         let name = || Value::IfName(endpoint.interface.clone());
         let pod = self.cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| self.cluster.pod(id));
@@ -112,28 +103,21 @@ impl<'a> Compiler<'a> {
 
     /// The class of endpoints whose pod nobody has described.
     fn unknown(&mut self, direction: PolicyType) -> String {
-        self.builder.closed(direction, "the pod is not known, or has ended")
+        self.builder.closed(direction, UNKNOWN)
     }
 
     /// The chain that judges the pod in one direction.
     fn class(&mut self, pod: &PodState, direction: PolicyType) -> String {
         let group: Group = (std::sync::Arc::clone(&pod.namespace), pod.labels);
         let governed = self.governed_by(&group);
-        let isolating: Vec<Policy<'a>> =
-            governed.iter().filter(|policy| policy.spec.policy_types.contains(&direction)).cloned().collect();
-        let by_name =
-            direction == PolicyType::Ingress && isolating.iter().any(|policy| names_ports(policy.spec, direction));
+        let isolating = isolating(&governed, direction);
+        let by_name = asks_for_ports(&isolating, direction);
         let key = (direction, group, by_name.then_some(pod.ports));
         if let Some(class) = self.classes.get(&key) {
             return class.clone();
         }
         let ports: &[PodPort] = if by_name { self.cluster.ports(pod) } else { &[] };
-        let class = if isolating.is_empty() {
-            self.builder.open(direction)
-        } else {
-            let access = Access::of(&isolating, direction, ports);
-            self.builder.class(direction, &access, &in_the_name_of(&isolating))
-        };
+        let class = write_class(&mut self.builder, direction, &isolating, ports);
         self.classes.insert(key, class.clone());
         class
     }
@@ -143,28 +127,34 @@ impl<'a> Compiler<'a> {
         if let Some(policies) = self.governed.get(group) {
             return Rc::clone(policies);
         }
-        let cluster = self.cluster;
-        let labels = cluster.labels(group.1);
-        let (all, index) =
-            self.policies.entry(std::sync::Arc::clone(&group.0)).or_insert_with(|| policies_of(cluster, &group.0));
-        let selecting = index.candidates(labels).into_iter().filter_map(|number| {
-            let policy: &Policy<'a> = &all[number];
-            policy.spec.pod_selector.matches(labels).then(|| policy.clone())
-        });
-        let policies: Rc<[Policy<'a>]> = selecting.collect();
+        let policies: Rc<[Policy<'a>]> = self.governors.of(group).into();
         self.governed.insert(group.clone(), Rc::clone(&policies));
         policies
     }
 }
 
-/// The policies of a namespace, made ready to be asked about many label sets.
-fn policies_of<'a>(cluster: &'a Cluster, namespace: &str) -> Policies<'a> {
-    let mut policies = Vec::new();
-    if let Some((namespace, state)) = cluster.namespace_entry(namespace) {
-        policies.extend(state.policies.iter().map(|(name, spec)| Policy { namespace, name, spec }));
+/// Those of the policies that isolate in this direction.
+pub(crate) fn isolating<'a>(governed: &[Policy<'a>], direction: PolicyType) -> Vec<Policy<'a>> {
+    governed.iter().filter(|policy| policy.spec.policy_types.contains(&direction)).cloned().collect()
+}
+
+/// Whether what these policies allow depends on the ports that the pod itself declares.
+pub(crate) fn asks_for_ports(isolating: &[Policy<'_>], direction: PolicyType) -> bool {
+    direction == PolicyType::Ingress && isolating.iter().any(|policy| names_ports(policy.spec, direction))
+}
+
+/// Writes the chain of pods that these policies isolate, and that declare these ports. Returns its name.
+pub(crate) fn write_class(
+    builder: &mut Builder<'_>,
+    direction: PolicyType,
+    isolating: &[Policy<'_>],
+    ports: &[PodPort],
+) -> String {
+    if isolating.is_empty() {
+        return builder.open(direction);
     }
-    let index = SelectorIndex::new(policies.iter().map(|policy| &policy.spec.pod_selector).enumerate());
-    (policies, index)
+    let access = Access::of(isolating, direction, ports);
+    builder.class(direction, &access, &in_the_name_of(isolating))
 }
 
 /// The policies' names in short: the first ones, and how many more.

@@ -57,10 +57,15 @@ impl<T: Eq + Hash> Interner<T> {
         }
     }
 
+    /// The value, if anybody holds the id: not always the value that it was given out for.
+    pub(crate) fn get_if_held(&self, id: Id) -> Option<&T> {
+        self.slots.get(id.0 as usize)?.as_ref().map(|(value, _)| &**value)
+    }
+
     /// The value.
     pub(crate) fn get(&self, id: Id) -> &T {
-        match &self.slots[id.0 as usize] {
-            Some((value, _)) => value,
+        match self.get_if_held(id) {
+            Some(value) => value,
             None => unreachable!("an id is used only while it is held"),
         }
     }

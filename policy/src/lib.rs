@@ -2,6 +2,7 @@
 //!
 //! [`Cluster`] takes in resources one by one and keeps what policy depends on: pods by label set, namespaces, policies.
 //! [`compile`] turns that and a node's local endpoints into the node's whole table, an [`nft`](tortie_nft) `Ruleset`.
+//! A [`Compiler`] keeps such a table up to date, at the cost of what changed.
 //! [`tightens`] says whether a change of the table could take a permission away, so that the [`Generation`] must move.
 //!
 //! [`oracle`] evaluates the API's semantics directly, without the compiler: it answers [`explain`], and the compiler is held
@@ -10,12 +11,16 @@
 //! The crate is pure: no IO, no clock, no tasks. Equal resources make equal rulesets, whatever the order they came in.
 
 mod chains;
+mod change;
 mod class;
 mod cluster;
 mod compile;
+mod compiler;
 pub mod explain;
+mod followed;
 mod frame;
 mod generation;
+mod governors;
 mod index;
 mod intern;
 pub mod matrix;
@@ -25,9 +30,11 @@ pub mod oracle;
 mod peers;
 mod ports;
 mod tightens;
+mod touched;
 
 pub use cluster::Cluster;
 pub use compile::{CompileOptions, Endpoint, compile};
+pub use compiler::{Compiler, Update};
 pub use generation::{Generation, MARK_MASK};
 pub use tightens::tightens;
 

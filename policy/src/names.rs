@@ -38,6 +38,13 @@ impl Names {
     }
 }
 
+impl Names {
+    /// How many names were given out.
+    pub(crate) fn len(&self) -> usize {
+        self.given.len()
+    }
+}
+
 /// SHA-256 of the content's JSON, in hex. JSON keeps the borders between strings, and does not change with the compiler.
 fn digest<T: Serialize + ?Sized>(content: &T) -> String {
     let json = serde_json::to_vec(content).expect("structs of strings, numbers and lists have a JSON form");

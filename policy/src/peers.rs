@@ -16,7 +16,7 @@ use tortie_api::k8s::{
 };
 use tortie_api::meta::StringMap;
 
-use crate::cluster::{Cluster, NamespaceState, PodId};
+use crate::cluster::{Cluster, NamespaceState, PodId, PodState};
 use crate::intern::Id;
 
 /// Pods of some namespaces.
@@ -26,6 +26,19 @@ pub(crate) struct PodPeer {
     pub(crate) namespaces: NamespaceScope,
     /// Which of their pods, in canonical form.
     pub(crate) pods: LabelSelector,
+}
+
+impl PodPeer {
+    /// Whether it selects the endpoint.
+    pub(crate) fn selects(&self, cluster: &Cluster, pod: &PodState) -> bool {
+        let in_scope = match &self.namespaces {
+            NamespaceScope::Named(name) => **name == *pod.namespace,
+            NamespaceScope::Selected(selector) => cluster
+                .namespace(&pod.namespace)
+                .is_some_and(|namespace| selector.matches(cluster.labels(namespace.labels))),
+        };
+        in_scope && self.pods.matches(cluster.labels(pod.labels))
+    }
 }
 
 /// The namespaces of a [`PodPeer`].

@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
-use tortie_nft::{Chain, Key, Match, Op, Rule, Ruleset, Statement, Value, Verdict, VerdictMap, intervals};
+use tortie_nft::{Chain, Key, Match, Op, Rule, Ruleset, Set, Statement, Value, Verdict, VerdictMap, intervals};
 
-use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OK_EGRESS, OK_INGRESS, OWN4, OWN6, STAMP_LIVE, STAMP_PENDING};
-use crate::generation::LIVE_SET;
+use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OK_EGRESS, OK_INGRESS, OWN4, OWN6, SELF, STAMP_LIVE, STAMP_PENDING};
+use crate::generation::{LIVE_SET, PENDING_SET};
 
 /// Whether going from `current` to `want` could deny a packet of a flow that is allowed, and stamped, now: whether `want` must be
 /// compiled in the [next generation](crate::Generation::next).
@@ -25,8 +25,20 @@ pub fn tightens(current: &Ruleset, want: &Ruleset) -> bool {
         return false;
     }
     frame_differs(current, want)
-        || address_is_isolated_anew(current, want)
-        || Comparison { current, want, chains: FxHashMap::default(), sets: FxHashMap::default() }.tightens()
+        || address_is_isolated(current, want, want)
+        || Comparison::new(current, current, want).tightens()
+}
+
+/// The same of a change that our own compiler made to a table, from its parts before and after, and the table after it. A member
+/// that a set loses counts whether or not another set has it too.
+pub(crate) fn change_tightens(before: &Ruleset, after: &Ruleset, now: &Ruleset) -> bool {
+    let of_frame = |name: &str| matches!(name, OWN4 | OWN6 | SELF | LIVE_SET | PENDING_SET);
+    let loses = before
+        .sets
+        .iter()
+        .any(|(name, set)| now.sets.contains_key(name) && !of_frame(name) && !set.elements.is_empty());
+    // Sets and chains that stay have only gained, so that asking those of `now` for what they were before is on the safe side.
+    loses || address_is_isolated(before, after, now) || Comparison::new(now, before, now).classes_tighten(before)
 }
 
 /// Whether something changed besides classes, and what they look up.
@@ -41,15 +53,15 @@ fn frame_differs(current: &Ruleset, want: &Ruleset) -> bool {
     frame(current) != frame(want) || [STAMP_PENDING, STAMP_LIVE].iter().any(|name| !current.chains.contains_key(*name))
 }
 
-/// Whether an endpoint that is isolated has an address that it did not have.
-fn address_is_isolated_anew(current: &Ruleset, want: &Ruleset) -> bool {
-    let elements = |ruleset: &Ruleset, set: &str| ruleset.sets.get(set).map(|set| set.elements.clone());
+/// Whether an endpoint that is isolated has an address that it did not have. `before` and `after` may be parts of tables.
+fn address_is_isolated(before: &Ruleset, after: &Ruleset, now: &Ruleset) -> bool {
+    let none = BTreeSet::new();
     [OWN4, OWN6].into_iter().any(|set| {
-        let old = elements(current, set).unwrap_or_default();
-        let new = elements(want, set).unwrap_or_default();
-        new.difference(&old).any(|key| {
+        let elements = |ruleset: &'_ Ruleset| ruleset.sets.get(set).map(|set| set.elements.clone());
+        let old = elements(before).unwrap_or_default();
+        after.sets.get(set).map_or(&none, |set| &set.elements).difference(&old).any(|key| {
             let Some(interface) = key.first() else { return true };
-            ![EGRESS_CLASS, INGRESS_CLASS].into_iter().all(|map| is_open(want, map, interface))
+            ![EGRESS_CLASS, INGRESS_CLASS].into_iter().all(|map| is_open(now, map, interface))
         })
     })
 }
@@ -68,8 +80,7 @@ fn is_open(ruleset: &Ruleset, map: &str, interface: &Value) -> bool {
     })
 }
 
-fn subset(current: &Ruleset, want: &Ruleset, old: &str, new: &str) -> bool {
-    let (Some(old), Some(new)) = (current.sets.get(old), want.sets.get(new)) else { return false };
+fn subset(old: &Set, new: &Set) -> bool {
     if old.key != new.key || old.interval != new.interval {
         return false;
     }
@@ -94,18 +105,30 @@ fn covered(old: &BTreeSet<Key>, new: &BTreeSet<Key>) -> bool {
     })
 }
 
-/// Two tables, and what was found out about their parts.
+/// Two tables, and what was found out about their parts. The current one is `current`, and `gone` for what is not in there.
 struct Comparison<'a> {
     current: &'a Ruleset,
+    gone: &'a Ruleset,
     want: &'a Ruleset,
     chains: FxHashMap<(&'a str, &'a str), bool>,
     sets: FxHashMap<(&'a str, &'a str), bool>,
 }
 
 impl<'a> Comparison<'a> {
+    fn new(current: &'a Ruleset, gone: &'a Ruleset, want: &'a Ruleset) -> Self {
+        Self { current, gone, want, chains: FxHashMap::default(), sets: FxHashMap::default() }
+    }
+
     fn tightens(&mut self) -> bool {
+        let has_classes =
+            |ruleset: &Ruleset| ruleset.maps.contains_key(EGRESS_CLASS) && ruleset.maps.contains_key(INGRESS_CLASS);
+        !has_classes(self.current) || !has_classes(self.want) || self.classes_tighten(self.current)
+    }
+
+    /// Whether an interface is led to less than `old`, the table or a part of it, leads it to.
+    fn classes_tighten(&mut self, old: &'a Ruleset) -> bool {
         for map in [EGRESS_CLASS, INGRESS_CLASS] {
-            let (Some(old), Some(new)) = (self.current.maps.get(map), self.want.maps.get(map)) else { return true };
+            let (Some(old), Some(new)) = (old.maps.get(map), self.want.maps.get(map)) else { continue };
             for (interface, verdict) in &old.elements {
                 // An interface that went took its addresses along, and that was asked before.
                 if let Some(wanted) = new.elements.get(interface)
@@ -137,7 +160,8 @@ impl<'a> Comparison<'a> {
         if let Some(&known) = self.chains.get(&(old, new)) {
             return known;
         }
-        let allows = match (self.current.chains.get(old), self.want.chains.get(new)) {
+        let current = self.current.chains.get(old).or_else(|| self.gone.chains.get(old));
+        let allows = match (current, self.want.chains.get(new)) {
             (Some(old), Some(new)) => old.rules.iter().all(|rule| self.rule_is_matched(rule, &new.rules)),
             _ => false,
         };
@@ -170,8 +194,16 @@ impl<'a> Comparison<'a> {
     }
 
     fn set_covers(&mut self, old: &'a str, new: &'a str) -> bool {
-        let (current, want) = (self.current, self.want);
-        *self.sets.entry((old, new)).or_insert_with(|| subset(current, want, old, new))
+        if let Some(&known) = self.sets.get(&(old, new)) {
+            return known;
+        }
+        let current = self.current.sets.get(old).or_else(|| self.gone.sets.get(old));
+        let covers = match (current, self.want.sets.get(new)) {
+            (Some(old), Some(new)) => subset(old, new),
+            _ => false,
+        };
+        self.sets.insert((old, new), covers);
+        covers
     }
 
     fn effect_covers(&mut self, old: &'a Rule, new: &'a Rule) -> bool {
@@ -179,9 +211,8 @@ impl<'a> Comparison<'a> {
             (_, [Statement::Verdict(Verdict::Goto(chain))]) if is_allowed(chain) => true,
             ([Statement::Verdict(old)], [Statement::Verdict(new)]) => self.verdict_allows(old, new),
             ([Statement::Vmap { key: old_key, map: old }], [Statement::Vmap { key: new_key, map: new }]) => {
-                let (Some(old), Some(new)) = (self.current.maps.get(old), self.want.maps.get(new)) else {
-                    return false;
-                };
+                let current = self.current.maps.get(old).or_else(|| self.gone.maps.get(old));
+                let (Some(old), Some(new)) = (current, self.want.maps.get(new)) else { return false };
                 old_key == new_key && self.ports_cover(old, new)
             }
             _ => false,

@@ -268,6 +268,22 @@ fn change() -> impl Strategy<Value = (World, World)> {
     )
 }
 
+/// One document of a crowded cluster: names meet, so that most replace another.
+pub(crate) fn change_documents() -> impl Strategy<Value = Value> {
+    let namespace =
+        (vec(labels(), 2), 0..2usize).prop_map(|(labels, which)| frame(&labels).swap_remove(NODES.len() + which));
+    prop_oneof![
+        2 => namespace,
+        5 => (0..5usize).prop_flat_map(a_pod),
+        1 => (0..5usize, 0..5usize).prop_flat_map(|(name, address)| (a_pod(address), Just(name)))
+            .prop_map(|(mut pod, name)| {
+                pod["metadata"]["name"] = json!(format!("pod{name}"));
+                pod
+            }),
+        4 => (0..4usize).prop_flat_map(a_policy),
+    ]
+}
+
 /// The addresses of all endpoints that have one.
 fn endpoint_addresses(offline: &Offline) -> Vec<IpAddr> {
     offline.nodes().into_iter().flat_map(|node| offline.endpoints(node)).flat_map(|endpoint| endpoint.ips).collect()
@@ -323,7 +339,7 @@ fn probed_ports() -> impl Strategy<Value = Vec<(Protocol, u16)>> {
     subsequence(all, 6..=most.min(12))
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -2,6 +2,7 @@
 
 mod explaining;
 mod generated;
+mod histories;
 mod listing;
 mod support;
 mod table;

@@ -1,0 +1,410 @@
+//! The node's table, kept up to date at the cost of what changed.
+//!
+//! The table is a function of cluster, endpoints and generation, and [`compile`](crate::compile) says which. A [`Compiler`] keeps the
+//! last one with what it takes to change it in place:
+//! - each chain, set and map has a count of the classes that use it, and goes with the last of them;
+//! - a set of pods knows whom it follows, so an address about which anything changed is looked at again in each set, and nothing
+//!   else is;
+//! - a group of local pods has the policies that govern it, so a policy that changed is held against the local groups of its
+//!   namespace, and only classes of groups that it selects, or did, are written anew.
+//!
+//! Where that is no shorter, as at the start and after very many changes, all is compiled anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use tortie_api::k8s::{NetworkPolicySpec, PolicyType};
+use tortie_nft::{Ruleset, Transaction, Value, Verdict};
+
+use crate::chains::Builder;
+use crate::change::Change;
+use crate::class::Policy;
+use crate::cluster::Cluster;
+use crate::compile::{CompileOptions, Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
+use crate::followed::Followed;
+use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
+use crate::generation::Generation;
+use crate::governors::{Governors, Group};
+use crate::intern::Id;
+use crate::names::Names;
+use crate::tightens::{change_tightens, tightens};
+use crate::touched::{Changes, Name};
+
+const DIRECTIONS: [(PolicyType, &str); 2] = [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)];
+
+/// What decides a class: direction, group, and the pod's ports where policies call them by name. No group is that of endpoints
+/// whose pod nobody has described.
+type ClassKey = (PolicyType, Option<Group>, Option<Id>);
+
+/// The chain of a class, and the names of all that it uses.
+#[derive(Debug)]
+struct Class {
+    name: String,
+    uses: BTreeSet<String>,
+}
+
+/// A cluster, and the table of a node in it.
+#[derive(Debug)]
+pub struct Compiler {
+    cluster: Cluster,
+    options: CompileOptions,
+    state: State,
+}
+
+/// The table, and where its parts come from.
+#[derive(Debug, Default)]
+struct State {
+    table: Ruleset,
+    generation: Option<Generation>,
+    names: Names,
+    /// How many classes use each chain, set and map outside the frame.
+    users: FxHashMap<String, usize>,
+    followed: BTreeMap<String, Followed>,
+    governed: FxHashMap<Group, BTreeMap<Box<str>, Arc<NetworkPolicySpec>>>,
+    classes: FxHashMap<ClassKey, Class>,
+    /// The endpoints, each with its class in both directions.
+    endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,
+    /// Whether endpoints share an interface: then the last of them counts, and one cannot be taken away by itself.
+    ambiguous: bool,
+}
+
+/// How the table has changed.
+#[derive(Debug)]
+pub struct Update(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// In these parts.
+    Parts(Change),
+    /// It was this, and is another.
+    Anew(Box<Ruleset>),
+}
+
+/// The update from a table that somebody else left.
+impl From<Ruleset> for Update {
+    fn from(before: Ruleset) -> Self {
+        Self(Kind::Anew(Box::new(before)))
+    }
+}
+
+impl Update {
+    /// Whether the change to `now`, the table after it, could deny a packet of a flow that is allowed: as [`tightens`](crate::tightens)
+    /// says of the two tables, or more cautious.
+    pub fn tightens(&self, now: &Ruleset) -> bool {
+        match &self.0 {
+            Kind::Parts(change) => change_tightens(&change.before, &change.after, now),
+            Kind::Anew(before) => tightens(before, now),
+        }
+    }
+
+    /// The transaction that makes the table before the change `now`.
+    pub fn transaction(&self, now: &Ruleset) -> Transaction {
+        match &self.0 {
+            Kind::Parts(change) => change.transaction(),
+            Kind::Anew(before) => before.diff(now),
+        }
+    }
+
+    /// The table before the change to `now`.
+    pub fn before(self, now: &Ruleset) -> Ruleset {
+        match self.0 {
+            Kind::Parts(change) => change.undo(now),
+            Kind::Anew(before) => *before,
+        }
+    }
+}
+
+impl Compiler {
+    /// A compiler that knows of nothing.
+    pub fn new(options: CompileOptions) -> Self {
+        Self { cluster: Cluster::default(), options, state: State::default() }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The cluster, to take in changes.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// The table as of the last update; empty before the first.
+    pub fn table(&self) -> &Ruleset {
+        &self.state.table
+    }
+
+    /// Makes the table what [`compile`](crate::compile) would for these endpoints and this generation.
+    pub fn update(&mut self, endpoints: &[Endpoint], generation: Generation) -> Update {
+        let wanted: BTreeSet<&Endpoint> = endpoints.iter().collect();
+        let interfaces: FxHashSet<&str> = wanted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
+        let ambiguous = interfaces.len() < wanted.len();
+        let short =
+            !ambiguous && !self.state.ambiguous && self.state.generation.is_some() && !self.state.names_are_stale();
+        let mut change = Change::default();
+        let Some(changes) = self.cluster.take_changes().filter(|_| short) else {
+            let before = std::mem::take(&mut self.state).table;
+            self.state.table = frame(generation, &self.options);
+            self.state.generation = Some(generation);
+            self.state.ambiguous = ambiguous;
+            self.state.assign(&self.cluster, &wanted, &Changes::default(), &FxHashSet::default(), &mut change);
+            return Update(Kind::Anew(Box::new(before)));
+        };
+        self.state.set_generation(generation, &self.options, &mut change);
+        self.state.follow(&self.cluster, &changes.addresses, &mut change);
+        let dirty = self.state.govern(&self.cluster, &changes);
+        self.state.assign(&self.cluster, &wanted, &changes, &dirty, &mut change);
+        Update(Kind::Parts(change))
+    }
+
+    /// Moves the generation and nothing else, and adds that to `update`, the last one.
+    pub fn move_generation(&mut self, generation: Generation, update: &mut Update) {
+        let mut change = Change::default();
+        let recorded = match &mut update.0 {
+            Kind::Parts(change) => change,
+            Kind::Anew(_) => &mut change,
+        };
+        self.state.set_generation(generation, &self.options, recorded);
+    }
+}
+
+impl State {
+    /// Whether most names that were given out are not in use any more.
+    fn names_are_stale(&self) -> bool {
+        self.names.len() > 1_000 + 4 * self.users.len()
+    }
+
+    /// Rewrites what of the frame depends on the generation.
+    fn set_generation(&mut self, generation: Generation, options: &CompileOptions, change: &mut Change) {
+        if self.generation.replace(generation) == Some(generation) {
+            return;
+        }
+        let frame = frame(generation, options);
+        for (name, chain) in frame.chains {
+            if self.table.chains.get(&name) != Some(&chain) {
+                // What a change has from before it stays.
+                if let Some(old) = self.table.chains.insert(name.clone(), chain.clone()) {
+                    change.before.chains.entry(name.clone()).or_insert(old);
+                }
+                change.after.chains.insert(name, chain);
+            }
+        }
+        for (name, set) in frame.sets.into_iter().filter(|(_, set)| !set.elements.is_empty()) {
+            let old = self.table.sets.get(&name).map(|old| old.elements.clone()).unwrap_or_default();
+            for key in old.difference(&set.elements) {
+                change.set_element(&mut self.table, &name, key.clone(), false);
+            }
+            for key in set.elements.difference(&old) {
+                change.set_element(&mut self.table, &name, key.clone(), true);
+            }
+        }
+    }
+
+    /// Looks at these addresses again in every set that follows pods.
+    fn follow(&mut self, cluster: &Cluster, addresses: &BTreeSet<IpAddr>, change: &mut Change) {
+        for (name, followed) in &self.followed {
+            for &address in addresses.iter().filter(|address| followed.has_family_of(**address)) {
+                let Some(set) = self.table.sets.get(name) else { continue };
+                let first = vec![Value::Addr(address)];
+                let old: BTreeSet<_> = set
+                    .elements
+                    .range(first.clone()..)
+                    .take_while(|key| key.first() == first.first())
+                    .cloned()
+                    .collect();
+                let new = followed.elements_at(cluster, address);
+                for key in old.difference(&new) {
+                    change.set_element(&mut self.table, name, key.clone(), false);
+                }
+                for key in new.difference(&old) {
+                    change.set_element(&mut self.table, name, key.clone(), true);
+                }
+            }
+        }
+    }
+
+    /// Brings the policies of the groups up to date. Returns the groups whose policies changed.
+    fn govern(&mut self, cluster: &Cluster, changes: &Changes) -> FxHashSet<Group> {
+        let mut dirty = FxHashSet::default();
+        for (namespace, name) in &changes.policies {
+            let spec = cluster.namespace(namespace).and_then(|state| state.policies.get(name));
+            for (group, governed) in self.governed.iter_mut().filter(|(group, _)| group.0 == *namespace) {
+                // The number of a label set that nobody holds any more; its endpoints are about to leave the group.
+                let Some(labels) = cluster.labels_if_held(group.1) else { continue };
+                let old = governed.remove(name);
+                let new = spec.filter(|spec| spec.pod_selector.matches(labels));
+                if let Some(new) = new {
+                    governed.insert(name.clone(), Arc::clone(new));
+                }
+                if old.is_some() || new.is_some() {
+                    dirty.insert(group.clone());
+                }
+            }
+        }
+        // A pod that changed may have been the last of its group, and the number of its label set another's by now.
+        for (endpoint, keys) in &self.endpoints {
+            if !changes.pods.is_empty() && is_touched(endpoint, &changes.pods) {
+                for group in keys.iter().filter_map(|key| key.1.as_ref()) {
+                    self.governed.remove(group);
+                    dirty.insert(group.clone());
+                }
+            }
+        }
+        dirty
+    }
+
+    /// Gives every endpoint its classes, and lets go of those that have none any more.
+    fn assign(
+        &mut self,
+        cluster: &Cluster,
+        wanted: &BTreeSet<&Endpoint>,
+        changes: &Changes,
+        dirty: &FxHashSet<Group>,
+        change: &mut Change,
+    ) {
+        let is_dirty = |key: &ClassKey| key.1.as_ref().is_some_and(|group| dirty.contains(group));
+        let mut stale: Vec<Class> = self.classes.extract_if(|key, _| is_dirty(key)).map(|(_, class)| class).collect();
+        let leaving: Vec<Endpoint> =
+            self.endpoints.keys().filter(|endpoint| !wanted.contains(endpoint)).cloned().collect();
+        for endpoint in &leaving {
+            self.endpoints.remove(endpoint);
+            self.forget(endpoint, change);
+        }
+        let due: Vec<&Endpoint> = wanted
+            .iter()
+            .filter(|endpoint| {
+                self.endpoints.get(**endpoint).is_none_or(|keys| keys.iter().any(is_dirty))
+                    || is_touched(endpoint, &changes.pods)
+            })
+            .copied()
+            .collect();
+        if due.is_empty() && leaving.is_empty() {
+            return;
+        }
+        self.classify(cluster, &due, change);
+        let in_use: FxHashSet<&ClassKey> = self.endpoints.values().flatten().collect();
+        stale.extend(self.classes.extract_if(|key, _| !in_use.contains(key)).map(|(_, class)| class));
+        let groups: FxHashSet<&Group> = in_use.iter().filter_map(|key| key.1.as_ref()).collect();
+        self.governed.retain(|group, _| groups.contains(group));
+        for class in stale {
+            self.release(&class, change);
+        }
+    }
+
+    /// Takes an endpoint out of the table.
+    fn forget(&mut self, endpoint: &Endpoint, change: &mut Change) {
+        let name = || Value::IfName(endpoint.interface.clone());
+        for (_, map) in DIRECTIONS {
+            change.map_element(&mut self.table, map, &vec![name()], None);
+        }
+        self.set_addresses(endpoint, false, change);
+    }
+
+    fn set_addresses(&mut self, endpoint: &Endpoint, present: bool, change: &mut Change) {
+        let name = || Value::IfName(endpoint.interface.clone());
+        change.set_element(&mut self.table, SELF, vec![name(), name()], present);
+        for ip in &endpoint.ips {
+            let set = if ip.is_ipv4() { OWN4 } else { OWN6 };
+            change.set_element(&mut self.table, set, vec![name(), Value::Addr(*ip)], present);
+        }
+    }
+
+    /// Gives these endpoints their classes, writing those that are not there.
+    fn classify(&mut self, cluster: &Cluster, endpoints: &[&Endpoint], change: &mut Change) {
+        let mut builder = Builder::new(cluster, std::mem::take(&mut self.table), std::mem::take(&mut self.names));
+        let mut governors = Governors::new(cluster);
+        let mut came = Vec::new();
+        let mut assigned = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let keys = DIRECTIONS
+                .map(|(direction, _)| self.class(&mut builder, &mut governors, endpoint, direction, &mut came));
+            assigned.push((*endpoint, keys));
+        }
+        let Builder { ruleset, names, followed, .. } = builder;
+        self.names = names;
+        self.table = ruleset;
+        self.followed.extend(followed);
+        for name in came {
+            change.came(&self.table, &name);
+        }
+        for (endpoint, keys) in assigned {
+            for ((_, map), key) in DIRECTIONS.iter().zip(&keys) {
+                let verdict = self.classes.get(key).map(|class| Verdict::Goto(class.name.clone()));
+                let interface = vec![Value::IfName(endpoint.interface.clone())];
+                change.map_element(&mut self.table, map, &interface, verdict);
+            }
+            self.set_addresses(endpoint, true, change);
+            self.endpoints.insert(endpoint.clone(), keys);
+        }
+    }
+
+    /// The class of an endpoint in one direction, written if it is not there yet. What that brings in addition to what is there goes
+    /// into `came`.
+    fn class<'a>(
+        &mut self,
+        builder: &mut Builder<'a>,
+        governors: &mut Governors<'a>,
+        endpoint: &Endpoint,
+        direction: PolicyType,
+        came: &mut Vec<String>,
+    ) -> ClassKey {
+        let cluster = builder.resolver.cluster;
+        let pod = cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| cluster.pod(id));
+        let Some(pod) = pod.filter(|pod| pod.endpoint) else {
+            let key = (direction, None, None);
+            if !self.classes.contains_key(&key) {
+                let name = builder.closed(direction, UNKNOWN);
+                self.hold(&key, name, builder, came);
+            }
+            return key;
+        };
+        let group: Group = (Arc::clone(&pod.namespace), pod.labels);
+        let governed = self.governed.entry(group.clone()).or_insert_with(|| {
+            governors.of(&group).into_iter().map(|policy| (policy.name.into(), Arc::clone(policy.spec))).collect()
+        });
+        let policies: Vec<Policy<'_>> =
+            governed.iter().map(|(name, spec)| Policy { namespace: &group.0, name, spec }).collect();
+        let isolating = isolating(&policies, direction);
+        let by_name = asks_for_ports(&isolating, direction);
+        let key = (direction, Some(group.clone()), by_name.then_some(pod.ports));
+        if !self.classes.contains_key(&key) {
+            let ports = if by_name { cluster.ports(pod) } else { &[] };
+            let name = write_class(builder, direction, &isolating, ports);
+            self.hold(&key, name, builder, came);
+        }
+        key
+    }
+
+    /// Keeps a class that was just written, and all that it uses.
+    fn hold(&mut self, key: &ClassKey, name: String, builder: &mut Builder<'_>, came: &mut Vec<String>) {
+        let uses = std::mem::take(&mut builder.used);
+        for name in &uses {
+            let users = self.users.entry(name.clone()).or_default();
+            *users += 1;
+            if *users == 1 {
+                came.push(name.clone());
+            }
+        }
+        self.classes.insert(key.clone(), Class { name, uses });
+    }
+
+    /// Lets a class go, and all that only it used.
+    fn release(&mut self, class: &Class, change: &mut Change) {
+        for name in &class.uses {
+            let Some(users) = self.users.get_mut(name) else { continue };
+            *users -= 1;
+            if *users == 0 {
+                self.users.remove(name);
+                self.followed.remove(name);
+                change.gone(&mut self.table, name);
+            }
+        }
+    }
+}
+
+fn is_touched(endpoint: &Endpoint, pods: &BTreeSet<Name>) -> bool {
+    pods.iter().any(|(namespace, name)| **namespace == *endpoint.namespace && **name == *endpoint.pod)
+}

@@ -1,0 +1,113 @@
+//! Random histories: what the compiler keeps up to date, against what is compiled anew at every step.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::Value;
+use tortie_api::ObjectKey;
+use tortie_nft::Ruleset;
+use tortie_policy::{CompileOptions, Compiler, Endpoint, Generation, compile, tightens};
+
+use crate::generated::{cases, change_documents};
+use crate::support::{endpoint, object};
+
+/// Something that happens to a cluster.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// A document comes or changes.
+    Upsert(Value),
+    /// The document goes, if it is there.
+    Remove(Value),
+    /// The pod's interface comes, with these addresses.
+    Attach(u8, Vec<&'static str>),
+    /// The pod's interface goes.
+    Detach(u8),
+    /// The generation moves.
+    Move,
+    /// The table is brought up to date: what happened since happens at once.
+    Update,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let addresses = prop_oneof![
+        Just(vec!["10.0.0.1", "fd00::1"]),
+        Just(vec!["10.0.0.2"]),
+        Just(vec!["10.0.0.1"]),
+        Just(vec!["10.0.0.3", "10.0.0.4", "fd00::2"]),
+    ];
+    let step = prop_oneof![
+        6 => change_documents().prop_map(Step::Upsert),
+        3 => change_documents().prop_map(Step::Remove),
+        3 => (0..9u8, addresses).prop_map(|(pod, addresses)| Step::Attach(pod, addresses)),
+        1 => (0..9u8).prop_map(Step::Detach),
+        1 => Just(Step::Move),
+        8 => Just(Step::Update),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// A crowded start, then changes one or two at a time: what they meet is there, and what they miss is seen.
+fn history() -> impl Strategy<Value = Vec<Step>> {
+    let start = prop::collection::vec(change_documents().prop_map(Step::Upsert), 30);
+    (start, prop::collection::vec(0..9u8, 4), steps()).prop_map(|(mut history, attached, steps)| {
+        for number in attached {
+            let addresses = [vec!["10.0.0.1"], vec!["10.0.0.2", "fd00::2"], vec!["10.0.0.3"]];
+            history.push(Step::Attach(number, addresses[usize::from(number % 3)].clone()));
+        }
+        history.push(Step::Update);
+        history.extend(steps);
+        history
+    })
+}
+
+fn pod(number: u8) -> (&'static str, String) {
+    (["x", "y", "z"][usize::from(number % 3)], format!("pod{}", number / 3))
+}
+
+proptest! {
+    #![proptest_config(cases(100))]
+
+    #[test]
+    fn an_update_is_what_compiling_anew_gives(steps in history()) {
+        let options = CompileOptions::default();
+        let mut compiler = Compiler::new(options.clone());
+        let mut endpoints: BTreeMap<u8, Endpoint> = BTreeMap::new();
+        let mut generation = Generation::seed(3);
+        let mut known: Ruleset = Ruleset::default();
+        for step in steps.into_iter().chain([Step::Update]) {
+            match step {
+                Step::Upsert(document) => {
+                    compiler.cluster_mut().upsert(&object(&document));
+                }
+                Step::Remove(document) => {
+                    let key: ObjectKey = object(&document).key();
+                    compiler.cluster_mut().remove(&key);
+                }
+                Step::Attach(number, addresses) => {
+                    let (namespace, name) = pod(number);
+                    endpoints.insert(number, endpoint(namespace, &name, &addresses));
+                }
+                Step::Detach(number) => {
+                    endpoints.remove(&number);
+                }
+                Step::Move => generation = generation.next(),
+                Step::Update => {
+                    let endpoints: Vec<Endpoint> = endpoints.values().cloned().collect();
+                    let mut update = compiler.update(&endpoints, generation);
+                    let fresh = compile(compiler.cluster(), &endpoints, generation, &options);
+                    prop_assert_eq!(compiler.table(), &fresh);
+                    prop_assert!(!tightens(&known, &fresh) || update.tightens(&fresh), "less cautious");
+                    if update.tightens(&fresh) {
+                        generation = generation.next();
+                        compiler.move_generation(generation, &mut update);
+                        let moved = compile(compiler.cluster(), &endpoints, generation, &options);
+                        prop_assert_eq!(compiler.table(), &moved);
+                    }
+                    prop_assert_eq!(update.transaction(compiler.table()), known.diff(compiler.table()));
+                    prop_assert_eq!(update.before(compiler.table()), known);
+                    known = compiler.table().clone();
+                }
+            }
+        }
+    }
+}
