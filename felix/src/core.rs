@@ -1,10 +1,12 @@
 //! The state machine that ties rules, routes, endpoints and BGP together.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tortie_api::{Kind, Object, ObjectKey};
-use tortie_bird_lite::RibUpdate;
+use tortie_bird_lite::{Config as BgpConfig, RibUpdate};
 use tortie_nft::Ruleset;
 use tortie_policy::{Cluster, CompileOptions, Endpoint, Generation, compile};
 
@@ -107,6 +109,8 @@ pub struct Felix {
     audit_at: Option<Millis>,
 
     restarting: bool,
+    /// BGP's routes of an earlier run, for the speaker to start with; empty once it has.
+    kept: Vec<(IpNet, IpAddr)>,
     bgp_dirty: bool,
     bgp_busy: bool,
     bgp_config: Option<tortie_bird_lite::Config>,
@@ -152,6 +156,7 @@ impl Felix {
             route_retry: Backoff::default(),
             audit_at: None,
             restarting: false,
+            kept: Vec::new(),
             bgp_dirty: config.bgp,
             bgp_busy: false,
             bgp_config: None,
@@ -205,7 +210,8 @@ impl Felix {
                         self.routes.read_back(snapshot);
                         if !self.routes_read {
                             self.routes_read = true;
-                            self.restarting = self.routes.inherit();
+                            self.kept = self.routes.inherit();
+                            self.restarting = !self.kept.is_empty();
                         }
                         self.host_error = None;
                     }
@@ -234,6 +240,7 @@ impl Felix {
                 self.bgp_busy = false;
                 match result {
                     Ok(()) => {
+                        self.kept = Vec::new();
                         self.bgp_sequence = self.bgp_sent;
                         self.bgp_retry = Backoff::default();
                         self.bgp_error = None;
@@ -521,7 +528,8 @@ impl Felix {
                 self.bgp_config = Some(config.clone());
                 self.bgp_busy = true;
                 self.bgp_sent = self.sequence;
-                Some(Action::ConfigureBgp(Box::new(config)))
+                let kept = self.kept.clone();
+                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, ..config })))
             }
             Ok(_) => {
                 self.bgp_sequence = self.sequence;

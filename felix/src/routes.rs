@@ -190,15 +190,17 @@ impl Routes {
         self.resolve_again();
     }
 
-    /// What is there was written by an earlier run. Returns whether some of it leads to gateways: BGP's.
-    pub(crate) fn inherit(&mut self) -> bool {
-        let gateways = self.own.iter().filter(|(_, target)| matches!(target, Target::Via { .. })).map(|(key, _)| key.0);
-        let gateways: FxHashSet<IpNet> = gateways.filter(|destination| !self.bgp.contains_key(destination)).collect();
-        let any = !gateways.is_empty();
+    /// What is there was written by an earlier run. Returns what of it leads to gateways: BGP's.
+    pub(crate) fn inherit(&mut self) -> Vec<(IpNet, IpAddr)> {
+        let gateways = self.own.iter().filter_map(|((destination, _), target)| match target {
+            Target::Via { gateway, .. } if !self.bgp.contains_key(destination) => Some((*destination, *gateway)),
+            _ => None,
+        });
+        let gateways: Vec<_> = gateways.collect();
         if self.keep_stale {
-            self.stale = gateways;
+            self.stale = gateways.iter().map(|(destination, _)| *destination).collect();
         }
-        any
+        gateways
     }
 
     /// An interface is new or changed.

@@ -52,7 +52,9 @@ fn a_restart_with_nothing_changed_writes_nothing() {
     assert_eq!(world.felix.status().generation, generation, "taken from the kernel's @live");
     assert_eq!(world.felix.programmed_revision(), revision);
     assert_eq!(world.felix.status().problems, Vec::<String>::new());
-    assert!(world.bgp.as_ref().expect("a speaker").restarting, "routes via gateways were found");
+    let speaker = world.bgp.as_ref().expect("a speaker");
+    assert!(speaker.restarting, "routes via gateways were found");
+    assert_eq!(speaker.kept, [(net("10.244.0.64/26"), "172.31.0.3".parse().expect("an address"))]);
 }
 
 #[test]

@@ -87,7 +87,12 @@ impl Admin {
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Answer<NodeStatus> {
-    let status = admin.ask(Message::Status).await?;
+    let mut status = admin.ask(Message::Status).await?;
+    if let Some(speaker) = admin.speaker()
+        && let Some(restart) = speaker.restart().await
+    {
+        status.problems.push(bgp::restart(&restart));
+    }
     Ok(Json(NodeStatus {
         node: admin.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tortie_admin::types::{BgpPeer, BgpRoute, FamilyCounts};
-use tortie_bird_speaker::{Config, Handle, PeerStatus, RibUpdate, RouteView, Speaker};
+use tortie_bird_speaker::{Awaited, Config, Handle, PeerStatus, RestartStatus, RibUpdate, RouteView, Speaker};
 use tortie_felix::Event;
 
 use crate::owner::OwnerHandle;
@@ -53,6 +53,31 @@ pub(crate) fn peer(node: &str, status: PeerStatus) -> BgpPeer {
     }
 }
 
+/// What a restart waits for, in a sentence.
+pub(crate) fn restart(status: &RestartStatus) -> String {
+    let count = status.waiting.len();
+    let mut peers: Vec<String> = status.waiting.iter().take(10).map(|(name, awaited)| awaits(name, *awaited)).collect();
+    if count > peers.len() {
+        peers.push(format!("{} more", count - peers.len()));
+    }
+    let (peers, seconds) = (peers.join(", "), status.remaining.as_secs());
+    match status.unconfirmed {
+        0 => format!("BGP has restarted and waits for {peers}: at most {seconds} s more"),
+        routes => format!(
+            "BGP has restarted and waits for {peers}: at most {seconds} s more, then routes of the earlier run go that nobody has \
+             confirmed ({routes} now)"
+        ),
+    }
+}
+
+fn awaits(name: &str, awaited: Awaited) -> String {
+    match awaited {
+        Awaited::Expected => format!("{name} (no session yet)"),
+        Awaited::Absent => format!("{name} (absent)"),
+        Awaited::Telling => name.to_owned(),
+    }
+}
+
 pub(crate) fn route(node: &str, view: RouteView) -> BgpRoute {
     BgpRoute {
         node: node.to_owned(),
@@ -96,6 +121,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_restart_names_whom_it_waits_for() {
+        let waiting = |count| (0..count).map(|number| (format!("n{number}"), Awaited::Absent)).collect();
+        let remaining = Duration::from_millis(42_900);
+        let text = restart(&RestartStatus { waiting: waiting(1), unconfirmed: 2, remaining });
+        assert_eq!(
+            text,
+            "BGP has restarted and waits for n0 (absent): at most 42 s more, then routes of the earlier run go that nobody has confirmed \
+             (2 now)"
+        );
+        let text = restart(&RestartStatus { waiting: waiting(12), unconfirmed: 0, remaining });
+        assert!(text.contains("n9 (absent), 2 more: at most 42 s more") && !text.contains("n10"), "{text}");
+    }
 
     #[test]
     fn times_are_written_as_rfc_3339_has_them() {

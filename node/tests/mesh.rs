@@ -148,6 +148,54 @@ async fn a_killed_agent_and_its_restart_lose_no_packet() {
 }
 
 #[tokio::test]
+async fn a_restart_beside_a_dead_node_still_routes_new_pods() {
+    let mut fabric = Fabric::with_nodes(&["one", "two", "three"]).await;
+    for (number, name) in ["one", "two", "three"].into_iter().enumerate() {
+        fabric.pod(name, &json!({}), name);
+        fabric.start_pod(name, number);
+    }
+    until("all blocks are in the first node's FIB", || async {
+        let routes = fabric.nodes[0].run("ip", &["route"]);
+        (routes.contains("via 172.31.0.3") && routes.contains("via 172.31.0.4")).then_some(())
+    })
+    .await;
+    let kept = |fabric: &Fabric| -> Vec<String> {
+        let routes = fabric.nodes[0].run("ip", &["route"]);
+        routes.lines().filter(|line| line.contains("via 172.31.0.4")).map(str::to_owned).collect()
+    };
+    let before = kept(&fabric);
+    assert_eq!(before.len(), 1, "{before:?}");
+
+    fabric.nodes[2].kill();
+    fabric.nodes[0].kill();
+    fabric.nodes[0].start();
+    fabric.nodes[0].ready().await;
+    fabric.nodes[0].meshed(1).await;
+    let status = fabric.nodes[0].status().await;
+    assert!(status.problems.iter().any(|problem| problem.contains("waits for three")), "{:?}", status.problems);
+    // Its address makes the second node claim another block, which nobody has a route to yet.
+    fabric.apply(
+        "pod-new",
+        &[json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "new", "namespace": "default",
+                "annotations": { "cni.projectcalico.org/ipAddrs": "[\"10.244.9.9\"]" },
+            },
+            "spec": { "nodeName": "two", "containers": [{ "name": "main" }] },
+        })],
+    );
+    fabric.start_pod("new", 1);
+    let started = Instant::now();
+    until("the new pod's route is in the first node's FIB", || async {
+        fabric.nodes[0].run("ip", &["route"]).contains("10.244.9.0/26 via 172.31.0.3").then_some(())
+    })
+    .await;
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(kept(&fabric), before, "the dead node's routes stay: its pods may live");
+}
+
+#[tokio::test]
 async fn a_flow_that_loses_its_permission_stops_and_others_go_on() {
     let (fabric, web, far) = two_nodes().await;
     fabric.pod("near", &json!({ "app": "near" }), "one");
