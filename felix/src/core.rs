@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_bird_lite::{Config as BgpConfig, RibUpdate};
 use tortie_nft::Ruleset;
-use tortie_policy::{Cluster, CompileOptions, Endpoint, Generation, compile};
+use tortie_policy::{CompileOptions, Compiler, Endpoint};
 
 use crate::bgp::Bgp;
 use crate::endpoints::{Answer, Endpoints, Reasons};
@@ -77,7 +77,7 @@ impl Backoff {
 pub struct Felix {
     config: Config,
     now: Millis,
-    cluster: Cluster,
+    compiler: Compiler,
     rules: Rules,
     routes: Routes,
     endpoints: Endpoints,
@@ -132,7 +132,7 @@ impl Felix {
         Self {
             rules,
             routes,
-            cluster: Cluster::default(),
+            compiler: Compiler::new(CompileOptions::default()),
             endpoints: Endpoints::default(),
             bgp: Bgp::default(),
             answers: Vec::new(),
@@ -196,7 +196,7 @@ impl Felix {
             Event::Rib(RibUpdate::Best { prefix, next_hops }) => self.routes.set_best(prefix, next_hops),
             Event::Rib(RibUpdate::Withdrawn { prefix }) => self.routes.withdraw(prefix),
             Event::Rib(RibUpdate::Converged) => self.routes.converged(),
-            Event::RulesRead(result) => self.rules.read(result, self.now),
+            Event::RulesRead(result) => self.rules.read(result, self.now, &self.compiler),
             Event::RulesApplied(result) => {
                 if result.is_ok() {
                     self.rules_sequence = self.rules_sent;
@@ -324,7 +324,7 @@ impl Felix {
 
     fn upsert(&mut self, object: &Object) -> bool {
         self.bgp_dirty |= self.bgp.upsert(object);
-        self.cluster.upsert(object)
+        self.compiler.cluster_mut().upsert(object)
     }
 
     fn delete(&mut self, key: &ObjectKey) -> bool {
@@ -332,7 +332,7 @@ impl Felix {
         if !(key.kind == Kind::Node && key.name == self.config.node) {
             self.bgp_dirty |= self.bgp.remove(key);
         }
-        self.cluster.remove(key)
+        self.compiler.cluster_mut().remove(key)
     }
 
     fn handle_add(&mut self, request: u64, endpoint: LocalEndpoint) {
@@ -350,7 +350,7 @@ impl Felix {
 
     /// Admits the endpoints whose Pod object is known, once all that exist are.
     fn admit(&mut self) {
-        let cluster = &self.cluster;
+        let cluster = self.compiler.cluster();
         let known = |endpoint: &LocalEndpoint| cluster.has_endpoint(&endpoint.namespace, &endpoint.pod);
         if self.in_sync && self.endpoints.admission_due(known) {
             let version = self.rules.touch();
@@ -461,9 +461,8 @@ impl Felix {
             return None;
         }
         let ready = self.ready();
-        let (cluster, endpoints) = (&self.cluster, &self.endpoints);
-        let compile = |generation| compile_for(cluster, endpoints, generation);
-        let action = self.rules.step(self.now, ready, compile)?;
+        let endpoints = || self.endpoints.admitted().map(compiled_for).collect();
+        let action = self.rules.step(self.now, ready, &mut self.compiler, endpoints)?;
         if matches!(action, Action::ApplyRules(_)) {
             self.rules_sent = self.sequence;
         }
@@ -595,7 +594,7 @@ impl Felix {
 
     /// The table that this node wants.
     pub fn wanted_rules(&self) -> Option<&Ruleset> {
-        self.rules.wanted()
+        self.rules.wanted(&self.compiler)
     }
 
     /// The routes that are wanted or ours, with their state.
@@ -614,15 +613,12 @@ impl Felix {
     }
 }
 
-fn compile_for(cluster: &Cluster, endpoints: &Endpoints, generation: Generation) -> Ruleset {
-    let endpoints: Vec<Endpoint> = endpoints
-        .admitted()
-        .map(|endpoint| Endpoint {
-            namespace: endpoint.namespace.clone(),
-            pod: endpoint.pod.clone(),
-            interface: endpoint.interface.clone(),
-            ips: endpoint.ips.clone(),
-        })
-        .collect();
-    compile(cluster, &endpoints, generation, &CompileOptions::default())
+/// What the compiler has to know of an endpoint.
+fn compiled_for(endpoint: &LocalEndpoint) -> Endpoint {
+    Endpoint {
+        namespace: endpoint.namespace.clone(),
+        pod: endpoint.pod.clone(),
+        interface: endpoint.interface.clone(),
+        ips: endpoint.ips.clone(),
+    }
 }

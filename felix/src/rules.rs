@@ -1,13 +1,11 @@
 //! The wanted table against the kernel's.
 //!
 //! What the table depends on has a version; a change moves the version on, and what the kernel holds is known as the version it was
-//! compiled from. One transaction is under way at a time: changes in between are gathered into the next. Whenever the kernel's
+//! compiled from. The compiler keeps the wanted table, and says what changed in it. One transaction is under way at a time: changes in between are gathered into the next. Whenever the kernel's
 //! answer is not a plain yes, its table is read back and compared, so no guess about it ever lasts.
 
-use std::sync::Arc;
-
-use tortie_nft::{Ruleset, Transaction};
-use tortie_policy::{Generation, tightens};
+use tortie_nft::Ruleset;
+use tortie_policy::{Compiler, Endpoint, Generation, Update};
 
 use crate::event::{Action, Millis};
 
@@ -28,13 +26,19 @@ enum Io {
     Applying { version: u64 },
 }
 
+/// The kernel's table as last read or written.
+#[derive(Debug)]
+enum Kernel {
+    /// What the compiler has, as of its last update. So it is in memory once.
+    Compiled,
+    /// Another; an empty one if there is none.
+    Other(Ruleset),
+}
+
 /// The state of our table.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    /// The kernel's table as last read or written; none if it does not exist.
-    kernel: Option<Arc<Ruleset>>,
-    /// What was compiled last, and from which version.
-    wanted: Option<(u64, Arc<Ruleset>)>,
+    kernel: Kernel,
     generation: Generation,
     version: u64,
     /// The version that the kernel holds; 0 is none.
@@ -55,8 +59,7 @@ impl Rules {
     /// The state before anything is known. `seed` is a random number for the generation of a table that starts from nothing.
     pub(crate) fn new(seed: u32) -> Self {
         Self {
-            kernel: None,
-            wanted: None,
+            kernel: Kernel::Other(Ruleset::default()),
             generation: Generation::seed(seed),
             version: 1,
             applied: 0,
@@ -109,12 +112,16 @@ impl Rules {
     }
 
     /// The table that is wanted, or the kernel's while none was compiled yet.
-    pub(crate) fn wanted(&self) -> Option<&Ruleset> {
-        self.wanted.as_ref().map(|(_, wanted)| wanted).or(self.kernel.as_ref()).map(AsRef::as_ref)
+    pub(crate) fn wanted<'a>(&'a self, compiler: &'a Compiler) -> Option<&'a Ruleset> {
+        let table = match &self.kernel {
+            Kernel::Other(kernel) if compiler.table().is_empty() => kernel,
+            _ => compiler.table(),
+        };
+        (!table.is_empty()).then_some(table)
     }
 
     /// Takes the answer to a read.
-    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis) {
+    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis, compiler: &Compiler) {
         self.io = Io::Idle;
         match result {
             Ok(kernel) => {
@@ -124,10 +131,9 @@ impl Rules {
                         self.generation = found;
                     }
                 }
-                // The compiled value is kept where they are equal, so that they are in memory once.
-                self.kernel = match (&self.wanted, kernel) {
-                    (Some((_, wanted)), Some(kernel)) if **wanted == kernel => Some(Arc::clone(wanted)),
-                    (_, kernel) => kernel.map(Arc::new),
+                self.kernel = match kernel.unwrap_or_default() {
+                    kernel if kernel == *compiler.table() => Kernel::Compiled,
+                    kernel => Kernel::Other(kernel),
                 };
                 self.applied = 0;
             }
@@ -143,7 +149,6 @@ impl Rules {
         let Io::Applying { version } = std::mem::replace(&mut self.io, Io::Idle) else { return };
         match result {
             Ok(()) => {
-                self.kernel = self.wanted.as_ref().map(|(_, wanted)| Arc::clone(wanted));
                 self.applied = version;
                 self.claimed = true;
                 self.failures = 0;
@@ -176,7 +181,8 @@ impl Rules {
         &mut self,
         now: Millis,
         may_write: bool,
-        compile: impl Fn(Generation) -> Ruleset,
+        compiler: &mut Compiler,
+        endpoints: impl FnOnce() -> Vec<Endpoint>,
     ) -> Option<Action> {
         if self.io != Io::Idle || now < self.not_before {
             return None;
@@ -189,43 +195,34 @@ impl Rules {
         if !may_write || self.applied >= self.version {
             return None;
         }
-        let mut wanted = match &self.wanted {
-            Some((version, wanted)) if *version == self.version => Arc::clone(wanted),
-            _ => Arc::new(compile(self.generation)),
-        };
-        if let Some(kernel) = self.kernel.clone() {
-            if *kernel == *wanted {
-                return self.settle(wanted);
-            }
-            if tightens(&kernel, &wanted) {
-                if !self.may_move(now) {
-                    return None;
-                }
-                self.generation = self.generation.next();
-                wanted = Arc::new(compile(self.generation));
-            }
+        let mut update = compiler.update(&endpoints(), self.generation);
+        // A kernel that was not as compiled before is compared as a whole, whatever the compiler changed.
+        if let Kernel::Other(kernel) = std::mem::replace(&mut self.kernel, Kernel::Compiled) {
+            update = kernel.into();
         }
-        let transaction = self.kernel.as_deref().unwrap_or(&Ruleset::default()).diff(&wanted);
-        if transaction.commands.is_empty() {
-            return self.settle(wanted);
+        if update.tightens(compiler.table()) {
+            if !self.may_move(now) {
+                self.kernel = Kernel::Other(update.before(compiler.table()));
+                return None;
+            }
+            self.generation = self.generation.next();
+            compiler.move_generation(self.generation, &mut update);
         }
-        self.wanted = Some((self.version, wanted));
-        self.io = Io::Applying { version: self.version };
-        Some(Action::ApplyRules(transaction))
+        self.commit(&update, compiler.table())
     }
 
-    /// The kernel holds what is wanted already. A table that an earlier process left is only adopted.
-    fn settle(&mut self, wanted: Arc<Ruleset>) -> Option<Action> {
-        self.kernel = Some(Arc::clone(&wanted));
-        self.wanted = Some((self.version, wanted));
-        if !self.claimed {
-            self.io = Io::Applying { version: self.version };
-            return Some(Action::ApplyRules(Transaction::default()));
+    /// Asks for what is to be written. If a refusal comes instead of a yes, the kernel is read before it is looked at again.
+    fn commit(&mut self, update: &Update, table: &Ruleset) -> Option<Action> {
+        let transaction = update.transaction(table);
+        // A table that an earlier process left as it is wanted is only adopted.
+        if self.claimed && transaction.commands.is_empty() {
+            self.applied = self.version;
+            self.failures = 0;
+            self.error = None;
+            return None;
         }
-        self.applied = self.version;
-        self.failures = 0;
-        self.error = None;
-        None
+        self.io = Io::Applying { version: self.version };
+        Some(Action::ApplyRules(transaction))
     }
 
     /// Whether the generation may move now; if not, when it may is the next timeout.
