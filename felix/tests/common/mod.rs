@@ -233,11 +233,16 @@ impl World {
                 failures.push(RouteFailure { destination: route.destination, reason });
                 continue;
             }
-            match change {
-                RouteChange::Delete(_) => drop(self.fib.remove(&key)),
+            // The kernel announces what was written, by whomever.
+            let announced = match change {
+                RouteChange::Delete(_) => self.fib.remove(&key).map(Event::RouteRemoved),
                 RouteChange::Replace(_) => {
-                    self.fib.insert(key, route);
+                    self.fib.insert(key, route.clone());
+                    Some(Event::RouteChanged(route))
                 }
+            };
+            if let Some(event) = announced {
+                self.felix.handle(event, self.now);
             }
         }
         failures
