@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::net::{Net, address, address6, block, block6, parse};
-use crate::{Awaited, Originated, Report, RibUpdate};
+use crate::{Awaited, Originated, PeerConfig, PeerKind, Report, RibUpdate};
 
 /// Puts a node into another AS, with sessions to node 0 only.
 fn make_external(net: &mut Net, node: usize) {
@@ -185,14 +185,21 @@ fn a_route_that_moved_is_replaced_at_once_when_its_old_peer_has_spoken() {
 
 #[test]
 fn a_better_path_than_the_kept_one_replaces_it_at_once() {
-    let mut net = killed(4, |net| originate(net, 1, &[ROUTE, ROUTE6], 100));
-    net.vanish(3);
+    let mut net = killed(3, |net| originate(net, 1, &[ROUTE, ROUTE6], 100));
+    // Node 1 has restarted as well, and does not end what it tells before long: it waits for a peer outside.
+    net.kill(1);
+    net.nodes[1].config.restarting = true;
+    let outside = PeerConfig::new("outside", PeerKind::Global, "192.0.2.1".parse().expect("an address"), 65_000);
+    net.nodes[1].config.peers.push(outside);
+    net.start(1);
     net.configure(2, |config| {
         let better = [ROUTE, ROUTE6].map(|prefix| Originated { local_pref: Some(200), ..parse(prefix).into() });
         config.originate.extend(better);
     });
     net.start(0);
     net.run_seconds(1);
+    let restart = net.speaker(0).deferral().expect("under way");
+    assert_eq!(restart.waiting, [("node1".to_owned(), Awaited::Telling)]);
     assert_eq!(net.hops(0, ROUTE), [IpAddr::V4(address(2))]);
     assert_eq!(net.hops(0, ROUTE6), [IpAddr::V6(address6(2))]);
 }
