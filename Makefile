@@ -41,6 +41,8 @@ test: setup peers
 test-long: setup peers
 	$(CARGO) build --locked --release --workspace
 	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace $(AS_ROOT)
+	tests/vm/run.sh 12
+	tests/vm/run.sh 13
 
 check: format lint deny test
 
