@@ -106,7 +106,8 @@ async fn addresses_and_neighbours_read_as_written() {
     let mut addresses = pair.net.addresses(pair.index).await.expect("read");
     addresses.retain(|address| !address.to_string().starts_with("fe80"));
     assert_eq!(addresses, [net("10.0.0.1/24"), net("10.0.0.2/32"), net("fd00::1/64")]);
-    assert!(!output(&pair.netns, &["-6", "addr"]).contains("tentative"));
+    let listed = output(&pair.netns, &["-6", "-oneline", "addr", "show", "to", "fd00::1"]);
+    assert!(listed.contains("fd00::1/64") && !listed.contains("tentative"), "usable at once: {listed}");
     pair.net.delete_address(pair.index, net("10.0.0.2/32")).await.expect("deleted");
     assert!(!pair.net.addresses(pair.index).await.expect("read").contains(&net("10.0.0.2/32")));
 

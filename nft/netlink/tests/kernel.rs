@@ -221,6 +221,12 @@ fn a_killed_writer_leaves_nothing_half_done() {
                 .stdout(std::process::Stdio::null())
                 .spawn()
                 .expect("a child");
+            // From the first change on, however long a slow machine takes for it.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while open().read().expect("a read-back").is_none() {
+                assert!(std::time::Instant::now() < deadline, "it writes nothing");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             std::thread::sleep(std::time::Duration::from_millis(120 + 17 * round));
             child.kill().expect("it runs until it is killed");
             child.wait().expect("it is dead");
