@@ -14,7 +14,8 @@
 #
 # All is made below target/vm: the kernel and busybox are unpacked from Debian's packages and never installed; qemu is, when it is
 # missing. The test binaries find nft and ip, from `make peers`, in the machine. No module is loaded by hand: the kernel asks for
-# them as it does on an installed system. The machine has no network card and no disk.
+# them as it does on an installed system. The machine has no network card and no disk. It is many times slower than
+# this one, so on a busy machine probes may time out: give it a core of its own, and programs built for release.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 release=${1:-12}
@@ -25,39 +26,43 @@ bin=${TORTIE_BIN:-target/release}
 vm=$PWD/target/vm
 
 case $release in
-    12) version='6\.1\.[0-9.-]*' ;;
-    13) version='6\.12\.[0-9.]*+deb1[23][0-9.]*' ;;
+    12) suites=(bookworm bookworm-security) ;;
+    13) suites=(trixie trixie-security) ;;
     *) echo "usage: tests/vm/run.sh [12|13] [TEST BINARY...]: $release is no release that is known here" >&2; exit 2 ;;
 esac
 for program in "$bin/tortie" "$bin/tortie-node" "${binaries[@]}"; do
     [ -x "$program" ] || { echo "vm: $program is missing: run \`make build\`, or set TORTIE_BIN" >&2; exit 2; }
 done
 
-# What Debian has: the newest kernel of the release, busybox, and the machine itself.
-fetch() {
-    mkdir -p "$vm/debs"
-    rm -f "$vm/debs/$1"_*.deb
-    echo "vm: fetching $1"
-    (cd "$vm/debs" && apt-get download -qq "$1" 2>&1 | grep -v '^W:' || true)
-    rm -rf "$2"
-    dpkg-deb -x "$vm/debs/$1"_*.deb "$2.part" && mv "$2.part" "$2"
-}
-need_lists() {
-    apt-cache show busybox-static >/dev/null 2>&1 || apt-get update -qq
+# Unpacks packages of the release, whatever this machine's own release is: apt gets package lists of its own.
+apt=$vm/apt-$release
+apt_options=(-o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$apt/lists"
+    -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
+unpack() {
+    local target=$1 package=$2 part
+    part=$(mktemp -d "$target.XXXXXX")
+    echo "vm: fetching $package of ${suites[0]}"
+    (cd "$part" && apt-get "${apt_options[@]}" download -qq "$package") ||
+        { rm -rf "$part"; echo "vm: $package of ${suites[0]} could not be fetched" >&2; return 2; }
+    dpkg-deb -x "$part"/*.deb "$part/root"
+    mv -T "$part/root" "$target"
+    rm -rf "$part"
 }
 kernel=$vm/kernel-$release
-if [ ! -d "$kernel" ]; then
-    need_lists
-    package=$(apt-cache pkgnames linux-image- | grep -x "linux-image-${version}-cloud-amd64" | sort -V | tail -n 1)
-    [ -n "$package" ] || { echo "vm: the package lists know no kernel of Debian $release" >&2; exit 2; }
-    fetch "$package" "$kernel"
+busybox=$vm/busybox-$release/bin/busybox
+if [ ! -d "$kernel" ] || [ ! -x "$busybox" ]; then
+    mkdir -p "$apt"/{lists,cache/archives}/partial
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/%s main\n' \
+        "debian ${suites[0]}" "debian-security ${suites[1]}" > "$apt/sources.list"
+    apt-get "${apt_options[@]}" update -qq
+    [ -d "$kernel" ] || unpack "$kernel" "$(apt-cache "${apt_options[@]}" depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p')"
+    [ -x "$busybox" ] || unpack "$vm/busybox-$release" busybox-static
 fi
-[ -d "$vm/busybox" ] || { need_lists; fetch busybox-static "$vm/busybox"; }
-busybox=$vm/busybox/bin/busybox
 if ! command -v qemu-system-x86_64 >/dev/null; then
     echo "vm: installing qemu-system-x86"
-    need_lists
-    apt-get install -y -qq --no-install-recommends qemu-system-x86 >/dev/null
+    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    apt-cache show qemu-system-x86 >/dev/null 2>&1 || $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends qemu-system-x86 >/dev/null
 fi
 
 # The root file system.
@@ -67,6 +72,8 @@ mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,etc,peers,tests,lib/modules}
 cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list | grep -vx busybox); do ln -s busybox "$root/bin/$applet"; done
 ln -s ../bin/busybox "$root/sbin/modprobe"
+# By these names nft lists protocols.
+printf '%s\t%s\n' icmp 1 tcp 6 udp 17 ipv6-icmp 58 sctp 132 udplite 136 > "$root/etc/protocols"
 
 # A program with its libraries, under the names that the loader looks for.
 install_program() {
