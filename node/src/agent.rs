@@ -38,6 +38,7 @@ use crate::cli::{Component, DatastoreAddress, Options};
 use crate::owner::{Owner, OwnerHandle};
 use crate::record::Recorder;
 use crate::rundir::RunDir;
+use crate::sole::Sole;
 use crate::writers::Writers;
 use crate::{bgp, convert, health, watch as listen};
 
@@ -52,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("the component cni needs felix, without which no pod would be protected: add felix to --components");
     }
     let run_dir = RunDir::open(&options.run_dir)?;
+    let _sole = if has(Component::Felix) { Some(Sole::claim()?) } else { None };
     let node = match &options.node {
         Some(node) => node.clone(),
         None => host_name()?,
@@ -95,7 +97,8 @@ async fn supervise(options: &Options, run_dir: &RunDir, node: String, components
     if dataplane {
         tasks.spawn(listen::kernel(Monitor::current()?, owner.clone()));
     }
-    let writers = Writers::start(&owner, &tokio::runtime::Handle::current()).context("cannot start a thread")?;
+    let writers = Writers::start(&owner, &tokio::runtime::Handle::current(), options.plain_table)
+        .context("cannot start a thread")?;
     let recorder = Recorder::open(options.record.as_deref(), &felix)?;
     let owner_ended = start_owner(Owner::new(Felix::new(felix), recorder, writers, configs), inbox)?;
 

@@ -49,6 +49,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9099")]
     pub(crate) health_address: std::net::SocketAddr,
 
+    /// Leave the nftables table to whoever has the right to change it, as on kernels before Linux 6.9. Tests of such kernels' ways use it
+    #[arg(long, hide = true)]
+    pub(crate) plain_table: bool,
+
     /// Write every event that the agent acts on, and every action it takes, as lines of JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,

@@ -13,6 +13,7 @@ mod logging;
 mod owner;
 mod record;
 mod rundir;
+mod sole;
 mod watch;
 mod writers;
 

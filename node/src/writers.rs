@@ -36,12 +36,15 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// Starts both threads in the present network namespace. Sockets are opened with the first job.
-    pub(crate) fn start(owner: &OwnerHandle, runtime: &runtime::Handle) -> std::io::Result<Self> {
+    /// Starts both threads in the present network namespace. Sockets are opened with the first job. A plain table is not owned, even
+    /// where the kernel could.
+    pub(crate) fn start(owner: &OwnerHandle, runtime: &runtime::Handle, plain_table: bool) -> std::io::Result<Self> {
         let (rules, rule_jobs) = channel();
         let (routes, route_jobs) = channel();
         let (owner_of_rules, owner_of_routes, runtime) = (owner.clone(), owner.clone(), runtime.clone());
-        std::thread::Builder::new().name("nftables".into()).spawn(move || write_rules(&rule_jobs, &owner_of_rules))?;
+        std::thread::Builder::new()
+            .name("nftables".into())
+            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table))?;
         std::thread::Builder::new()
             .name("routes".into())
             .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime))?;
@@ -57,13 +60,20 @@ impl Writers {
     }
 }
 
-fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle) {
+fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool) {
+    let open = || {
+        let mut socket = NftSocket::open()?;
+        if plain_table {
+            socket.without_ownership();
+        }
+        Ok(socket)
+    };
     let mut socket = None;
     while let Ok(job) = jobs.recv() {
         let event = match job {
-            RuleJob::Read => Event::RulesRead(with_socket(&mut socket, NftSocket::read)),
+            RuleJob::Read => Event::RulesRead(with_socket(&mut socket, open, NftSocket::read)),
             RuleJob::Apply(transaction) => {
-                Event::RulesApplied(with_socket(&mut socket, |socket| socket.apply(&transaction)))
+                Event::RulesApplied(with_socket(&mut socket, open, |socket| socket.apply(&transaction)))
             }
         };
         owner.blocking_event(event);
@@ -73,11 +83,12 @@ fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle) {
 /// Uses the one socket, which owns the table; another is opened only after one that broke.
 fn with_socket<T>(
     slot: &mut Option<NftSocket>,
+    open: impl FnOnce() -> Result<NftSocket, NftError>,
     work: impl FnOnce(&mut NftSocket) -> Result<T, NftError>,
 ) -> Result<T, String> {
     let socket = match slot {
         Some(socket) => socket,
-        None => slot.insert(NftSocket::open().map_err(|error| error.to_string())?),
+        None => slot.insert(open().map_err(|error| error.to_string())?),
     };
     let result = work(socket);
     if let Err(error) = &result {

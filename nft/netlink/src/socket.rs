@@ -95,6 +95,11 @@ impl NftSocket {
         self.ownership
     }
 
+    /// Leaves the table to anyone with the right to change it, as on a kernel that cannot protect it. For tests of what holds there.
+    pub fn without_ownership(&mut self) {
+        self.ownership = Ownership::Plain;
+    }
+
     /// Whether deletions of chains go into a batch of their own, as kernels before 6.2 need; by default found from the kernel's
     /// version. Between the two batches the chains are there, without rules and unused.
     pub fn split_chain_deletions(&mut self, split: bool) {
