@@ -322,6 +322,11 @@ impl Cluster {
         self.touched.take()
     }
 
+    /// Makes the next [`Cluster::take_changes`] say that everything may have changed.
+    pub(crate) fn touch_all(&mut self) {
+        self.touched = Touched::default();
+    }
+
     /// All endpoints that have, or claim, this address.
     pub(crate) fn endpoints_at(&self, address: IpAddr) -> impl Iterator<Item = &PodState> {
         let holders = self.by_address.get(&address).into_iter().flatten();

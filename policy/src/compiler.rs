@@ -137,6 +137,14 @@ impl Compiler {
         &self.state.table
     }
 
+    /// Sets what does not depend on the cluster. If that is news, the next update compiles everything anew.
+    pub fn set_options(&mut self, options: CompileOptions) {
+        if self.options != options {
+            self.options = options;
+            self.cluster.touch_all();
+        }
+    }
+
     /// Makes the table what [`compile`](crate::compile) would for these endpoints and this generation.
     pub fn update(&mut self, endpoints: &[Endpoint], generation: Generation) -> Update {
         let wanted: BTreeSet<&Endpoint> = endpoints.iter().collect();
