@@ -161,7 +161,9 @@ impl Compiler {
             self.state.assign(&self.cluster, &wanted, &Changes::default(), &FxHashSet::default(), &mut change);
             return Update(Kind::Anew(Box::new(before)));
         };
-        self.state.set_generation(generation, &self.options, &mut change);
+        if self.state.generation.replace(generation) != Some(generation) || changes.frame {
+            self.state.set_frame(frame(generation, &self.options), &mut change);
+        }
         self.state.follow(&self.cluster, &changes.addresses, &mut change);
         let dirty = self.state.govern(&self.cluster, &changes);
         self.state.assign(&self.cluster, &wanted, &changes, &dirty, &mut change);
@@ -175,7 +177,8 @@ impl Compiler {
             Kind::Parts(change) => change,
             Kind::Anew(_) => &mut change,
         };
-        self.state.set_generation(generation, &self.options, recorded);
+        self.state.generation = Some(generation);
+        self.state.set_frame(frame(generation, &self.options), recorded);
     }
 }
 
@@ -185,13 +188,9 @@ impl State {
         self.names.len() > 1_000 + 4 * self.users.len()
     }
 
-    /// Rewrites what of the frame depends on the generation.
-    fn set_generation(&mut self, generation: Generation, options: &CompileOptions, change: &mut Change) {
-        if self.generation.replace(generation) == Some(generation) {
-            return;
-        }
-        let frame = frame(generation, options);
-        for (name, chain) in frame.chains {
+    /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has. The two have sets and maps of the same names.
+    fn set_frame(&mut self, wanted: Ruleset, change: &mut Change) {
+        for (name, chain) in wanted.chains {
             if self.table.chains.get(&name) != Some(&chain) {
                 // What a change has from before it stays.
                 if let Some(old) = self.table.chains.insert(name.clone(), chain.clone()) {
@@ -200,7 +199,7 @@ impl State {
                 change.after.chains.insert(name, chain);
             }
         }
-        for (name, set) in frame.sets.into_iter().filter(|(_, set)| !set.elements.is_empty()) {
+        for (name, set) in wanted.sets.into_iter().filter(|(name, _)| !is_filled_by_endpoints(name)) {
             let old = self.table.sets.get(&name).map(|old| old.elements.clone()).unwrap_or_default();
             for key in old.difference(&set.elements) {
                 change.set_element(&mut self.table, &name, key.clone(), false);
@@ -411,6 +410,11 @@ impl State {
             }
         }
     }
+}
+
+/// Whether the elements of a set of the frame are the endpoints'.
+fn is_filled_by_endpoints(set: &str) -> bool {
+    matches!(set, OWN4 | OWN6 | SELF)
 }
 
 fn is_touched(endpoint: &Endpoint, pods: &BTreeSet<Name>) -> bool {

@@ -22,6 +22,8 @@ pub(crate) struct Changes {
     pub(crate) pods: BTreeSet<Name>,
     /// Addresses that any endpoint has or had about which something changed, its namespace's labels included.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Whether something changed that the frame depends on.
+    pub(crate) frame: bool,
 }
 
 /// What changed since the last look; at the first look, everything.
