@@ -10,6 +10,7 @@ pub mod field;
 pub mod k8s;
 pub mod meta;
 pub mod object;
+pub mod selector;
 mod validate;
 
 pub use decode::{Decoded, decode};

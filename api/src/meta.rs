@@ -87,7 +87,7 @@ where
 
 const NOT_A_NETWORK: &str = "must be a valid CIDR, such as 10.0.0.0/8 or fd00::/64";
 
-fn parse_network(text: &str) -> Option<IpNet> {
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
     let network = text.parse::<IpNet>().ok()?.trunc();
     match network {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::calico::{BgpConfiguration, IpPool, IpamBlock};
+use crate::calico::{BgpConfiguration, FelixConfiguration, IpPool, IpamBlock};
 use crate::decode::{Decoded, decode};
 use crate::k8s::{Namespace, NetworkPolicy, Node, Pod, PolicyType};
 use crate::meta::ObjectMeta;
@@ -30,11 +30,13 @@ pub enum Kind {
     /// `projectcalico.org/v3 IPAMBlock`.
     #[serde(rename = "IPAMBlock")]
     IpamBlock,
+    /// `projectcalico.org/v3 FelixConfiguration`.
+    FelixConfiguration,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -42,6 +44,7 @@ impl Kind {
         Self::IpPool,
         Self::BgpConfiguration,
         Self::IpamBlock,
+        Self::FelixConfiguration,
     ];
 
     /// The kind as manifests spell it.
@@ -54,6 +57,7 @@ impl Kind {
             Self::IpPool => "IPPool",
             Self::BgpConfiguration => "BGPConfiguration",
             Self::IpamBlock => "IPAMBlock",
+            Self::FelixConfiguration => "FelixConfiguration",
         }
     }
 
@@ -70,7 +74,9 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::Pod => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::IpPool | Self::BgpConfiguration | Self::IpamBlock => "projectcalico.org/v3",
+            Self::IpPool | Self::BgpConfiguration | Self::IpamBlock | Self::FelixConfiguration => {
+                "projectcalico.org/v3"
+            }
         }
     }
 
@@ -94,6 +100,7 @@ impl Kind {
             Self::IpPool => &["ippools", "ipp", "ipps", "pool", "pools"],
             Self::BgpConfiguration => &["bgpconfigurations", "bgpconfig", "bgpconfigs"],
             Self::IpamBlock => &["ipamblocks", "block", "blocks"],
+            Self::FelixConfiguration => &["felixconfigurations", "felixconfig", "felixconfigs"],
         }
     }
 }
@@ -138,6 +145,8 @@ pub enum Object {
     BgpConfiguration(BgpConfiguration),
     /// `projectcalico.org/v3 IPAMBlock`.
     IpamBlock(IpamBlock),
+    /// `projectcalico.org/v3 FelixConfiguration`. Boxed, as it has nearly 200 fields.
+    FelixConfiguration(Box<FelixConfiguration>),
 }
 
 /// What identifies an object in a datastore.
@@ -171,6 +180,7 @@ macro_rules! on_each_kind {
             Object::IpPool($name) => $body,
             Object::BgpConfiguration($name) => $body,
             Object::IpamBlock($name) => $body,
+            Object::FelixConfiguration($name) => $body,
         }
     };
 }
@@ -186,6 +196,7 @@ impl Object {
             Self::IpPool(_) => Kind::IpPool,
             Self::BgpConfiguration(_) => Kind::BgpConfiguration,
             Self::IpamBlock(_) => Kind::IpamBlock,
+            Self::FelixConfiguration(_) => Kind::FelixConfiguration,
         }
     }
 
@@ -229,7 +240,12 @@ impl Object {
                     }
                 }
             }
-            Self::Node(_) | Self::Pod(_) | Self::IpPool(_) | Self::BgpConfiguration(_) | Self::IpamBlock(_) => {}
+            Self::Node(_)
+            | Self::Pod(_)
+            | Self::IpPool(_)
+            | Self::BgpConfiguration(_)
+            | Self::IpamBlock(_)
+            | Self::FelixConfiguration(_) => {}
         }
     }
 }

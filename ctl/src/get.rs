@@ -86,6 +86,7 @@ fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::BgpConfiguration, _) => &["LOGSEVERITY", "MESHENABLED", "ASNUMBER"],
         (Kind::IpamBlock, false) => &["CIDR", "NODE"],
         (Kind::IpamBlock, true) => &["CIDR", "NODE", "IN-USE", "FREE"],
+        (Kind::FelixConfiguration, _) => &["SELECTOR", "FIELDS"],
     }
 }
 
@@ -144,6 +145,11 @@ fn cells(object: &Object, wide: bool) -> Vec<String> {
             block.spec.allocations.iter().flatten().count().to_string(),
             block.spec.unallocated.len().to_string(),
         ],
+        Object::FelixConfiguration(configuration) => {
+            let spec = &configuration.spec;
+            let selector = spec.node_selector.as_ref().map_or_else(|| "all()".to_owned(), |selector| selector.0.clone());
+            vec![selector, spec.fields().join(",")]
+        }
     };
     cells.truncate(header(object.kind(), wide).len());
     cells

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tortie_api::calico::{BgpConfiguration, IpPool, IpamBlock};
+use tortie_api::calico::{BgpConfiguration, FelixConfiguration, IpPool, IpamBlock};
 use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
 use tortie_api::{Object, ObjectKey};
 use tortie_bird_lite::RibUpdate;
@@ -54,6 +54,7 @@ enum ObjectForm {
     IpPool(IpPool),
     BgpConfiguration(BgpConfiguration),
     IpamBlock(IpamBlock),
+    FelixConfiguration(Box<FelixConfiguration>),
 }
 
 /// A network interface of the node.

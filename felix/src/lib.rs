@@ -22,6 +22,7 @@ mod event;
 mod resolve;
 mod routes;
 mod rules;
+pub mod settings;
 mod view;
 
 pub use crate::core::{Config, Felix};
@@ -29,6 +30,7 @@ pub use event::{
     Action, Change, Event, Host, Link, LocalEndpoint, Millis, RequestId, Route, RouteChange, RouteFailure, Snapshot,
     Target,
 };
+pub use settings::Settings;
 pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
 
 /// The routing protocol number of every route that Tortie writes, so that ownership is never a guess.

@@ -145,6 +145,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
             Object::BgpConfiguration(typed(value, &crate::calico::BGP_CONFIGURATION_UNSUPPORTED)?)
         }
         Kind::IpamBlock => Object::IpamBlock(typed(value, &[])?),
+        Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &[])?),
     })
 }
 

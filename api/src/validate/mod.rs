@@ -2,6 +2,7 @@
 
 mod calico;
 mod cluster;
+mod felix;
 pub(crate) mod names;
 mod network_policy;
 
@@ -25,6 +26,7 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
         Object::IpPool(pool) => calico::ip_pool(pool, &mut errors),
         Object::BgpConfiguration(configuration) => calico::bgp_configuration(configuration, &mut errors),
         Object::IpamBlock(block) => calico::ipam_block(block, &mut errors),
+        Object::FelixConfiguration(configuration) => felix::configuration(configuration, &mut errors),
     }
     errors.0
 }
