@@ -5,8 +5,8 @@
 
 use crate::keys;
 use crate::model::{
-    COMMENT_MAX, Command, CtStates, Family, Field, HookPoint, Key, KeyType, Match, Op, Rule, Statement, Verdict,
-    comment,
+    COMMENT_MAX, Command, CtStates, Family, Field, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Statement,
+    Verdict, comment,
 };
 
 /// The longest name of a chain or set that `nft` 1.0.6 takes.
@@ -43,6 +43,10 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
             check_comment(comment.as_deref())?;
             check_key(key, *interval)
         }
+        Command::AddCounter { counter, comment } => {
+            name(counter)?;
+            check_comment(comment.as_deref())
+        }
         Command::AddRule { rule, .. } => self::rule(rule, find),
         Command::AddElements { set, elements } | Command::DeleteElements { set, elements } => {
             let Some(declared) = find(set) else { return Ok(()) };
@@ -62,6 +66,7 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         | Command::DeleteTable
         | Command::DeleteChain { .. }
         | Command::FlushChain { .. }
+        | Command::DeleteCounter { .. }
         | Command::DeleteSet { .. }
         | Command::DeleteMap { .. } => Ok(()),
     }
@@ -118,6 +123,7 @@ pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Res
         let last = index + 1 == rule.statements.len();
         match statement {
             Statement::Counter => {}
+            Statement::NamedCounter(counter) => name(counter)?,
             Statement::SetCtMark { keep, bits } => {
                 if keep & bits != 0 {
                     return Err("ct mark: a bit that is set need not be kept; clear it in `keep`".into());
@@ -141,6 +147,12 @@ pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Res
                     );
                 }
                 seen.check_lookup(key, map, true, &find)?;
+            }
+            Statement::Masquerade { .. } | Statement::Snat { .. } | Statement::Reject(_) => {
+                if !last {
+                    return Err("statements after a translation or a rejection are never reached".into());
+                }
+                seen.check_last(statement)?;
             }
             Statement::Foreign(what) => return Err(format!("{what} is outside the vocabulary")),
         }
@@ -194,10 +206,38 @@ impl Seen {
                     return Err(format!("{states:#x} is no set of ct states"));
                 }
             }
-            Match::L4Proto(Op::Ne, _) | Match::CtDirection(_) => {}
+            Match::LimitOver { packets_per_second: 0, .. } | Match::LimitOver { burst: 0, .. } => {
+                return Err("a limit of no packets; drop them without a limit".into());
+            }
+            Match::L4Proto(Op::Ne, _)
+            | Match::CtDirection(_)
+            | Match::CtStatusDnat(_)
+            | Match::LimitOver { .. }
+            | Match::CtCountOver(_) => {}
             Match::InSet { key, set, .. } => self.check_lookup(key, set, false, find)?,
         }
         Ok(())
+    }
+
+    /// Whether what a translation or rejection needs has been matched.
+    fn check_last(&self, statement: &Statement) -> Result<(), String> {
+        if let Statement::Masquerade { ports: Some(ports), .. } | Statement::Snat { ports: Some(ports), .. } = statement
+        {
+            if ports.0 == 0 || ports.0 > ports.1 {
+                return Err(format!("{}-{} is no range of source ports", ports.0, ports.1));
+            }
+            if self.protocol.is_none() {
+                return Err("source ports need a match of their protocol before them".into());
+            }
+            self.need_ports()?;
+        }
+        match statement {
+            Statement::Snat { address, .. } => self.need(if address.is_ipv4() { Family::V4 } else { Family::V6 }),
+            Statement::Reject(RejectWith::TcpReset) if self.protocol != Some(6) => {
+                Err("`reject with tcp reset` needs `meta l4proto tcp` before it".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_lookup<'a>(
@@ -263,6 +303,14 @@ pub fn sets_of(rule: &Rule) -> impl Iterator<Item = &str> {
     matches.chain(statements)
 }
 
+/// The named counters that a rule counts in.
+pub fn counters_of(rule: &Rule) -> impl Iterator<Item = &str> {
+    rule.statements.iter().filter_map(|statement| match statement {
+        Statement::NamedCounter(counter) => Some(counter.as_str()),
+        _ => None,
+    })
+}
+
 /// The sets and maps that a command uses, though it does not create them.
 #[must_use]
 pub fn names(command: &Command) -> Vec<&str> {
@@ -288,6 +336,8 @@ pub fn short(command: &Command) -> String {
         Command::AddChain { chain, .. } => format!("to add chain {chain}"),
         Command::DeleteChain { chain } => format!("to delete chain {chain}"),
         Command::FlushChain { chain } => format!("to flush chain {chain}"),
+        Command::AddCounter { counter, .. } => format!("to add counter {counter}"),
+        Command::DeleteCounter { counter } => format!("to delete counter {counter}"),
         Command::AddSet { set, .. } => format!("to add set {set}"),
         Command::DeleteSet { set } => format!("to delete set {set}"),
         Command::AddMap { map, .. } => format!("to add map {map}"),

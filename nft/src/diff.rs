@@ -12,7 +12,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Chain, Command, Match, Ruleset, Set, Statement, Transaction, VerdictMap};
+use crate::check;
+use crate::model::{Chain, Command, Rule, Ruleset, Set, Transaction, VerdictMap};
 
 impl Ruleset {
     /// The smallest transaction that makes this ruleset `want`. Empty if they are equal.
@@ -31,7 +32,7 @@ impl Ruleset {
             .iter()
             .filter(|(name, chain)| {
                 want.chains.get(*name).is_none_or(|wanted| {
-                    wanted.rules != chain.rules || wanted.hook != chain.hook || uses_any(wanted, &replaced)
+                    wanted.rules != chain.rules || wanted.hook != chain.hook || replaced.used_by(wanted)
                 })
             })
             .map(|(name, _)| name.as_str())
@@ -49,15 +50,21 @@ impl Ruleset {
         Transaction { commands }
     }
 
-    /// Sets and maps that must be deleted although something of their name is wanted.
-    fn replaced<'a>(&'a self, want: &Ruleset) -> BTreeSet<&'a str> {
+    /// What must be deleted although something of its name is wanted.
+    fn replaced<'a>(&'a self, want: &Ruleset) -> Replaced<'a> {
         let sets = self.sets.iter().filter(|(name, set)| {
             want.maps.contains_key(*name) || want.sets.get(*name).is_some_and(|wanted| !same_set(set, wanted))
         });
         let maps = self.maps.iter().filter(|(name, map)| {
             want.sets.contains_key(*name) || want.maps.get(*name).is_some_and(|wanted| !same_map(map, wanted))
         });
-        sets.map(|(name, _)| name.as_str()).chain(maps.map(|(name, _)| name.as_str())).collect()
+        let counters = self
+            .counters
+            .iter()
+            .filter(|(name, comment)| want.counters.get(*name).is_some_and(|wanted| wanted != *comment));
+        let sets = sets.map(|(name, _)| name.as_str());
+        let maps = maps.map(|(name, _)| name.as_str());
+        Replaced { sets: sets.chain(maps).collect(), counters: counters.map(|(name, _)| name.as_str()).collect() }
     }
 
     fn flush(&self, rewritten: &BTreeSet<&str>, commands: &mut Vec<Command>) {
@@ -91,6 +98,11 @@ impl Ruleset {
     }
 
     fn delete_objects(&self, want: &Ruleset, commands: &mut Vec<Command>) {
+        for (counter, comment) in &self.counters {
+            if want.counters.get(counter).is_none_or(|wanted| wanted != comment) {
+                commands.push(Command::DeleteCounter { counter: counter.clone() });
+            }
+        }
         for (name, map) in &self.maps {
             if want.maps.get(name).is_none_or(|wanted| !same_map(map, wanted)) {
                 commands.push(Command::DeleteMap { map: name.clone() });
@@ -109,6 +121,11 @@ impl Ruleset {
     }
 
     fn add_objects(&self, want: &Ruleset, commands: &mut Vec<Command>) {
+        for (counter, comment) in &want.counters {
+            if self.counters.get(counter).is_none_or(|existing| existing != comment) {
+                commands.push(Command::AddCounter { counter: counter.clone(), comment: comment.clone() });
+            }
+        }
         for (name, set) in &want.sets {
             if self.sets.get(name).is_none_or(|existing| !same_set(existing, set)) {
                 commands.push(Command::AddSet {
@@ -179,13 +196,21 @@ fn same_map(a: &VerdictMap, b: &VerdictMap) -> bool {
     a.key == b.key && a.interval == b.interval && a.comment == b.comment
 }
 
-fn uses_any(chain: &Chain, sets: &BTreeSet<&str>) -> bool {
-    !sets.is_empty()
-        && chain.rules.iter().any(|rule| {
-            rule.matches.iter().any(|m| matches!(m, Match::InSet { set, .. } if sets.contains(set.as_str())))
-                || rule
-                    .statements
-                    .iter()
-                    .any(|s| matches!(s, Statement::Vmap { map, .. } if sets.contains(map.as_str())))
-        })
+/// Objects of which another of the same name takes the place, and which no rule may use at that moment.
+struct Replaced<'a> {
+    /// Sets and maps.
+    sets: BTreeSet<&'a str>,
+    counters: BTreeSet<&'a str>,
+}
+
+impl Replaced<'_> {
+    fn used_by(&self, chain: &Chain) -> bool {
+        let nothing = self.sets.is_empty() && self.counters.is_empty();
+        !nothing && chain.rules.iter().any(|rule| self.used_by_rule(rule))
+    }
+
+    fn used_by_rule(&self, rule: &Rule) -> bool {
+        check::sets_of(rule).any(|set| self.sets.contains(set))
+            || check::counters_of(rule).any(|counter| self.counters.contains(counter))
+    }
 }

@@ -84,6 +84,7 @@ struct Batch {
     table: Option<Ruleset>,
     chain_users: HashMap<String, usize>,
     set_users: HashMap<String, usize>,
+    counter_users: HashMap<String, usize>,
     /// What the elements of the interval sets that were touched cover, to see overlaps.
     intervals: HashMap<String, Intervals>,
 }
@@ -93,8 +94,13 @@ type Intervals = BTreeMap<Bytes, Bytes>;
 
 impl Batch {
     fn new(table: Option<Ruleset>) -> Self {
-        let mut batch =
-            Self { table: None, chain_users: HashMap::new(), set_users: HashMap::new(), intervals: HashMap::new() };
+        let mut batch = Self {
+            table: None,
+            chain_users: HashMap::new(),
+            set_users: HashMap::new(),
+            counter_users: HashMap::new(),
+            intervals: HashMap::new(),
+        };
         if let Some(table) = &table {
             for rule in table.chains.values().flat_map(|chain| &chain.rules) {
                 batch.count_rule(rule, true);
@@ -146,6 +152,19 @@ impl Batch {
                 }
             }
             Command::AddRule { chain, rule } => self.add_rule(chain, rule)?,
+            Command::AddCounter { counter, comment } => {
+                let table = self.table()?;
+                if table.counters.contains_key(counter) {
+                    return Err(Reason::Exists);
+                }
+                table.counters.insert(counter.clone(), comment.clone());
+            }
+            Command::DeleteCounter { counter } => {
+                if self.counter_users.get(counter).is_some_and(|users| *users > 0) {
+                    return Err(Reason::Busy);
+                }
+                self.table()?.counters.remove(counter).ok_or(Reason::NotFound)?;
+            }
             Command::AddSet { set, key, interval, comment } => {
                 self.free_name(set)?;
                 let new = Set {
@@ -239,6 +258,11 @@ impl Batch {
                 return Err(Reason::NotFound);
             }
         }
+        for name in check::counters_of(rule) {
+            if !self.table()?.counters.contains_key(name) {
+                return Err(Reason::NotFound);
+            }
+        }
         for statement in &rule.statements {
             if let Statement::Verdict(verdict) = statement {
                 self.target(verdict)?;
@@ -327,6 +351,9 @@ impl Batch {
     fn count_rule(&mut self, rule: &Rule, up: bool) {
         for name in check::sets_of(rule) {
             count(&mut self.set_users, name, up);
+        }
+        for name in check::counters_of(rule) {
+            count(&mut self.counter_users, name, up);
         }
         for statement in &rule.statements {
             if let Statement::Verdict(verdict) = statement {

@@ -11,6 +11,7 @@
 //!   Before priority -200 at prerouting and output, conntrack has not seen the packet;
 //! - `iifname` of a packet without that interface is the empty name, and so unequal to any other;
 //! - `goto` does not come back: at the end of that chain the packet returns to whoever jumped last, else the base chain ends;
+//! - a limit is never exceeded here, since a packet alone says nothing of those before it;
 //! - `accept` ends its own base chain only, `drop` ends everything.
 
 mod compiled;
@@ -20,7 +21,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::{Direction, HookPoint, Ruleset, Verdict};
+use crate::model::{ChainType, Direction, HookPoint, RejectWith, Ruleset, Verdict};
 use compiled::{Compiled, Condition, Effect, FieldBytes};
 
 /// A packet, with what the kernel knows of it when it meets the rules.
@@ -45,6 +46,9 @@ pub struct Packet {
     pub icmp6_type: Option<u8>,
     /// Its conntrack entry.
     pub ct: Conntrack,
+    /// Whether the entry says that the flow's destination was translated (`ct status dnat`); without an entry it counts for nothing.
+    #[serde(default)]
+    pub dnat: bool,
 }
 
 /// What conntrack makes of a packet.
@@ -111,11 +115,33 @@ pub struct Step {
     pub verdict: Option<Verdict>,
 }
 
+/// What a rule does to the source of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Translation {
+    /// The address of the interface that it leaves by.
+    Masquerade {
+        /// Source ports to choose from.
+        ports: Option<(u16, u16)>,
+    },
+    /// A given address.
+    Snat {
+        /// The address.
+        address: IpAddr,
+        /// Source ports to choose from.
+        ports: Option<(u16, u16)>,
+    },
+}
+
 /// A walk with its steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walk {
     /// How it ended.
     pub outcome: Outcome,
+    /// The translation of its source, if a rule asked for one.
+    pub translation: Option<Translation>,
+    /// What its sender is told, if a rule rejected it: [`outcome`](Self::outcome) is then [`Outcome::Drop`].
+    pub rejected: Option<RejectWith>,
     /// Rules that applied, in order. If the packet was dropped, the last one dropped it.
     pub steps: Vec<Step>,
 }
@@ -142,6 +168,18 @@ pub enum Error {
     TooDeep(String),
 }
 
+/// What a walk has come to beside accept and drop.
+#[derive(Default)]
+struct End {
+    translation: Option<Translation>,
+    rejected: Option<RejectWith>,
+}
+
+/// Whether chains of type nat see the packet: it has an entry, and is the first of its flow, or of one that comes with another.
+fn begins_flow(packet: &Packet) -> bool {
+    matches!(packet.ct, Conntrack::Flow { state: FlowState::New, direction: Direction::Original, .. })
+}
+
 /// A ruleset made ready for packets.
 #[derive(Debug)]
 pub struct Interpreter {
@@ -159,20 +197,20 @@ impl Interpreter {
 
     /// Takes a packet through all base chains of a hook. Rules may change the mark of its flow.
     pub fn run(&self, hook: HookPoint, packet: &mut Packet) -> Outcome {
-        self.walk(hook, packet, &mut |_, _, _| {})
+        self.walk(hook, packet, &mut |_, _, _| {}).0
     }
 
     /// [`run`](Self::run), and which rules applied.
     pub fn trace(&self, hook: HookPoint, packet: &mut Packet) -> Walk {
         let mut steps = Vec::new();
-        let outcome = self.walk(hook, packet, &mut |chain, rule, verdict| {
+        let (outcome, end) = self.walk(hook, packet, &mut |chain, rule, verdict| {
             steps.push(Step {
                 chain: self.rules.chains[chain].name.clone(),
                 rule,
                 verdict: verdict.map(|verdict| self.rules.verdict(verdict)),
             });
         });
-        Walk { outcome, steps }
+        Walk { outcome, translation: end.translation, rejected: end.rejected, steps }
     }
 
     fn walk(
@@ -180,19 +218,24 @@ impl Interpreter {
         hook: HookPoint,
         packet: &mut Packet,
         step: &mut impl FnMut(usize, usize, Option<compiled::Verdict>),
-    ) -> Outcome {
+    ) -> (Outcome, End) {
+        let mut end = End::default();
         for base in self.rules.bases.iter().filter(|base| base.point == hook) {
+            // A flow's translation is decided once: by its first packet, and by the first chain that has one for it.
+            if base.kind == ChainType::Nat && (end.translation.is_some() || !begins_flow(packet)) {
+                continue;
+            }
             let seen = !(matches!(hook, HookPoint::Prerouting | HookPoint::Output) && base.priority < -200);
             let mut fields = FieldBytes::new(packet, seen);
-            let outcome = self.base(base.chain, &mut fields, step);
+            let outcome = self.base(base.chain, &mut fields, step, &mut end);
             if let (Conntrack::Flow { mark, .. }, Some(new)) = (&mut packet.ct, fields.mark()) {
                 *mark = new;
             }
             if outcome == Outcome::Drop {
-                return Outcome::Drop;
+                return (Outcome::Drop, end);
             }
         }
-        Outcome::Accept
+        (Outcome::Accept, end)
     }
 
     /// One base chain, to its end.
@@ -201,6 +244,7 @@ impl Interpreter {
         chain: usize,
         fields: &mut FieldBytes,
         step: &mut impl FnMut(usize, usize, Option<compiled::Verdict>),
+        end: &mut End,
     ) -> Outcome {
         let mut stack: Vec<(usize, usize)> = Vec::new();
         let (mut chain, mut index) = (chain, 0);
@@ -217,7 +261,7 @@ impl Interpreter {
             if !rule.conditions.iter().all(|condition| self.holds(condition, fields)) {
                 continue;
             }
-            let verdict = self.effects(&rule.effects, fields);
+            let verdict = self.effects(&rule.effects, fields, end);
             step(chain, here, verdict);
             match verdict {
                 None => {}
@@ -235,11 +279,19 @@ impl Interpreter {
 
     /// Runs a rule's effects. A look-up in a map that has no element for the packet ends the rule without a verdict, and so does a
     /// change of a mark that is not there.
-    fn effects(&self, effects: &[Effect], fields: &mut FieldBytes) -> Option<compiled::Verdict> {
+    fn effects(&self, effects: &[Effect], fields: &mut FieldBytes, end: &mut End) -> Option<compiled::Verdict> {
         for effect in effects {
             match effect {
                 Effect::SetMark { keep, bits } => fields.set_mark(*keep, *bits)?,
                 Effect::Verdict(verdict) => return Some(*verdict),
+                Effect::Translate(translation) => {
+                    end.translation = Some(*translation);
+                    return Some(compiled::Verdict::Accept);
+                }
+                Effect::Reject(with) => {
+                    end.rejected = Some(*with);
+                    return Some(compiled::Verdict::Drop);
+                }
                 Effect::Vmap { key, map } => return self.rules.sets[*map].lookup(&fields.key(key)?)?.0,
             }
         }
@@ -262,6 +314,8 @@ impl Interpreter {
             Condition::Icmp6Type(number) => fields.icmp6_type() == Some(*number),
             Condition::State(states) => fields.states() & states != 0,
             Condition::Direction(direction) => fields.direction() == Some(*direction),
+            Condition::Dnat(dnat) => fields.dnat() == Some(*dnat),
+            Condition::Over => false,
             Condition::InSet { key, negate, set } => {
                 fields.key(key).is_some_and(|key| self.rules.sets[*set].lookup(&key).is_some() != *negate)
             }

@@ -42,13 +42,16 @@ pub struct Ruleset {
     pub sets: BTreeMap<String, Set>,
     /// Verdict maps by name.
     pub maps: BTreeMap<String, VerdictMap>,
+    /// Named counters, with their comments. What they have counted is no part of the table's content.
+    #[serde(default)]
+    pub counters: BTreeMap<String, Option<String>>,
 }
 
 impl Ruleset {
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.sets.is_empty() && self.maps.is_empty()
+        self.chains.is_empty() && self.sets.is_empty() && self.maps.is_empty() && self.counters.is_empty()
     }
 }
 
@@ -76,13 +79,41 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// A base chain's place. The type is always `filter` and the policy `accept`.
+/// A base chain's place. The policy is always `accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     /// The netfilter hook.
     pub point: HookPoint,
     /// Priority; lower runs first.
     pub priority: i32,
+    /// What the chain may do to a packet.
+    #[serde(default)]
+    pub kind: ChainType,
+}
+
+impl Hook {
+    /// The place of a chain that filters.
+    #[must_use]
+    pub const fn filter(point: HookPoint, priority: i32) -> Self {
+        Self { point, priority, kind: ChainType::Filter }
+    }
+
+    /// The place of a chain that translates addresses.
+    #[must_use]
+    pub const fn nat(point: HookPoint, priority: i32) -> Self {
+        Self { point, priority, kind: ChainType::Nat }
+    }
+}
+
+/// The type of a base chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChainType {
+    /// `type filter`: sees every packet.
+    #[default]
+    Filter,
+    /// `type nat`: sees the first packet of a flow, and decides for all of it.
+    Nat,
 }
 
 /// A netfilter hook.
@@ -324,6 +355,17 @@ pub enum Match {
     CtState(CtStates),
     /// `ct direction original`.
     CtDirection(Direction),
+    /// `ct status dnat`: whether the flow's destination has been translated.
+    CtStatusDnat(bool),
+    /// `limit rate over 100/second burst 5 packets`: what is beyond that. The rule's own bucket, shared by all packets that come here.
+    LimitOver {
+        /// Packets a second, at least 1.
+        packets_per_second: u32,
+        /// How many more at once, at least 1.
+        burst: u32,
+    },
+    /// `ct count over 20`: a packet of a flow beyond that many that this rule has seen and that still live.
+    CtCountOver(u32),
     /// `iifname . ip saddr @own4`.
     InSet {
         /// The key's fields.
@@ -340,6 +382,8 @@ pub enum Match {
 pub enum Statement {
     /// Counts packets and bytes.
     Counter,
+    /// `counter name "x"`: counts in a counter that several rules may share and that outlives them.
+    NamedCounter(String),
     /// `ct mark set ct mark & KEEP | BITS`.
     SetCtMark {
         /// Bits of the old mark that stay.
@@ -356,8 +400,34 @@ pub enum Statement {
         /// The map's name.
         map: String,
     },
+    /// `masquerade`: source address of the interface the flow leaves by. In [`ChainType::Nat`] chains; ends the rules.
+    Masquerade {
+        /// `to :1024-65535`: the source ports to choose from, first and last, after a match of a protocol that has ports.
+        ports: Option<(u16, u16)>,
+        /// `fully-random`: ports that cannot be guessed, and that do not collide when many flows begin at once.
+        fully_random: bool,
+    },
+    /// `snat ip to 192.0.2.1:1024-65535`: this source address. In [`ChainType::Nat`] chains; ends the rules.
+    Snat {
+        /// The address; the rule must have matched its family before.
+        address: IpAddr,
+        /// Source ports to choose from, first and last, after a match of a protocol that has ports.
+        ports: Option<(u16, u16)>,
+    },
+    /// `reject with ...`: drops the packet and tells its sender.
+    Reject(RejectWith),
     /// Something outside this vocabulary, described for people. Only a read-back has it, and no wanted rule equals it.
     Foreign(String),
+}
+
+/// How a sender learns that its packet was rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RejectWith {
+    /// `tcp reset`, after a match of TCP.
+    TcpReset,
+    /// `icmpx admin-prohibited`: ICMP or ICMPv6, "communication administratively prohibited".
+    AdminProhibited,
 }
 
 /// A change to the table: commands that take effect together or not at all, in order.
@@ -397,6 +467,18 @@ pub enum Command {
         chain: String,
         /// The rule.
         rule: Rule,
+    },
+    /// Create a named counter, at zero.
+    AddCounter {
+        /// Its name.
+        counter: String,
+        /// Its comment.
+        comment: Option<String>,
+    },
+    /// Delete a named counter; no rule may use it.
+    DeleteCounter {
+        /// Its name.
+        counter: String,
     },
     /// Create a set, without its elements.
     AddSet {

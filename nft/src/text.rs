@@ -5,12 +5,13 @@
 //! is where it stands; else it is written, and loading the text gives the same rule.
 
 use std::fmt::{self, Display, Formatter, Write as _};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::model::{
-    Chain, Command, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, Rule, Ruleset, Side,
-    Statement, TABLE, Transaction, Value, Verdict,
+    Chain, ChainType, Command, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op,
+    RejectWith, Rule, Ruleset, Side, Statement, TABLE, Transaction, Value, Verdict,
 };
 
 impl Display for Ruleset {
@@ -23,6 +24,14 @@ impl Display for Ruleset {
         let mut blank = false;
         let mut separate =
             |f: &mut Formatter<'_>| if std::mem::replace(&mut blank, true) { writeln!(f) } else { Ok(()) };
+        for (name, comment) in &self.counters {
+            separate(f)?;
+            writeln!(f, "\tcounter {name} {{")?;
+            if let Some(comment) = comment {
+                writeln!(f, "\t\tcomment \"{comment}\"")?;
+            }
+            writeln!(f, "\t\tpackets 0 bytes 0\n\t}}")?;
+        }
         for (name, set) in &self.sets {
             separate(f)?;
             let body = Body { key: &set.key, interval: set.interval, map: false, comment: set.comment.as_deref() };
@@ -74,7 +83,11 @@ impl Display for Hook {
             HookPoint::Postrouting => "postrouting",
             HookPoint::Foreign => return f.write_str("# a hook, type or policy that is not ours"),
         };
-        write!(f, "type filter hook {point} priority {}; policy accept;", self.priority)
+        let kind = match self.kind {
+            ChainType::Filter => "filter",
+            ChainType::Nat => "nat",
+        };
+        write!(f, "type {kind} hook {point} priority {}; policy accept;", self.priority)
     }
 }
 
@@ -321,6 +334,14 @@ fn match_text(condition: &Match, protocol: Option<u8>) -> String {
         Match::CtState(states) => format!("ct state {}", ct_states(*states)),
         Match::CtDirection(Direction::Original) => "ct direction original".into(),
         Match::CtDirection(Direction::Reply) => "ct direction reply".into(),
+        Match::CtStatusDnat(true) => "ct status dnat".into(),
+        Match::CtStatusDnat(false) => "ct status ! dnat".into(),
+        // The burst that nft leaves out is the one it takes where none is given.
+        Match::LimitOver { packets_per_second, burst: 5 } => format!("limit rate over {packets_per_second}/second"),
+        Match::LimitOver { packets_per_second, burst } => {
+            format!("limit rate over {packets_per_second}/second burst {burst} packets")
+        }
+        Match::CtCountOver(count) => format!("ct count over {count}"),
         Match::InSet { key, op, set } => {
             // nft needs the `==` after a mask, where it would else read on.
             let op = match (op, key.as_slice()) {
@@ -381,6 +402,7 @@ fn fields(key: &[Field], protocol: Option<u8>) -> String {
 fn statement_text(statement: &Statement, protocol: Option<u8>) -> String {
     match statement {
         Statement::Counter => "counter".into(),
+        Statement::NamedCounter(name) => format!("counter name \"{name}\""),
         // nft shows the mask with the bits that are then set, since it does not matter whether they were kept.
         Statement::SetCtMark { keep, bits: 0 } => format!("ct mark set ct mark & {keep:#010x}"),
         Statement::SetCtMark { keep, bits } if keep | bits == u32::MAX => {
@@ -391,7 +413,31 @@ fn statement_text(statement: &Statement, protocol: Option<u8>) -> String {
         }
         Statement::Verdict(verdict) => verdict.to_string(),
         Statement::Vmap { key, map } => format!("{} vmap @{map}", fields(key, protocol)),
+        Statement::Masquerade { ports, fully_random } => {
+            let ports = ports.map(|ports| format!(" to :{}", PortRange(ports))).unwrap_or_default();
+            format!("masquerade{ports}{}", if *fully_random { " fully-random" } else { "" })
+        }
+        Statement::Snat { address, ports } => {
+            let family = if address.is_ipv4() { "ip" } else { "ip6" };
+            match (address, ports) {
+                (_, None) => format!("snat {family} to {address}"),
+                (IpAddr::V4(_), Some(ports)) => format!("snat {family} to {address}:{}", PortRange(*ports)),
+                (IpAddr::V6(_), Some(ports)) => format!("snat {family} to [{address}]:{}", PortRange(*ports)),
+            }
+        }
+        Statement::Reject(RejectWith::TcpReset) => "reject with tcp reset".into(),
+        Statement::Reject(RejectWith::AdminProhibited) => "reject with icmpx admin-prohibited".into(),
         Statement::Foreign(what) => format!("# not ours: {what}"),
+    }
+}
+
+/// Ports that a translation chooses from.
+struct PortRange((u16, u16));
+
+impl Display for PortRange {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (first, last) = self.0;
+        write!(f, "{first}-{last}")
     }
 }
 
@@ -411,6 +457,12 @@ impl Display for Command {
             Self::DeleteChain { chain } => write!(f, "delete chain inet {TABLE} {chain}"),
             Self::FlushChain { chain } => write!(f, "flush chain inet {TABLE} {chain}"),
             Self::AddRule { chain, rule } => write!(f, "add rule inet {TABLE} {chain} {rule}"),
+            Self::AddCounter { counter, comment: None } => write!(f, "create counter inet {TABLE} {counter}"),
+            Self::AddCounter { counter, comment: Some(comment) } => {
+                // nft has no `create` with a block.
+                write!(f, "add counter inet {TABLE} {counter} {{ comment \"{comment}\" ; }}")
+            }
+            Self::DeleteCounter { counter } => write!(f, "delete counter inet {TABLE} {counter}"),
             Self::AddSet { set, key, interval, comment } => {
                 let body = Body { key, interval: *interval, map: false, comment: comment.as_deref() };
                 write!(f, "create set inet {TABLE} {set} {{ {}; }}", body.parts().join("; "))

@@ -19,6 +19,7 @@ fn packet() -> Packet {
         dport: Some(80),
         icmp6_type: None,
         ct: Conntrack::NEW,
+        dnat: false,
     }
 }
 
@@ -35,7 +36,7 @@ fn goto(chain: &str) -> Rule {
 }
 
 fn base(priority: i32, rules: Vec<Rule>) -> Chain {
-    Chain { hook: Some(Hook { point: HookPoint::Forward, priority }), rules }
+    Chain { hook: Some(Hook::filter(HookPoint::Forward, priority)), rules }
 }
 
 fn ruleset(chains: Vec<(&str, Chain)>) -> Ruleset {
@@ -127,7 +128,7 @@ fn without_a_conntrack_entry_there_is_a_state_and_no_mark() {
 fn before_conntrack_every_packet_is_invalid() {
     for (priority, outcome) in [(-300, Outcome::Drop), (-199, Outcome::Accept)] {
         let rule = Rule::new([Match::CtState(CtStates::INVALID)], [Statement::Verdict(Verdict::Drop)]);
-        let hook = Some(Hook { point: HookPoint::Prerouting, priority });
+        let hook = Some(Hook::filter(HookPoint::Prerouting, priority));
         let interpreter =
             Interpreter::new(&ruleset(vec![("b", Chain { hook, rules: vec![rule] })])).expect("a ruleset");
         assert_eq!(interpreter.run(HookPoint::Prerouting, &mut packet()), outcome);

@@ -124,7 +124,7 @@ pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset
 }
 
 const fn hook(point: HookPoint, priority: i32) -> Hook {
-    Hook { point, priority }
+    Hook::filter(point, priority)
 }
 
 fn goto(chain: &str) -> Verdict {

@@ -232,6 +232,7 @@ impl<'a> Nodes<'a> {
                 dport: Some(ask.port),
                 icmp6_type: None,
                 ct: Conntrack::NEW,
+                dnat: false,
             };
             self.tables.get(node).is_some_and(|table| forwards(table, packet, oif))
         })

@@ -42,6 +42,9 @@ pub(crate) const NFT_MSG_NEWSETELEM: u16 = 12;
 pub(crate) const NFT_MSG_GETSETELEM: u16 = 13;
 pub(crate) const NFT_MSG_DELSETELEM: u16 = 14;
 pub(crate) const NFT_MSG_GETGEN: u16 = 16;
+pub(crate) const NFT_MSG_NEWOBJ: u16 = 18;
+pub(crate) const NFT_MSG_GETOBJ: u16 = 19;
+pub(crate) const NFT_MSG_DELOBJ: u16 = 20;
 
 pub(crate) const NFTA_GEN_ID: u16 = 1;
 
@@ -62,6 +65,15 @@ pub(crate) const NFTA_HOOK_HOOKNUM: u16 = 1;
 pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
 pub(crate) const NF_DROP: u32 = 0;
 pub(crate) const NF_ACCEPT: u32 = 1;
+
+pub(crate) const NFTA_OBJ_TABLE: u16 = 1;
+pub(crate) const NFTA_OBJ_NAME: u16 = 2;
+pub(crate) const NFTA_OBJ_TYPE: u16 = 3;
+pub(crate) const NFTA_OBJ_DATA: u16 = 4;
+pub(crate) const NFTA_OBJ_USERDATA: u16 = 8;
+pub(crate) const NFT_OBJECT_COUNTER: u32 = 1;
+pub(crate) const NFTA_COUNTER_BYTES: u16 = 1;
+pub(crate) const NFTA_COUNTER_PACKETS: u16 = 2;
 
 pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
@@ -112,6 +124,8 @@ pub(crate) const NFT_RETURN: u32 = (-5i32).cast_unsigned();
 
 pub(crate) const NFT_REG_VERDICT: u32 = 0;
 pub(crate) const NFT_REG_1: u32 = 1;
+pub(crate) const NFT_REG_2: u32 = 2;
+pub(crate) const NFT_REG_3: u32 = 3;
 pub(crate) const NFT_REG_4: u32 = 4;
 pub(crate) const NFT_REG32_00: u32 = 8;
 pub(crate) const NFT_REG32_15: u32 = 23;
@@ -170,10 +184,50 @@ pub(crate) const NFTA_CT_DIRECTION: u16 = 3;
 pub(crate) const NFTA_CT_SREG: u16 = 4;
 pub(crate) const NFT_CT_STATE: u32 = 0;
 pub(crate) const NFT_CT_DIRECTION: u32 = 1;
+pub(crate) const NFT_CT_STATUS: u32 = 2;
 pub(crate) const NFT_CT_MARK: u32 = 3;
+pub(crate) const IPS_DST_NAT: u32 = 0x20;
+
+pub(crate) const NFTA_LIMIT_RATE: u16 = 1;
+pub(crate) const NFTA_LIMIT_UNIT: u16 = 2;
+pub(crate) const NFTA_LIMIT_BURST: u16 = 3;
+pub(crate) const NFTA_LIMIT_TYPE: u16 = 4;
+pub(crate) const NFTA_LIMIT_FLAGS: u16 = 5;
+pub(crate) const NFT_LIMIT_PKTS: u32 = 0;
+pub(crate) const NFT_LIMIT_F_INV: u32 = 1;
+
+pub(crate) const NFTA_CONNLIMIT_COUNT: u16 = 1;
+pub(crate) const NFTA_CONNLIMIT_FLAGS: u16 = 2;
+pub(crate) const NFT_CONNLIMIT_F_INV: u32 = 1;
+
+pub(crate) const NFTA_OBJREF_IMM_TYPE: u16 = 1;
+pub(crate) const NFTA_OBJREF_IMM_NAME: u16 = 2;
+
+pub(crate) const NFTA_MASQ_FLAGS: u16 = 1;
+pub(crate) const NFTA_MASQ_REG_PROTO_MIN: u16 = 2;
+pub(crate) const NFTA_MASQ_REG_PROTO_MAX: u16 = 3;
+
+pub(crate) const NFTA_NAT_TYPE: u16 = 1;
+pub(crate) const NFTA_NAT_FAMILY: u16 = 2;
+pub(crate) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+pub(crate) const NFTA_NAT_REG_ADDR_MAX: u16 = 4;
+pub(crate) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+pub(crate) const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
+pub(crate) const NFTA_NAT_FLAGS: u16 = 7;
+pub(crate) const NFT_NAT_SNAT: u32 = 0;
+pub(crate) const NF_NAT_RANGE_MAP_IPS: u32 = 1;
+pub(crate) const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
+pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 0x10;
+
+pub(crate) const NFTA_REJECT_TYPE: u16 = 1;
+pub(crate) const NFTA_REJECT_ICMP_CODE: u16 = 2;
+pub(crate) const NFT_REJECT_TCP_RST: u32 = 1;
+pub(crate) const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
+pub(crate) const NFT_REJECT_ICMPX_ADMIN_PROHIBITED: u8 = 3;
 
 // Types of user data, a protocol among nft programs that the kernel only keeps (libnftnl's `udata.h`).
 pub(crate) const UDATA_RULE_COMMENT: u8 = 0;
+pub(crate) const UDATA_OBJ_COMMENT: u8 = 0;
 pub(crate) const UDATA_SET_KEYBYTEORDER: u8 = 0;
 pub(crate) const UDATA_SET_DATABYTEORDER: u8 = 1;
 pub(crate) const UDATA_SET_COMMENT: u8 = 7;

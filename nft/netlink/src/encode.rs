@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use tortie_nft::check::{self, Declared};
 use tortie_nft::keys::{self, Bytes};
-use tortie_nft::{Command, Hook, HookPoint, Key, KeyType, Reason, Refused, Rule, TABLE, Verdict};
+use tortie_nft::{ChainType, Command, Hook, HookPoint, Key, KeyType, Reason, Refused, Rule, TABLE, Verdict};
 
 use crate::consts::*;
 use crate::lower;
@@ -166,6 +166,14 @@ impl Encoder<'_> {
                 w.string(NFTA_TABLE_NAME, TABLE);
                 w.end();
             }
+            Command::AddCounter { counter, comment } => self.add_counter(counter, comment.as_deref()),
+            Command::DeleteCounter { counter } => {
+                let w = self.begin(NFT_MSG_DELOBJ, 0);
+                w.string(NFTA_OBJ_TABLE, TABLE);
+                w.string(NFTA_OBJ_NAME, counter);
+                w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
+                w.end();
+            }
             Command::AddChain { chain, hook } => self.add_chain(chain, *hook),
             Command::DeleteChain { chain } => self.name(NFT_MSG_DELCHAIN, NLM_F_NONREC, NFTA_CHAIN_NAME, chain),
             Command::FlushChain { chain } => self.name(NFT_MSG_DELRULE, 0, NFTA_RULE_CHAIN, chain),
@@ -202,12 +210,31 @@ impl Encoder<'_> {
         w.string(NFTA_CHAIN_TABLE, TABLE);
         w.string(NFTA_CHAIN_NAME, chain);
         if let Some(hook) = hook {
-            w.string(NFTA_CHAIN_TYPE, "filter");
+            let kind = match hook.kind {
+                ChainType::Filter => "filter",
+                ChainType::Nat => "nat",
+            };
+            w.string(NFTA_CHAIN_TYPE, kind);
             w.number(NFTA_CHAIN_POLICY, NF_ACCEPT);
             let nest = w.nest(NFTA_CHAIN_HOOK);
             w.number(NFTA_HOOK_HOOKNUM, hook_number(hook.point));
             w.number(NFTA_HOOK_PRIORITY, hook.priority.cast_unsigned());
             w.close(nest);
+        }
+        w.end();
+    }
+
+    fn add_counter(&mut self, counter: &str, comment: Option<&str>) {
+        let w = self.begin(NFT_MSG_NEWOBJ, NLM_F_CREATE | NLM_F_EXCL);
+        w.string(NFTA_OBJ_TABLE, TABLE);
+        w.string(NFTA_OBJ_NAME, counter);
+        w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
+        let data = w.nest(NFTA_OBJ_DATA);
+        w.close(data);
+        if let Some(comment) = comment {
+            let mut data = Vec::new();
+            wire::udata_comment(&mut data, UDATA_OBJ_COMMENT, comment);
+            w.attribute(NFTA_OBJ_USERDATA, &data);
         }
         w.end();
     }

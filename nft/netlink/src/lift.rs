@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::keys::IFNAMSIZ;
-use tortie_nft::{CtStates, Direction, Family, Field, Match, Op, Rule, Side, Statement, Verdict};
+use tortie_nft::{CtStates, Direction, Family, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict};
 
 use crate::attributes::Attributes;
 use crate::consts::*;
@@ -54,6 +54,7 @@ enum Source {
     Meta(u32),
     Payload { base: u32, offset: u32, length: u32 },
     Ct(u32),
+    Constant(Vec<u8>),
     Masked { source: Box<Source>, mask: Vec<u8>, xor: Vec<u8> },
 }
 
@@ -95,13 +96,37 @@ impl Lift {
             "range" => self.range(data),
             "lookup" => self.lookup(data),
             "immediate" => {
-                if data.number(NFTA_IMMEDIATE_DREG)? != NFT_REG_VERDICT {
-                    return None;
+                let register = data.number(NFTA_IMMEDIATE_DREG)?;
+                if register != NFT_REG_VERDICT {
+                    let constant = value(data, NFTA_IMMEDIATE_DATA)?.to_vec();
+                    return self.load(register, Source::Constant(constant));
                 }
                 let verdict = verdict(data.nested(NFTA_IMMEDIATE_DATA)?)?;
                 self.statement(Statement::Verdict(verdict))
             }
             "counter" => self.statement(Statement::Counter),
+            "objref" => {
+                (data.number(NFTA_OBJREF_IMM_TYPE)? == NFT_OBJECT_COUNTER).then_some(())?;
+                self.statement(Statement::NamedCounter(data.string(NFTA_OBJREF_IMM_NAME)?.to_owned()))
+            }
+            "limit" => self.limit(data),
+            "connlimit" => {
+                (data.number(NFTA_CONNLIMIT_FLAGS)? == NFT_CONNLIMIT_F_INV).then_some(())?;
+                self.condition(Match::CtCountOver(data.number(NFTA_CONNLIMIT_COUNT)?))
+            }
+            "masq" => self.masquerade(data),
+            "nat" => self.source_nat(data),
+            "reject" => {
+                let code = data.get(NFTA_REJECT_ICMP_CODE).map(|code| code.payload);
+                let with = match (data.number(NFTA_REJECT_TYPE)?, code) {
+                    (NFT_REJECT_TCP_RST, _) => RejectWith::TcpReset,
+                    (NFT_REJECT_ICMPX_UNREACH, Some([NFT_REJECT_ICMPX_ADMIN_PROHIBITED])) => {
+                        RejectWith::AdminProhibited
+                    }
+                    _ => return None,
+                };
+                self.statement(Statement::Reject(with))
+            }
             _ => None,
         }
     }
@@ -132,6 +157,59 @@ impl Lift {
         // A bit that is kept and flipped: not ours.
         (keep & bits == 0).then_some(())?;
         self.statement(Statement::SetCtMark { keep, bits })
+    }
+
+    fn limit(&mut self, data: Attributes<'_>) -> Option<()> {
+        let wide = |kind| Some(u64::from_be_bytes(*data.get(kind)?.payload.first_chunk::<8>()?));
+        let ours = data.number(NFTA_LIMIT_TYPE).unwrap_or(NFT_LIMIT_PKTS) == NFT_LIMIT_PKTS
+            && data.number(NFTA_LIMIT_FLAGS)? == NFT_LIMIT_F_INV
+            && wide(NFTA_LIMIT_UNIT)? == 1;
+        ours.then_some(())?;
+        let packets_per_second = u32::try_from(wide(NFTA_LIMIT_RATE)?).ok()?;
+        self.condition(Match::LimitOver { packets_per_second, burst: data.number(NFTA_LIMIT_BURST)? })
+    }
+
+    fn masquerade(&mut self, data: Attributes<'_>) -> Option<()> {
+        let ports = self.ports(data, NFTA_MASQ_REG_PROTO_MIN, NFTA_MASQ_REG_PROTO_MAX)?;
+        let flags = data.number(NFTA_MASQ_FLAGS).unwrap_or(0) & !NF_NAT_RANGE_PROTO_SPECIFIED;
+        (flags & !NF_NAT_RANGE_PROTO_RANDOM_FULLY == 0).then_some(())?;
+        self.statement(Statement::Masquerade { ports, fully_random: flags != 0 })
+    }
+
+    fn source_nat(&mut self, data: Attributes<'_>) -> Option<()> {
+        let flags = data.number(NFTA_NAT_FLAGS).unwrap_or(0);
+        let register = data.number(NFTA_NAT_REG_ADDR_MIN)?;
+        let ours = data.number(NFTA_NAT_TYPE)? == NFT_NAT_SNAT
+            && flags & !(NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED) == 0
+            && data.number(NFTA_NAT_REG_ADDR_MAX).is_none_or(|last| last == register);
+        ours.then_some(())?;
+        let bytes = self.constant(register)?;
+        let address: IpAddr = match u8::try_from(data.number(NFTA_NAT_FAMILY)?).ok()? {
+            NFPROTO_IPV4 => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into(),
+            NFPROTO_IPV6 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into(),
+            _ => return None,
+        };
+        let ports = self.ports(data, NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_REG_PROTO_MAX)?;
+        self.statement(Statement::Snat { address, ports })
+    }
+
+    /// The range of ports in two registers that an expression names, if it names any.
+    #[expect(clippy::option_option, reason = "outside the vocabulary is not the same as without ports")]
+    fn ports(&mut self, data: Attributes<'_>, first: u16, last: u16) -> Option<Option<(u16, u16)>> {
+        let (Some(first), Some(last)) = (data.number(first), data.number(last)) else {
+            return data.get(first).is_none().then_some(None);
+        };
+        let first = port(&self.constant(first)?)?;
+        let last = port(&self.constant(last)?)?;
+        Some(Some((first, last)))
+    }
+
+    /// The constant in a register, which is thereby consumed.
+    fn constant(&mut self, register: u32) -> Option<Vec<u8>> {
+        match self.registers.remove(&offset(register)?)? {
+            Source::Constant(bytes) => Some(bytes),
+            _ => None,
+        }
     }
 
     fn bitwise(&mut self, data: Attributes<'_>) -> Option<()> {
@@ -243,6 +321,10 @@ impl Lift {
         if *source == Source::Ct(NFT_CT_STATE) {
             (op == Op::Ne && bytes.iter().all(|byte| *byte == 0)).then_some(())?;
             return Some(Match::CtState(CtStates(host(mask)?)));
+        }
+        if *source == Source::Ct(NFT_CT_STATUS) {
+            (host(mask)? == IPS_DST_NAT && bytes.iter().all(|byte| *byte == 0)).then_some(())?;
+            return Some(Match::CtStatusDnat(op == Op::Ne));
         }
         let (side, v4) = self.address_side(source)?;
         let full = if v4 { 4 } else { 16 };

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_nft::{Direction, Family, Field, Match, Op, Rule, Side, Statement, Verdict, keys};
+use tortie_nft::{Direction, Family, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
 
 use crate::consts::*;
 use crate::wire::Writer;
@@ -81,6 +81,22 @@ fn lower_match(w: &mut Writer, condition: &Match) {
             };
             compare(w, NFT_CMP_EQ, &[number]);
         }
+        Match::CtStatusDnat(dnat) => {
+            ct(w, NFT_CT_STATUS, NFT_REG_1);
+            bitwise(w, NFT_REG_1, &IPS_DST_NAT.to_ne_bytes(), &[0; 4]);
+            compare(w, if *dnat { NFT_CMP_NEQ } else { NFT_CMP_EQ }, &[0; 4]);
+        }
+        Match::LimitOver { packets_per_second, burst } => expression(w, "limit", |w| {
+            w.attribute(NFTA_LIMIT_RATE, &u64::from(*packets_per_second).to_be_bytes());
+            w.attribute(NFTA_LIMIT_UNIT, &1u64.to_be_bytes());
+            w.number(NFTA_LIMIT_BURST, *burst);
+            w.number(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
+            w.number(NFTA_LIMIT_FLAGS, NFT_LIMIT_F_INV);
+        }),
+        Match::CtCountOver(count) => expression(w, "connlimit", |w| {
+            w.number(NFTA_CONNLIMIT_COUNT, *count);
+            w.number(NFTA_CONNLIMIT_FLAGS, NFT_CONNLIMIT_F_INV);
+        }),
         Match::InSet { key, op, set } => {
             load_key(w, key);
             expression(w, "lookup", |w| {
@@ -118,6 +134,10 @@ fn address(w: &mut Writer, side: Side, op: Op, net: &IpNet) {
 fn lower_statement(w: &mut Writer, statement: &Statement) {
     match statement {
         Statement::Counter => expression(w, "counter", |_| {}),
+        Statement::NamedCounter(name) => expression(w, "objref", |w| {
+            w.number(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER);
+            w.string(NFTA_OBJREF_IMM_NAME, name);
+        }),
         Statement::SetCtMark { keep, bits } => {
             ct(w, NFT_CT_MARK, NFT_REG_1);
             bitwise(w, NFT_REG_1, &keep.to_ne_bytes(), &bits.to_ne_bytes());
@@ -138,9 +158,73 @@ fn lower_statement(w: &mut Writer, statement: &Statement) {
                 w.number(NFTA_LOOKUP_DREG, NFT_REG_VERDICT);
             });
         }
+        Statement::Masquerade { ports, fully_random } => masquerade(w, *ports, *fully_random),
+        Statement::Snat { address, ports } => source_nat(w, address, *ports),
+        Statement::Reject(with) => expression(w, "reject", |w| match with {
+            RejectWith::TcpReset => w.number(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST),
+            RejectWith::AdminProhibited => {
+                w.number(NFTA_REJECT_TYPE, NFT_REJECT_ICMPX_UNREACH);
+                w.attribute(NFTA_REJECT_ICMP_CODE, &[NFT_REJECT_ICMPX_ADMIN_PROHIBITED]);
+            }
+        }),
         // No executor lets it through: `tortie_nft::check` refuses it.
         Statement::Foreign(_) => {}
     }
+}
+
+fn masquerade(w: &mut Writer, ports: Option<(u16, u16)>, fully_random: bool) {
+    if let Some((first, last)) = ports {
+        immediate(w, NFT_REG_1, &first.to_be_bytes());
+        immediate(w, NFT_REG_2, &last.to_be_bytes());
+    }
+    let specified = if ports.is_some() { NF_NAT_RANGE_PROTO_SPECIFIED } else { 0 };
+    let random = if fully_random { NF_NAT_RANGE_PROTO_RANDOM_FULLY } else { 0 };
+    expression(w, "masq", |w| {
+        if specified | random != 0 {
+            w.number(NFTA_MASQ_FLAGS, specified | random);
+        }
+        if ports.is_some() {
+            w.number(NFTA_MASQ_REG_PROTO_MIN, NFT_REG_1);
+            w.number(NFTA_MASQ_REG_PROTO_MAX, NFT_REG_2);
+        }
+    });
+}
+
+fn source_nat(w: &mut Writer, address: &IpAddr, ports: Option<(u16, u16)>) {
+    let family = match address {
+        IpAddr::V4(addr) => {
+            immediate(w, NFT_REG_1, &addr.octets());
+            NFPROTO_IPV4
+        }
+        IpAddr::V6(addr) => {
+            immediate(w, NFT_REG_1, &addr.octets());
+            NFPROTO_IPV6
+        }
+    };
+    if let Some((first, last)) = ports {
+        immediate(w, NFT_REG_2, &first.to_be_bytes());
+        immediate(w, NFT_REG_3, &last.to_be_bytes());
+    }
+    expression(w, "nat", |w| {
+        w.number(NFTA_NAT_TYPE, NFT_NAT_SNAT);
+        w.number(NFTA_NAT_FAMILY, u32::from(family));
+        w.number(NFTA_NAT_REG_ADDR_MIN, NFT_REG_1);
+        w.number(NFTA_NAT_REG_ADDR_MAX, NFT_REG_1);
+        let specified = if ports.is_some() { NF_NAT_RANGE_PROTO_SPECIFIED } else { 0 };
+        w.number(NFTA_NAT_FLAGS, NF_NAT_RANGE_MAP_IPS | specified);
+        if ports.is_some() {
+            w.number(NFTA_NAT_REG_PROTO_MIN, NFT_REG_2);
+            w.number(NFTA_NAT_REG_PROTO_MAX, NFT_REG_3);
+        }
+    });
+}
+
+/// Puts a constant into a register.
+fn immediate(w: &mut Writer, register: u32, bytes: &[u8]) {
+    expression(w, "immediate", |w| {
+        w.number(NFTA_IMMEDIATE_DREG, register);
+        value(w, NFTA_IMMEDIATE_DATA, bytes);
+    });
 }
 
 fn load_key(w: &mut Writer, key: &[Field]) {

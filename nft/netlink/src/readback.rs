@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tortie_nft::check::Declared;
 use tortie_nft::{
-    Chain, Hook, HookPoint, Key, KeyType, Rule, Ruleset, Set, TABLE, Value, Verdict, VerdictMap, intervals,
+    Chain, ChainType, Hook, HookPoint, Key, KeyType, Rule, Ruleset, Set, TABLE, Value, Verdict, VerdictMap, intervals,
 };
 
 use crate::attributes::{self, Attributes, Message, Messages};
@@ -58,6 +58,7 @@ pub fn decode_dump(bytes: &[u8]) -> Ruleset {
         match message.kind & 0xff {
             NFT_MSG_NEWCHAIN => table.chain(&message),
             NFT_MSG_NEWRULE => table.rule(&message),
+            NFT_MSG_NEWOBJ => table.object(&message),
             NFT_MSG_NEWSET => {
                 if let Some(header) = set_header(&message) {
                     headers.insert(header.name.clone(), (header, Elements::default()));
@@ -89,10 +90,14 @@ impl ReadBack {
         let Some(name) = attributes.string(NFTA_CHAIN_NAME).filter(|_| ours(message)) else { return };
         let flags = attributes.number(NFTA_CHAIN_FLAGS).unwrap_or(0);
         let hook = attributes.nested(NFTA_CHAIN_HOOK).map(|hook| {
-            let filter = attributes.string(NFTA_CHAIN_TYPE) == Some("filter");
+            let kind = match attributes.string(NFTA_CHAIN_TYPE) {
+                Some("filter") => Some(ChainType::Filter),
+                Some("nat") => Some(ChainType::Nat),
+                _ => None,
+            };
             let accept = attributes.number(NFTA_CHAIN_POLICY) == Some(NF_ACCEPT);
             let point = match hook.number(NFTA_HOOK_HOOKNUM) {
-                _ if !filter || !accept || flags & !NFT_CHAIN_BASE != 0 => HookPoint::Foreign,
+                _ if kind.is_none() || !accept || flags & !NFT_CHAIN_BASE != 0 => HookPoint::Foreign,
                 Some(0) => HookPoint::Prerouting,
                 Some(1) => HookPoint::Input,
                 Some(2) => HookPoint::Forward,
@@ -100,7 +105,8 @@ impl ReadBack {
                 Some(4) => HookPoint::Postrouting,
                 _ => HookPoint::Foreign,
             };
-            Hook { point, priority: hook.number(NFTA_HOOK_PRIORITY).unwrap_or(0).cast_signed() }
+            let priority = hook.number(NFTA_HOOK_PRIORITY).unwrap_or(0).cast_signed();
+            Hook { point, priority, kind: kind.unwrap_or_default() }
         });
         self.ruleset.chains.entry(name.to_owned()).or_insert_with(|| Chain { hook, rules: Vec::new() });
     }
@@ -115,6 +121,13 @@ impl ReadBack {
             .and_then(|data| attributes::udata_comment(data.payload, UDATA_RULE_COMMENT));
         let rule: Rule = lift::rule(expressions, comment);
         self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule);
+    }
+
+    /// Takes in a message of a dump of objects, of which only counters are ours.
+    pub(crate) fn object(&mut self, message: &Message<'_>) {
+        if let Some(counter) = counter(message) {
+            self.ruleset.counters.insert(counter.name, counter.comment);
+        }
     }
 
     /// Puts a set or map in place.
@@ -139,6 +152,27 @@ impl ReadBack {
     pub(crate) fn finish(self) -> Ruleset {
         self.ruleset
     }
+}
+
+/// A named counter.
+pub(crate) struct Counter {
+    pub(crate) name: String,
+    comment: Option<String>,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+/// A counter of our table, from a message of a dump of objects; `None` for others' and other objects.
+pub(crate) fn counter(message: &Message<'_>) -> Option<Counter> {
+    let attributes = message.attributes();
+    let name = attributes.string(NFTA_OBJ_NAME).filter(|_| ours(message))?.to_owned();
+    (attributes.number(NFTA_OBJ_TYPE)? == NFT_OBJECT_COUNTER).then_some(())?;
+    let data = attributes.nested(NFTA_OBJ_DATA)?;
+    let wide = |kind| Some(u64::from_be_bytes(*data.get(kind)?.payload.first_chunk::<8>()?));
+    let comment =
+        attributes.get(NFTA_OBJ_USERDATA).and_then(|data| attributes::udata_comment(data.payload, UDATA_OBJ_COMMENT));
+    let (packets, bytes) = (wide(NFTA_COUNTER_PACKETS)?, wide(NFTA_COUNTER_BYTES)?);
+    Some(Counter { name, comment, packets, bytes })
 }
 
 /// A set or map of our table, from a message of a dump of sets; `None` for others' and anonymous ones.

@@ -4,7 +4,7 @@
 //! moves the generation on, and a batch that names an old one is refused. If the table is ours alone that is no news, since nobody
 //! else can have changed it: the batch is sent again. In a table that others may write, the caller must read again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tortie_nft::check::{self, Declared};
@@ -144,6 +144,21 @@ impl NftSocket {
             }
         }
         Err(Error::ReadBack(format!("it was changed by others {TRIES} times in a row while it was read")))
+    }
+
+    /// What each named counter of our table has counted, packets and bytes, since it was made; nothing if there is no table.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if nf_tables may not be asked.
+    pub fn counter_values(&mut self) -> Result<BTreeMap<String, (u64, u64)>, Error> {
+        match self.dump("the counters", NFT_MSG_GETOBJ, counters) {
+            Ok(dump) => Ok(Messages(&dump)
+                .filter_map(|message| readback::counter(&message))
+                .map(|counter| (counter.name, (counter.packets, counter.bytes)))
+                .collect()),
+            Err(Error::Request { reason: Reason::NotFound, .. }) => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the table ours, if it is there and is not.
@@ -323,6 +338,10 @@ impl NftSocket {
         for message in Messages(&chains) {
             table.chain(&message);
         }
+        let objects = self.dump("the counters", NFT_MSG_GETOBJ, counters)?;
+        for message in Messages(&objects) {
+            table.object(&message);
+        }
         let rules = self.dump("the rules", NFT_MSG_GETRULE, |w| w.string(NFTA_RULE_TABLE, TABLE))?;
         for message in Messages(&rules) {
             table.rule(&message);
@@ -493,4 +512,10 @@ mod tests {
         assert!(!needs_split("7.0"));
         assert!(!needs_split("what?"));
     }
+}
+
+/// What a dump of our table's counters asks for.
+fn counters(w: &mut Writer) {
+    w.string(NFTA_OBJ_TABLE, TABLE);
+    w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
 }

@@ -265,7 +265,7 @@ fn every_shape() -> Ruleset {
         [HookPoint::Prerouting, HookPoint::Input, HookPoint::Forward, HookPoint::Output, HookPoint::Postrouting];
     for (index, point) in points.into_iter().enumerate() {
         for priority in [-300, -1, 0, 1, 50] {
-            let chain = Chain { hook: Some(Hook { point, priority }), rules: Vec::new() };
+            let chain = Chain { hook: Some(Hook::filter(point, priority)), rules: Vec::new() };
             ruleset.chains.insert(format!("base{index}_{}", priority + 300), chain);
         }
     }

@@ -149,6 +149,7 @@ fn first_packet(r: &mut Random, flow: u16) -> Packet {
         icmp6_type,
         // Conntrack leaves neighbour discovery alone.
         ct: if icmp6_type == Some(135) { Conntrack::Untracked } else { Conntrack::NEW },
+        dnat: false,
     }
 }
 
@@ -192,11 +193,11 @@ fn the_interpreter_and_the_kernel_agree() {
                 rules.push(Rule::new([], [Statement::Verdict(Verdict::Drop)]));
             }
             let point = *r.pick(&[HookPoint::Prerouting, HookPoint::Forward, HookPoint::Postrouting]);
-            let hook = Some(Hook { point, priority: *r.pick(&[-300, -150, 10]) });
+            let hook = Some(Hook::filter(point, *r.pick(&[-300, -150, 10])));
             want.chains.insert("most".into(), Chain { hook, rules });
             // Conntrack works only where a rule asks it something.
             let tracks = Rule::new([Match::CtState(CtStates::NEW)], [Statement::Counter]);
-            let hook = Some(Hook { point: HookPoint::Postrouting, priority: 200 });
+            let hook = Some(Hook::filter(HookPoint::Postrouting, 200));
             want.chains.insert("tracks".into(), Chain { hook, rules: vec![tracks] });
             socket.apply(&have.diff(&want)).expect("a ruleset");
             have = want;

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Conntrack, Error, FlowState, Packet};
+use super::{Conntrack, Error, FlowState, Packet, Translation};
 use crate::check::{self, Declared};
 use crate::keys::{self, Bytes, IFNAMSIZ};
 use crate::model::{
-    self, CtStates, Direction, Family, Field, HookPoint, Key, KeyType, Match, Op, Rule, Ruleset, Side, Statement,
+    self, ChainType, CtStates, Direction, Family, Field, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Ruleset,
+    Side, Statement,
 };
 
 /// A ruleset made ready.
@@ -25,6 +26,7 @@ pub(super) struct Compiled {
 pub(super) struct Base {
     pub(super) point: HookPoint,
     pub(super) priority: i32,
+    pub(super) kind: ChainType,
     pub(super) chain: usize,
 }
 
@@ -78,6 +80,9 @@ pub(super) enum Condition {
     Icmp6Type(u8),
     State(u32),
     Direction(Direction),
+    Dnat(bool),
+    /// More than a limit allows: of no packet here.
+    Over,
     InSet {
         key: Vec<Field>,
         negate: bool,
@@ -90,6 +95,8 @@ pub(super) enum Condition {
 pub(super) enum Effect {
     SetMark { keep: u32, bits: u32 },
     Verdict(Verdict),
+    Translate(Translation),
+    Reject(RejectWith),
     Vmap { key: Vec<Field>, map: usize },
 }
 
@@ -157,7 +164,7 @@ impl Compiled {
         let mut bases = Vec::new();
         for (index, (name, chain)) in ruleset.chains.iter().enumerate() {
             if let Some(hook) = chain.hook {
-                bases.push(Base { point: hook.point, priority: hook.priority, chain: index });
+                bases.push(Base { point: hook.point, priority: hook.priority, kind: hook.kind, chain: index });
             }
             let rules: Result<_, _> = chain.rules.iter().map(|rule| names.rule(name, rule)).collect();
             chains.push(Chain { name: name.clone(), rules: rules? });
@@ -278,6 +285,8 @@ impl<'a> Names<'a> {
             Match::Icmp6Type(number) => Condition::Icmp6Type(*number),
             Match::CtState(states) => Condition::State(states.0),
             Match::CtDirection(direction) => Condition::Direction(*direction),
+            Match::CtStatusDnat(dnat) => Condition::Dnat(*dnat),
+            Match::LimitOver { .. } | Match::CtCountOver(_) => Condition::Over,
             Match::InSet { key, op, set } => {
                 Condition::InSet { key: key.clone(), negate: *op == Op::Ne, set: self.set(set)? }
             }
@@ -286,9 +295,14 @@ impl<'a> Names<'a> {
 
     fn effect(&self, statement: &Statement) -> Result<Option<Effect>, Error> {
         Ok(Some(match statement {
-            Statement::Counter | Statement::Foreign(_) => return Ok(None),
+            Statement::Counter | Statement::NamedCounter(_) | Statement::Foreign(_) => return Ok(None),
             Statement::SetCtMark { keep, bits } => Effect::SetMark { keep: *keep, bits: *bits },
             Statement::Verdict(verdict) => Effect::Verdict(self.verdict(verdict)?),
+            Statement::Masquerade { ports, .. } => Effect::Translate(Translation::Masquerade { ports: *ports }),
+            Statement::Snat { address, ports } => {
+                Effect::Translate(Translation::Snat { address: *address, ports: *ports })
+            }
+            Statement::Reject(with) => Effect::Reject(*with),
             Statement::Vmap { key, map } => Effect::Vmap { key: key.clone(), map: self.set(map)? },
         }))
     }
@@ -305,6 +319,7 @@ pub(super) struct FieldBytes {
     dport: Option<u16>,
     icmp6_type: Option<u8>,
     ct: Conntrack,
+    dnat: bool,
 }
 
 impl FieldBytes {
@@ -320,6 +335,7 @@ impl FieldBytes {
             dport: packet.dport,
             icmp6_type: packet.icmp6_type,
             ct: if seen { packet.ct } else { Conntrack::Invalid },
+            dnat: packet.dnat,
         }
     }
 
@@ -376,6 +392,14 @@ impl FieldBytes {
     pub(super) fn direction(&self) -> Option<Direction> {
         match self.ct {
             Conntrack::Flow { direction, .. } => Some(direction),
+            Conntrack::Untracked | Conntrack::Invalid => None,
+        }
+    }
+
+    /// Whether the destination was translated; `None` without an entry.
+    pub(super) fn dnat(&self) -> Option<bool> {
+        match self.ct {
+            Conntrack::Flow { .. } => Some(self.dnat),
             Conntrack::Untracked | Conntrack::Invalid => None,
         }
     }

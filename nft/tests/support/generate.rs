@@ -69,7 +69,7 @@ pub fn ruleset(r: &mut Random) -> Ruleset {
                 HookPoint::Output,
                 HookPoint::Postrouting,
             ]);
-            let hook = Hook { point, priority: *r.pick(&[-300, -1, 0, 1, 100]) };
+            let hook = Hook::filter(point, *r.pick(&[-300, -1, 0, 1, 100]));
             let rules = rules(r, &ruleset, &chains, true);
             ruleset.chains.insert(format!("b{i}"), Chain { hook: Some(hook), rules });
         }

@@ -25,7 +25,7 @@ fn chain(name: &str) -> Command {
 }
 
 fn base(name: &str) -> Command {
-    Command::AddChain { chain: name.into(), hook: Some(Hook { point: HookPoint::Forward, priority: 0 }) }
+    Command::AddChain { chain: name.into(), hook: Some(Hook::filter(HookPoint::Forward, 0)) }
 }
 
 fn rule(chain: &str, verdict: Verdict) -> Command {

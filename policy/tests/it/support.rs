@@ -96,6 +96,7 @@ impl Flow {
             dport: Some(dport),
             icmp6_type: None,
             ct: Conntrack::Flow { state, direction, mark },
+            dnat: false,
         }
     }
 }

@@ -39,6 +39,7 @@ fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet {
         dport: Some(80),
         icmp6_type: None,
         ct: Conntrack::NEW,
+        dnat: false,
     }
 }
 
