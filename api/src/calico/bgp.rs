@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::meta::ObjectMeta;
+use crate::meta::{ObjectMeta, network, null_as_default};
 
 /// `projectcalico.org/v3 BGPConfiguration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +34,54 @@ pub struct BgpConfigurationSpec {
     /// TCP port that the speakers listen on; 179 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_port: Option<u16>,
+    /// The ranges of cluster IPs. Packets to them that nobody translates are stopped (`serviceLoopPrevention`); they are not announced yet.
+    #[serde(
+        default,
+        rename = "serviceClusterIPs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
+    pub service_cluster_ips: Vec<ServiceBlock>,
+    /// The ranges of external IPs, likewise.
+    #[serde(
+        default,
+        rename = "serviceExternalIPs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
+    pub service_external_ips: Vec<ServiceBlock>,
+    /// The ranges of load balancers' IPs, likewise.
+    #[serde(
+        default,
+        rename = "serviceLoadBalancerIPs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
+    pub service_load_balancer_ips: Vec<ServiceBlock>,
+}
+
+/// A range of service addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceBlock {
+    /// The range.
+    #[serde(deserialize_with = "network")]
+    pub cidr: IpNet,
+}
+
+impl BgpConfigurationSpec {
+    /// All ranges of service addresses, sorted, each once.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        let lists = [&self.service_cluster_ips, &self.service_external_ips, &self.service_load_balancer_ips];
+        let mut cidrs: Vec<IpNet> = lists.into_iter().flatten().map(|block| block.cidr).collect();
+        cidrs.sort_unstable();
+        cidrs.dedup();
+        cidrs
+    }
 }
 
 /// Calico's fields that this version does not honour yet.
-pub(crate) const BGP_CONFIGURATION_UNSUPPORTED: [&str; 15] = [
+pub(crate) const BGP_CONFIGURATION_UNSUPPORTED: [&str; 12] = [
     "bindMode",
     "communities",
     "ignoredInterfaces",
@@ -48,10 +93,7 @@ pub(crate) const BGP_CONFIGURATION_UNSUPPORTED: [&str; 15] = [
     "nodeMeshPassword",
     "prefixAdvertisements",
     "programClusterRoutes",
-    "serviceClusterIPs",
-    "serviceExternalIPs",
     "serviceLoadBalancerAggregation",
-    "serviceLoadBalancerIPs",
 ];
 
 /// Reads an AS number as Calico writes it: a number, or a string, plain (`"64512"`) or in dotted form (`"1.10"`, RFC 5396).

@@ -6,7 +6,7 @@ mod ipam;
 mod ippool;
 
 pub(crate) use bgp::{BGP_CONFIGURATION_UNSUPPORTED, parse_as_number};
-pub use bgp::{BgpConfiguration, BgpConfigurationSpec};
+pub use bgp::{BgpConfiguration, BgpConfigurationSpec, ServiceBlock};
 pub use felix::{FelixConfiguration, FelixConfigurationSpec};
 pub use ipam::{AllocationAttribute, IpamBlock, IpamBlockSpec};
 pub(crate) use ippool::IP_POOL_UNSUPPORTED;
