@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use tortie_api::k8s::{LabelSelector, PolicyType, SelectorOperator};
 use tortie_nft::{
@@ -109,14 +110,16 @@ pub(crate) struct Builder<'a> {
     /// The names of all that was asked for, whether it was there already or not.
     pub(crate) used: BTreeSet<String>,
     /// What the sets follow that pods come and go in.
-    pub(crate) followed: BTreeMap<String, Followed>,
+    pub(crate) followed: Vec<(String, Followed)>,
+    /// The peers of the pod set before, which the other family's shares.
+    peers: Arc<BTreeSet<PodPeer>>,
 }
 
 impl<'a> Builder<'a> {
     /// One that writes into this ruleset.
     pub(crate) fn new(cluster: &'a Cluster, ruleset: Ruleset, names: Names) -> Self {
-        let (used, followed) = (BTreeSet::new(), BTreeMap::new());
-        Self { resolver: Resolver::new(cluster), ruleset, names, used, followed }
+        let (used, followed, peers) = (BTreeSet::new(), Vec::new(), Arc::default());
+        Self { resolver: Resolver::new(cluster), ruleset, names, used, followed, peers }
     }
 }
 
@@ -251,7 +254,11 @@ impl Builder<'_> {
                 comment: Some(comment(&describe(peers))),
             };
             self.ruleset.sets.insert(name.clone(), set);
-            self.followed.insert(name.clone(), Followed { family, whom: Whom::Pods(peers.clone()) });
+            if *self.peers != *peers {
+                self.peers = Arc::new(peers.clone());
+            }
+            let whom = Whom::Pods(Arc::clone(&self.peers));
+            self.followed.push((name.clone(), Followed { family, whom }));
         }
         name
     }
@@ -298,7 +305,7 @@ impl Builder<'_> {
                 comment: Some(comment(&format!("ports named {names}"))),
             };
             self.ruleset.sets.insert(name.clone(), set);
-            self.followed.insert(name.clone(), Followed { family, whom: Whom::Named(named.clone()) });
+            self.followed.push((name.clone(), Followed { family, whom: Whom::Named(named.clone()) }));
         }
         name
     }

@@ -13,7 +13,7 @@ use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::intern::{Id, Interner};
-use crate::touched::{Changes, Touched};
+use crate::touched::{Changes, Seen, Touched};
 
 /// The label that the API server sets on each namespace: its name.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -148,9 +148,16 @@ impl Cluster {
         state.labels = self.labels.hold(labels);
         let changed = state.labels != old;
         if changed {
-            for &pod in state.groups.values().flatten() {
-                self.touched
-                    .note(|changes| changes.addresses.extend(self.pods[pod as usize].iter().flat_map(|pod| &pod.ips)));
+            let namespace_labels = self.labels.share(old);
+            for (&labels, pods) in &state.groups {
+                let seen = Seen {
+                    namespace: Arc::clone(&state.name),
+                    namespace_labels: Arc::clone(&namespace_labels),
+                    labels: self.labels.share(labels),
+                };
+                for pod in pods.iter().filter_map(|&pod| self.pods[pod as usize].as_ref()) {
+                    self.touched.note(|changes| changes.addresses(&pod.ips, Some(&seen)));
+                }
             }
         }
         self.labels.release(old);
@@ -206,7 +213,7 @@ impl Cluster {
     }
 
     fn set_pod(&mut self, pod: &Pod) -> bool {
-        let ports = pod
+        let ports: Vec<PodPort> = pod
             .ports()
             .map(|port| PodPort { name: port.name.clone(), protocol: port.protocol, number: port.container_port })
             .collect();
@@ -235,9 +242,11 @@ impl Cluster {
             return false;
         }
         if relevant {
+            let seen = old.as_ref().map(|old| self.seen(old));
             self.touched.note(|changes| {
                 changes.pods.insert((Arc::clone(&new.namespace), new.name.clone()));
-                changes.addresses.extend(new.ips.iter().chain(old.iter().flat_map(|old| &old.ips)));
+                changes.addresses(&new.ips, None);
+                changes.addresses(old.iter().flat_map(|old| &old.ips), seen.as_ref());
             });
         }
         // The new state holds its labels and ports already, so they survive the old one's farewell.
@@ -260,9 +269,10 @@ impl Cluster {
 
     fn remove_pod(&mut self, namespace: &str, name: &str) -> bool {
         if let Some(pod) = self.pod_id(namespace, name).and_then(|id| self.pods[id as usize].as_ref()) {
+            let seen = self.seen(pod);
             self.touched.note(|changes| {
                 changes.pods.insert((Arc::clone(&pod.namespace), pod.name.clone()));
-                changes.addresses.extend(&pod.ips);
+                changes.addresses(&pod.ips, Some(&seen));
             });
         }
         let relevant = self.drop_pod(namespace, name);
@@ -325,6 +335,17 @@ impl Cluster {
     /// Makes the next [`Cluster::take_changes`] say that everything may have changed.
     pub(crate) fn touch_all(&mut self) {
         self.touched = Touched::default();
+    }
+
+    /// What selectors see of a pod.
+    pub(crate) fn seen(&self, pod: &PodState) -> Seen {
+        let namespace_labels =
+            self.namespaces.get(&*pod.namespace).map(|namespace| self.labels.share(namespace.labels));
+        Seen {
+            namespace: Arc::clone(&pod.namespace),
+            namespace_labels: namespace_labels.unwrap_or_default(),
+            labels: self.labels.share(pod.labels),
+        }
     }
 
     /// All endpoints that have, or claim, this address.

@@ -11,7 +11,6 @@
 //! Where that is no shorter, as at the start and after very many changes, all is compiled anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -23,11 +22,11 @@ use crate::change::Change;
 use crate::class::Policy;
 use crate::cluster::Cluster;
 use crate::compile::{CompileOptions, Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
-use crate::followed::Followed;
+use crate::followed::Following;
 use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
 use crate::governors::{Governors, Group};
-use crate::intern::Id;
+use crate::intern::{Id, Interner};
 use crate::names::Names;
 use crate::tightens::{change_tightens, tightens};
 use crate::touched::{Changes, Name};
@@ -38,11 +37,11 @@ const DIRECTIONS: [(PolicyType, &str); 2] = [(PolicyType::Egress, EGRESS_CLASS),
 /// whose pod nobody has described.
 type ClassKey = (PolicyType, Option<Group>, Option<Id>);
 
-/// The chain of a class, and the names of all that it uses.
+/// The chain of a class, and all that it uses, by number.
 #[derive(Debug)]
 struct Class {
     name: String,
-    uses: BTreeSet<String>,
+    uses: Box<[Id]>,
 }
 
 /// A cluster, and the table of a node in it.
@@ -59,9 +58,9 @@ struct State {
     table: Ruleset,
     generation: Option<Generation>,
     names: Names,
-    /// How many classes use each chain, set and map outside the frame.
-    users: FxHashMap<String, usize>,
-    followed: BTreeMap<String, Followed>,
+    /// The names of all chains, sets and maps outside the frame, each held by the classes that use it.
+    parts: Interner<str>,
+    following: Following,
     governed: FxHashMap<Group, BTreeMap<Box<str>, Arc<NetworkPolicySpec>>>,
     classes: FxHashMap<ClassKey, Class>,
     /// The endpoints, each with its class in both directions.
@@ -150,24 +149,59 @@ impl Compiler {
         let wanted: BTreeSet<&Endpoint> = endpoints.iter().collect();
         let interfaces: FxHashSet<&str> = wanted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
         let ambiguous = interfaces.len() < wanted.len();
-        let short =
-            !ambiguous && !self.state.ambiguous && self.state.generation.is_some() && !self.state.names_are_stale();
-        let mut change = Change::default();
-        let Some(changes) = self.cluster.take_changes().filter(|_| short) else {
-            let before = std::mem::take(&mut self.state).table;
-            self.state.table = frame(generation, &self.options);
-            self.state.generation = Some(generation);
-            self.state.ambiguous = ambiguous;
-            self.state.assign(&self.cluster, &wanted, &Changes::default(), &FxHashSet::default(), &mut change);
-            return Update(Kind::Anew(Box::new(before)));
-        };
-        if self.state.generation.replace(generation) != Some(generation) || changes.frame {
-            self.state.set_frame(frame(generation, &self.options), &mut change);
+        let changes = self.cluster.take_changes();
+        if let Some(changes) = changes.filter(|_| !ambiguous && self.is_short_way()) {
+            let mut change = Change::default();
+            let dirty = self.state.refresh(&self.cluster, &self.options, generation, &changes, &mut change);
+            let leaving: Vec<Endpoint> =
+                self.state.endpoints.keys().filter(|endpoint| !wanted.contains(endpoint)).cloned().collect();
+            let due = wanted.into_iter().filter(|endpoint| {
+                !self.state.endpoints.contains_key(*endpoint)
+                    || self.state.is_dirty(endpoint, &dirty)
+                    || is_touched(endpoint, &changes.pods)
+            });
+            let due: Vec<Endpoint> = due.cloned().collect();
+            self.state.assign(&self.cluster, &due, &leaving, &dirty, &mut change);
+            return Update(Kind::Parts(change));
         }
-        self.state.follow(&self.cluster, &changes.addresses, &mut change);
-        let dirty = self.state.govern(&self.cluster, &changes);
-        self.state.assign(&self.cluster, &wanted, &changes, &dirty, &mut change);
-        Update(Kind::Parts(change))
+        self.anew(&wanted.into_iter().cloned().collect::<Vec<_>>(), ambiguous, generation)
+    }
+
+    /// [`Compiler::update`] for the endpoints of the last time, without a look at each.
+    pub fn follow(&mut self, generation: Generation) -> Update {
+        let changes = self.cluster.take_changes();
+        if let Some(changes) = changes.filter(|_| self.is_short_way()) {
+            let mut change = Change::default();
+            let dirty = self.state.refresh(&self.cluster, &self.options, generation, &changes, &mut change);
+            let mut due: Vec<Endpoint> =
+                changes.pods.iter().flat_map(|pod| self.state.endpoints_of(pod)).map(|(pod, _)| pod.clone()).collect();
+            if !dirty.is_empty() {
+                due.extend(
+                    self.state.endpoints.keys().filter(|endpoint| self.state.is_dirty(endpoint, &dirty)).cloned(),
+                );
+                due.sort();
+                due.dedup();
+            }
+            self.state.assign(&self.cluster, &due, &[], &dirty, &mut change);
+            return Update(Kind::Parts(change));
+        }
+        let endpoints: Vec<Endpoint> = self.state.endpoints.keys().cloned().collect();
+        self.anew(&endpoints, self.state.ambiguous, generation)
+    }
+
+    /// Whether the table is such that it can be changed in parts.
+    fn is_short_way(&self) -> bool {
+        !self.state.ambiguous && self.state.generation.is_some()
+    }
+
+    /// Compiles everything.
+    fn anew(&mut self, endpoints: &[Endpoint], ambiguous: bool, generation: Generation) -> Update {
+        let before = std::mem::take(&mut self.state).table;
+        self.state.table = frame(generation, &self.options);
+        self.state.generation = Some(generation);
+        self.state.ambiguous = ambiguous;
+        self.state.assign(&self.cluster, endpoints, &[], &FxHashSet::default(), &mut Change::default());
+        Update(Kind::Anew(Box::new(before)))
     }
 
     /// Moves the generation and nothing else, and adds that to `update`, the last one.
@@ -183,9 +217,20 @@ impl Compiler {
 }
 
 impl State {
-    /// Whether most names that were given out are not in use any more.
-    fn names_are_stale(&self) -> bool {
-        self.names.len() > 1_000 + 4 * self.users.len()
+    /// Brings up to date what does not depend on which endpoints there are. Returns the groups whose policies changed.
+    fn refresh(
+        &mut self,
+        cluster: &Cluster,
+        options: &CompileOptions,
+        generation: Generation,
+        changes: &Changes,
+        change: &mut Change,
+    ) -> FxHashSet<Group> {
+        if self.generation.replace(generation) != Some(generation) || changes.frame {
+            self.set_frame(frame(generation, options), change);
+        }
+        self.follow(cluster, changes, change);
+        self.govern(cluster, changes)
     }
 
     /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has. The two have sets and maps of the same names.
@@ -210,10 +255,22 @@ impl State {
         }
     }
 
-    /// Looks at these addresses again in every set that follows pods.
-    fn follow(&mut self, cluster: &Cluster, addresses: &BTreeSet<IpAddr>, change: &mut Change) {
-        for (name, followed) in &self.followed {
-            for &address in addresses.iter().filter(|address| followed.has_family_of(**address)) {
+    /// Looks again at the addresses about which something changed, in the sets that their old and new owners may be in.
+    fn follow(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
+        let mut candidates = Vec::new();
+        for (&address, before) in &changes.addresses {
+            candidates.clear();
+            for seen in before {
+                self.following.candidates(seen, &mut candidates);
+            }
+            for pod in cluster.endpoints_at(address) {
+                self.following.candidates(&cluster.seen(pod), &mut candidates);
+            }
+            candidates.sort_unstable();
+            candidates.dedup();
+            for &id in &candidates {
+                let Some(followed) = self.following.get(id).filter(|set| set.has_family_of(address)) else { continue };
+                let name = self.parts.get(id);
                 let Some(set) = self.table.sets.get(name) else { continue };
                 let first = vec![Value::Addr(address)];
                 let old: BTreeSet<_> = set
@@ -252,46 +309,54 @@ impl State {
             }
         }
         // A pod that changed may have been the last of its group, and the number of its label set another's by now.
-        for (endpoint, keys) in &self.endpoints {
-            if !changes.pods.is_empty() && is_touched(endpoint, &changes.pods) {
-                for group in keys.iter().filter_map(|key| key.1.as_ref()) {
-                    self.governed.remove(group);
-                    dirty.insert(group.clone());
-                }
-            }
+        let keys = changes.pods.iter().flat_map(|pod| self.endpoints_of(pod)).flat_map(|(_, keys)| keys);
+        let groups: Vec<Group> = keys.filter_map(|key| key.1.clone()).collect();
+        for group in groups {
+            self.governed.remove(&group);
+            dirty.insert(group);
         }
         dirty
     }
 
-    /// Gives every endpoint its classes, and lets go of those that have none any more.
+    /// The endpoints of a pod, and their classes.
+    fn endpoints_of(&self, (namespace, pod): &Name) -> impl Iterator<Item = (&Endpoint, &[ClassKey; 2])> {
+        let first = Endpoint {
+            namespace: (**namespace).to_owned(),
+            pod: (**pod).to_owned(),
+            interface: String::new(),
+            ips: Vec::new(),
+        };
+        let (namespace, pod) = (Arc::clone(namespace), pod.clone());
+        let from = self.endpoints.range(first..);
+        from.take_while(move |(endpoint, _)| *endpoint.namespace == *namespace && *endpoint.pod == *pod)
+    }
+
+    /// Whether an endpoint is of one of these groups.
+    fn is_dirty(&self, endpoint: &Endpoint, dirty: &FxHashSet<Group>) -> bool {
+        let keys = self.endpoints.get(endpoint);
+        !dirty.is_empty() && keys.is_some_and(|keys| keys.iter().any(|key| is_of(key, dirty)))
+    }
+
+    /// Gives the endpoints that are due their classes, takes those out that leave, and lets go of classes that have none any more, or
+    /// that are of dirty groups.
     fn assign(
         &mut self,
         cluster: &Cluster,
-        wanted: &BTreeSet<&Endpoint>,
-        changes: &Changes,
+        due: &[Endpoint],
+        leaving: &[Endpoint],
         dirty: &FxHashSet<Group>,
         change: &mut Change,
     ) {
-        let is_dirty = |key: &ClassKey| key.1.as_ref().is_some_and(|group| dirty.contains(group));
-        let mut stale: Vec<Class> = self.classes.extract_if(|key, _| is_dirty(key)).map(|(_, class)| class).collect();
-        let leaving: Vec<Endpoint> =
-            self.endpoints.keys().filter(|endpoint| !wanted.contains(endpoint)).cloned().collect();
-        for endpoint in &leaving {
-            self.endpoints.remove(endpoint);
-            self.forget(endpoint, change);
-        }
-        let due: Vec<&Endpoint> = wanted
-            .iter()
-            .filter(|endpoint| {
-                self.endpoints.get(**endpoint).is_none_or(|keys| keys.iter().any(is_dirty))
-                    || is_touched(endpoint, &changes.pods)
-            })
-            .copied()
-            .collect();
         if due.is_empty() && leaving.is_empty() {
             return;
         }
-        self.classify(cluster, &due, change);
+        let mut stale: Vec<Class> =
+            self.classes.extract_if(|key, _| is_of(key, dirty)).map(|(_, class)| class).collect();
+        for endpoint in leaving {
+            self.endpoints.remove(endpoint);
+            self.forget(endpoint, change);
+        }
+        self.classify(cluster, due, change);
         let in_use: FxHashSet<&ClassKey> = self.endpoints.values().flatten().collect();
         stale.extend(self.classes.extract_if(|key, _| !in_use.contains(key)).map(|(_, class)| class));
         let groups: FxHashSet<&Group> = in_use.iter().filter_map(|key| key.1.as_ref()).collect();
@@ -320,7 +385,7 @@ impl State {
     }
 
     /// Gives these endpoints their classes, writing those that are not there.
-    fn classify(&mut self, cluster: &Cluster, endpoints: &[&Endpoint], change: &mut Change) {
+    fn classify(&mut self, cluster: &Cluster, endpoints: &[Endpoint], change: &mut Change) {
         let mut builder = Builder::new(cluster, std::mem::take(&mut self.table), std::mem::take(&mut self.names));
         let mut governors = Governors::new(cluster);
         let mut came = Vec::new();
@@ -328,12 +393,16 @@ impl State {
         for endpoint in endpoints {
             let keys = DIRECTIONS
                 .map(|(direction, _)| self.class(&mut builder, &mut governors, endpoint, direction, &mut came));
-            assigned.push((*endpoint, keys));
+            assigned.push((endpoint, keys));
         }
         let Builder { ruleset, names, followed, .. } = builder;
         self.names = names;
         self.table = ruleset;
-        self.followed.extend(followed);
+        for (name, followed) in followed {
+            if let Some(id) = self.parts.id(&name) {
+                self.following.insert(id, followed);
+            }
+        }
         for name in came {
             change.came(&self.table, &name);
         }
@@ -387,26 +456,24 @@ impl State {
 
     /// Keeps a class that was just written, and all that it uses.
     fn hold(&mut self, key: &ClassKey, name: String, builder: &mut Builder<'_>, came: &mut Vec<String>) {
-        let uses = std::mem::take(&mut builder.used);
-        for name in &uses {
-            let users = self.users.entry(name.clone()).or_default();
-            *users += 1;
-            if *users == 1 {
-                came.push(name.clone());
+        let uses = std::mem::take(&mut builder.used).into_iter().map(|name| {
+            let (id, new) = self.parts.hold_or_add(name.as_str());
+            if new {
+                came.push(name);
             }
-        }
+            id
+        });
+        let uses = uses.collect();
         self.classes.insert(key.clone(), Class { name, uses });
     }
 
     /// Lets a class go, and all that only it used.
     fn release(&mut self, class: &Class, change: &mut Change) {
-        for name in &class.uses {
-            let Some(users) = self.users.get_mut(name) else { continue };
-            *users -= 1;
-            if *users == 0 {
-                self.users.remove(name);
-                self.followed.remove(name);
-                change.gone(&mut self.table, name);
+        for &part in &class.uses {
+            if let Some(name) = self.parts.release(part) {
+                self.following.remove(part);
+                self.names.forget(&name);
+                change.gone(&mut self.table, &name);
             }
         }
     }
@@ -419,4 +486,9 @@ fn is_filled_by_endpoints(set: &str) -> bool {
 
 fn is_touched(endpoint: &Endpoint, pods: &BTreeSet<Name>) -> bool {
     pods.iter().any(|(namespace, name)| **namespace == *endpoint.namespace && **name == *endpoint.pod)
+}
+
+/// Whether a class is one of these groups'.
+fn is_of(key: &ClassKey, groups: &FxHashSet<Group>) -> bool {
+    key.1.as_ref().is_some_and(|group| groups.contains(group))
 }

@@ -1,5 +1,6 @@
 //! Values kept once: pods of one Deployment share one label set and one list of ports.
 
+use std::borrow::Borrow;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -11,28 +12,33 @@ pub(crate) struct Id(u32);
 
 /// A store that keeps each distinct value once, counted by its holders.
 #[derive(Debug)]
-pub(crate) struct Interner<T> {
+pub(crate) struct Interner<T: ?Sized> {
     ids: FxHashMap<Arc<T>, Id>,
     slots: Vec<Option<(Arc<T>, usize)>>,
     free: Vec<Id>,
 }
 
-impl<T> Default for Interner<T> {
+impl<T: ?Sized> Default for Interner<T> {
     fn default() -> Self {
         Self { ids: FxHashMap::default(), slots: Vec::new(), free: Vec::new() }
     }
 }
 
-impl<T: Eq + Hash> Interner<T> {
+impl<T: Eq + Hash + ?Sized> Interner<T> {
     /// Takes hold of `value`.
-    pub(crate) fn hold(&mut self, value: T) -> Id {
-        if let Some(&id) = self.ids.get(&value) {
+    pub(crate) fn hold(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> Id {
+        self.hold_or_add(value).0
+    }
+
+    /// Takes hold of `value`, and says whether nobody held it before.
+    pub(crate) fn hold_or_add(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> (Id, bool) {
+        if let Some(&id) = self.ids.get(value.borrow()) {
             if let Some(Some((_, holders))) = self.slots.get_mut(id.0 as usize) {
                 *holders += 1;
             }
-            return id;
+            return (id, false);
         }
-        let value = Arc::new(value);
+        let value: Arc<T> = value.into();
         let slot = Some((Arc::clone(&value), 1));
         let id = if let Some(id) = self.free.pop() {
             self.slots[id.0 as usize] = slot;
@@ -42,19 +48,34 @@ impl<T: Eq + Hash> Interner<T> {
             Id(self.slots.len() as u32 - 1)
         };
         self.ids.insert(value, id);
-        id
+        (id, true)
     }
 
-    /// Lets go of a value that was held; the last holder's goodbye removes it.
-    pub(crate) fn release(&mut self, id: Id) {
-        let Some(slot) = self.slots.get_mut(id.0 as usize) else { return };
-        let Some((value, holders)) = slot else { return };
+    /// Lets go of a value that was held; the last holder's goodbye removes it and returns it.
+    pub(crate) fn release(&mut self, id: Id) -> Option<Arc<T>> {
+        let slot = self.slots.get_mut(id.0 as usize)?;
+        let (_, holders) = slot.as_mut()?;
         *holders -= 1;
-        if *holders == 0 {
-            self.ids.remove(value);
-            *slot = None;
-            self.free.push(id);
+        if *holders > 0 {
+            return None;
         }
+        let (value, _) = slot.take()?;
+        self.ids.remove(&value);
+        self.free.push(id);
+        Some(value)
+    }
+
+    /// A value that is held, to keep longer than it is.
+    pub(crate) fn share(&self, id: Id) -> Arc<T> {
+        match self.slots.get(id.0 as usize) {
+            Some(Some((value, _))) => Arc::clone(value),
+            _ => unreachable!("an id is used only while it is held"),
+        }
+    }
+
+    /// The number of a value that is held.
+    pub(crate) fn id(&self, value: &T) -> Option<Id> {
+        self.ids.get(value).copied()
     }
 
     /// The value, if anybody holds the id: not always the value that it was given out for.
@@ -83,16 +104,17 @@ mod tests {
 
     #[test]
     fn equal_values_share_a_slot_until_the_last_holder_lets_go() {
-        let mut interner = Interner::default();
-        let a = interner.hold("a".to_owned());
-        let b = interner.hold("b".to_owned());
-        assert_eq!(interner.hold("a".to_owned()), a);
-        interner.release(a);
+        let mut interner: Interner<str> = Interner::default();
+        let a = interner.hold("a");
+        let b = interner.hold("b");
+        assert_eq!(interner.hold_or_add("a"), (a, false));
+        assert_eq!(interner.release(a), None);
         assert_eq!(interner.get(a), "a");
-        interner.release(a);
+        assert_eq!(interner.release(a).as_deref(), Some("a"));
         assert_eq!(interner.len(), 1);
         assert_eq!(interner.get(b), "b");
-        let c = interner.hold("c".to_owned());
+        let (c, new) = interner.hold_or_add("c");
+        assert!(new);
         assert_eq!(c, a, "the slot is used again");
         assert_eq!(interner.get(c), "c");
     }

@@ -1,17 +1,30 @@
 //! What changed in a cluster, for whoever has compiled it before.
 //!
-//! Names and addresses only: what has become of them is asked of the cluster when the time comes. The list is short or it is nothing:
-//! past [`MANY`] entries it is quicker to start afresh than to go through it.
+//! Names and addresses, and what selectors saw at these addresses before: what has become of them is asked of the cluster when the time
+//! comes. The list is bounded: past [`MANY`] entries it is quicker to start afresh than to go through it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tortie_api::meta::StringMap;
+
 /// More entries than this are everything.
-const MANY: usize = 500;
+const MANY: usize = 2_000;
 
 /// A namespace, and a name in it.
 pub(crate) type Name = (Arc<str>, Box<str>);
+
+/// What selectors see of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The name of its namespace.
+    pub(crate) namespace: Arc<str>,
+    /// Its namespace's labels.
+    pub(crate) namespace_labels: Arc<StringMap>,
+    /// Its own labels.
+    pub(crate) labels: Arc<StringMap>,
+}
 
 /// What changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,10 +33,21 @@ pub(crate) struct Changes {
     pub(crate) policies: BTreeSet<Name>,
     /// Endpoints that came, changed or went.
     pub(crate) pods: BTreeSet<Name>,
-    /// Addresses that any endpoint has or had about which something changed, its namespace's labels included.
-    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Addresses that any endpoint has or had about which something changed, its namespace's labels included; each with the endpoints
+    /// that had it, as they were.
+    pub(crate) addresses: BTreeMap<IpAddr, Vec<Seen>>,
     /// Whether something changed that the frame depends on.
     pub(crate) frame: bool,
+}
+
+impl Changes {
+    /// Takes note that something about `addresses` changed, which an endpoint that was `seen` had.
+    pub(crate) fn addresses<'a>(&mut self, addresses: impl IntoIterator<Item = &'a IpAddr>, seen: Option<&Seen>) {
+        for address in addresses {
+            let before = self.addresses.entry(*address).or_default();
+            before.extend(seen.filter(|seen| !before.contains(seen)).cloned());
+        }
+    }
 }
 
 /// What changed since the last look; at the first look, everything.
