@@ -11,11 +11,14 @@ use tortie_nft::Ruleset;
 use tortie_policy::{CompileOptions, Compiler, Endpoint};
 
 use crate::bgp::Bgp;
+use crate::drift::Drifts;
 use crate::endpoints::{Answer, Endpoints, Reasons};
 use crate::event::{Action, Change, Event, Host, LocalEndpoint, Millis};
 use crate::routes::Routes;
 use crate::rules::Rules;
 use crate::view::{BlockView, RouteView, Status};
+
+mod watch;
 
 /// Rules and routes are read back and compared this often, and up to half as often again, so that nodes do not do it in step.
 const AUDIT: Millis = 60_000;
@@ -122,6 +125,10 @@ pub struct Felix {
     host_busy: bool,
     host_error: Option<String>,
     host_retry: Backoff,
+
+    drifts: Drifts,
+    /// Who caused the event that is being taken in, where the kernel tells.
+    author: Option<String>,
 }
 
 impl Felix {
@@ -167,6 +174,8 @@ impl Felix {
             host_busy: false,
             host_error: None,
             host_retry: Backoff::default(),
+            drifts: Drifts::default(),
+            author: None,
             config,
         }
     }
@@ -262,14 +271,19 @@ impl Felix {
             }
             Event::LinkChanged(link) => self.routes.link_changed(&link),
             Event::LinkRemoved { index } => self.routes.link_removed(index),
-            Event::RouteChanged(route) => {
-                if !self.routes.route_changed(route) {
-                    self.read_routes();
-                }
-            }
+            Event::AddressAdded { index, .. } => self.routes.address_added(index),
+            Event::AddressRemoved { address, .. } => self.routes.address_removed(address),
+            Event::RouteChanged(route) => self.routes.route_changed(route),
             Event::RouteRemoved(route) => self.routes.route_removed(&route),
             Event::Overrun => self.read_routes(),
+            Event::RulesTouched { by } => self.rules.touched(by),
+            Event::Caused { by, event } => {
+                self.author = Some(by);
+                self.handle(*event, now);
+                self.author = None;
+            }
         }
+        self.note_drifts();
         self.progress_due = true;
     }
 
@@ -361,6 +375,9 @@ impl Felix {
 
     /// Moves on whatever waited for what has now happened. Once for all events between two polls, for a peer may send a million.
     fn progress(&mut self) {
+        if self.routes.take_doubt() {
+            self.read_routes();
+        }
         if !self.config.dataplane {
             self.rules_sequence = self.sequence;
             self.routes_sequence = self.sequence;
@@ -377,6 +394,7 @@ impl Felix {
         if !self.config.bgp {
             self.bgp_sequence = self.sequence;
         }
+        self.settle_drifts();
         if !self.in_sync {
             return;
         }
@@ -438,6 +456,9 @@ impl Felix {
             if !self.answers.is_empty() {
                 let (request, result) = self.answers.remove(0);
                 return Some(Action::Done { request, result });
+            }
+            if let Some(drift) = self.drifts.report(self.now) {
+                return Some(Action::Report(drift));
             }
             let action = self
                 .poll_rules()
@@ -558,6 +579,7 @@ impl Felix {
             self.bgp_retry.at,
             self.host_retry.at,
             self.endpoints.deadline(),
+            self.drifts.timeout(),
         ]
         .into_iter()
         .flatten()

@@ -10,6 +10,9 @@ use tortie_api::{Object, ObjectKey};
 use tortie_bird_lite::RibUpdate;
 use tortie_nft::{Ruleset, Transaction};
 
+use crate::drift::Drift;
+use crate::host_firewall::HostFirewall;
+
 /// Milliseconds on a clock that only goes forward; where it starts does not matter.
 pub type Millis = u64;
 
@@ -83,10 +86,51 @@ pub enum Target {
         /// The device that the gateway is reached by.
         index: u32,
     },
+    /// To a gateway that is taken to be on the link although no route says so, as clouds that give a node a /32 have it.
+    Onlink {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The device that it is behind.
+        index: u32,
+    },
+    /// To several gateways and devices in equal shares, flow by flow (ECMP): in ascending order, none twice. [`Target::multipath`]
+    /// makes one.
+    Multipath(Vec<(IpAddr, u32)>),
     /// Nowhere, silently.
     Blackhole,
     /// Anything else, in short. Never wanted, so a route of ours that has it is replaced.
     Other(String),
+}
+
+impl Target {
+    /// To these gateways and devices, whatever their order; if they are one, simply to that.
+    pub fn multipath(mut hops: Vec<(IpAddr, u32)>) -> Self {
+        hops.sort_unstable();
+        hops.dedup();
+        match hops.as_slice() {
+            &[(gateway, index)] => Self::Via { gateway, index },
+            _ => Self::Multipath(hops),
+        }
+    }
+
+    /// The gateways, each with its device; none where there is no gateway.
+    pub fn hops(&self) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
+        let (one, several) = match self {
+            Self::Via { gateway, index } | Self::Onlink { gateway, index } => (Some((*gateway, *index)), &[][..]),
+            Self::Multipath(hops) => (None, hops.as_slice()),
+            Self::Device { .. } | Self::Blackhole | Self::Other(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().copied())
+    }
+
+    /// The devices that it leads out of.
+    pub fn devices(&self) -> impl Iterator<Item = u32> + '_ {
+        let direct = match self {
+            Self::Device { index } => Some(*index),
+            _ => None,
+        };
+        direct.into_iter().chain(self.hops().map(|(_, index)| index))
+    }
 }
 
 /// A route of the main table.
@@ -105,17 +149,21 @@ pub struct Route {
 /// A step towards the routes we want.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RouteChange {
-    /// Create, or replace the route of the same destination and metric.
+    /// Write where nothing is: if there is a route of the same destination and metric after all, it is to be left alone.
+    Create(Route),
+    /// Write in the place of our route of the same destination and metric.
     Replace(Route),
     /// Delete; that it is gone already is no failure.
     Delete(Route),
+    /// Take these gateways out of our IPv6 route and leave its others. That one of them is not there, or not ours, is a failure.
+    Shrink(Route),
 }
 
 impl RouteChange {
     /// The route that is written or deleted.
     pub const fn route(&self) -> &Route {
         match self {
-            Self::Replace(route) | Self::Delete(route) => route,
+            Self::Create(route) | Self::Replace(route) | Self::Delete(route) | Self::Shrink(route) => route,
         }
     }
 }
@@ -127,6 +175,9 @@ pub struct RouteFailure {
     pub destination: IpNet,
     /// Why.
     pub reason: String,
+    /// Whether what is there is not what was thought to be: there was something to create in the place of, or nothing to shrink.
+    #[serde(default)]
+    pub surprise: bool,
 }
 
 /// The node's interfaces and main routing tables (IPv4 and IPv6), read at one time.
@@ -192,12 +243,40 @@ pub enum Event {
         /// Its number.
         index: u32,
     },
-    /// A route is new or changed, by whomever.
+    /// An interface has an address.
+    AddressAdded {
+        /// The interface.
+        index: u32,
+        /// The address.
+        address: IpAddr,
+    },
+    /// An interface has an address no more.
+    AddressRemoved {
+        /// The interface.
+        index: u32,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A route is new or changed, by somebody else than us.
     RouteChanged(Route),
-    /// A route is gone.
+    /// A route is gone, by somebody else than us.
     RouteRemoved(Route),
     /// Events of the kernel were lost.
     Overrun,
+    /// How the host's own firewalls stand now.
+    HostFirewall(HostFirewall),
+    /// Somebody else changed our table of rules, or may have, for the kernel's events about it were lost.
+    RulesTouched {
+        /// The process that did it, where the kernel tells: `NAME (PID)`.
+        by: Option<String>,
+    },
+    /// Something of what the kernel announces, and the process that did it.
+    Caused {
+        /// The process, as `NAME (PID)`.
+        by: String,
+        /// What happened.
+        event: Box<Event>,
+    },
 }
 
 /// What the kernel must be set to, so that packets of pods are forwarded at all.
@@ -209,7 +288,7 @@ pub struct Host {
     pub forward_ipv6: bool,
 }
 
-/// Something to do. Each kind but [`Action::Done`] is answered by an event, and is not handed out again before that.
+/// Something to do. Each kind but [`Action::Done`] and [`Action::Report`] is answered by an event, and is not handed out again before that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Read our table back: [`Event::RulesRead`].
@@ -225,6 +304,8 @@ pub enum Action {
     ConfigureBgp(Box<tortie_bird_lite::Config>),
     /// Set what is asked for and not set yet: [`Event::HostConfigured`].
     ConfigureHost(Host),
+    /// Tell of something that somebody else changed in the kernel. Not answered.
+    Report(Drift),
     /// The answer to a request.
     Done {
         /// Which.

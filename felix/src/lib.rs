@@ -17,8 +17,12 @@
 
 mod bgp;
 mod core;
+mod difference;
+mod drift;
 mod endpoints;
 mod event;
+mod host_firewall;
+mod fib;
 mod resolve;
 mod routes;
 mod rules;
@@ -26,10 +30,12 @@ pub mod settings;
 mod view;
 
 pub use crate::core::{Config, Felix};
+pub use drift::{Drift, DriftKind};
 pub use event::{
     Action, Change, Event, Host, Link, LocalEndpoint, Millis, RequestId, Route, RouteChange, RouteFailure, Snapshot,
     Target,
 };
+pub use host_firewall::{HostFirewall, HostFirewallRepair};
 pub use settings::Settings;
 pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
 

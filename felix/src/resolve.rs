@@ -1,20 +1,50 @@
 //! Other people's routes, and how a BGP next hop is reached through them.
 //!
-//! A next hop is resolved recursively, as `gateway recursive` does it, but never through a route of ours: routes that carry pods must
-//! not carry the sessions that announce them. What is on-link is the gateway itself; else the gateway of the most specific route is.
+//! A next hop is resolved recursively, as BIRD's `gateway recursive` does it, but never through a route of ours: routes that carry pods
+//! must not carry the sessions that announce them. What is on-link is the gateway itself; else the gateways of the most specific
+//! route are, the default route included, all of them where it has several.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::event::{Route, Target};
 
+/// One route of somebody else's, in few bytes: a node that carries a fabric's routes has many.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    target: Target,
+    protocol: u8,
+}
+
 /// The main table without our own routes.
 #[derive(Debug, Default)]
 pub(crate) struct Foreign {
-    /// By destination and metric. Several where the kernel has several: two interfaces in one subnet.
-    routes: BTreeMap<(IpNet, u32), Vec<Route>>,
+    /// By destination, metric, and place among those that have both the same: two interfaces in one subnet.
+    routes: BTreeMap<(IpNet, u32, u32), Entry>,
+}
+
+/// Why a next hop is of no use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// It is this node.
+    Own,
+    /// No route leads to it.
+    NoRoute,
+    /// The most specific route to it leads nowhere that a packet could be sent to.
+    DeadEnd(IpNet),
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("it is this node's own address"),
+            Self::NoRoute => f.write_str("the node has no route to it"),
+            Self::DeadEnd(route) => write!(f, "the node's route to it, {route}, leads nowhere"),
+        }
+    }
 }
 
 impl Foreign {
@@ -31,74 +61,99 @@ impl Foreign {
         self.routes.clear();
     }
 
+    /// Whether there is none, as before the first read-back.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    fn with(&self, destination: IpNet, metric: u32) -> impl Iterator<Item = (&(IpNet, u32, u32), &Entry)> {
+        self.routes.range((destination, metric, 0)..=(destination, metric, u32::MAX))
+    }
+
     /// Takes a route that was read.
     pub(crate) fn insert(&mut self, route: Route) {
-        if Self::matters(route.destination) {
-            let list = self.routes.entry((route.destination, route.metric)).or_default();
-            if !list.contains(&route) {
-                list.push(route);
-            }
+        if !Self::matters(route.destination) {
+            return;
         }
+        let Route { destination, target, protocol, metric } = route;
+        let entry = Entry { target, protocol };
+        let place = match self.with(destination, metric).last() {
+            Some(((_, _, place), _)) if self.with(destination, metric).all(|(_, other)| *other != entry) => place + 1,
+            Some(_) => return,
+            None => 0,
+        };
+        self.routes.insert((destination, metric, place), entry);
     }
 
     /// Takes a route that the kernel announced. False when it stands beside another of the same destination and metric: the
     /// announcement does not say whether it replaced that one, so the table has to be read again.
     pub(crate) fn announce(&mut self, route: Route) -> bool {
-        let key = (route.destination, route.metric);
+        let (destination, metric) = (route.destination, route.metric);
         self.insert(route);
-        self.routes.get(&key).is_none_or(|list| list.len() <= 1)
+        self.with(destination, metric).count() <= 1
     }
 
-    /// Takes a route away.
-    pub(crate) fn remove(&mut self, route: &Route) {
-        let key = (route.destination, route.metric);
-        if let Some(list) = self.routes.get_mut(&key) {
-            if list.len() == 1 {
-                list.clear();
-            } else {
-                list.retain(|other| other != route);
-            }
-            if list.is_empty() {
-                self.routes.remove(&key);
-            }
-        }
+    /// Takes a route away. False when it was not quite the one that is known: the table has to be read again.
+    pub(crate) fn remove(&mut self, route: &Route) -> bool {
+        let alike = || self.with(route.destination, route.metric);
+        let gone = if alike().count() == 1 {
+            // Alone it is that one, whatever became of it meanwhile.
+            alike().next()
+        } else {
+            alike().find(|(_, entry)| entry.target == route.target && entry.protocol == route.protocol)
+        };
+        let gone = gone.map(|(key, _)| *key);
+        let Some(key) = gone else { return !Self::matters(route.destination) };
+        self.routes.remove(&key).is_some_and(|entry| entry.target == route.target)
     }
 
-    /// Forgets the routes of a device that went down: the kernel drops them, those of IPv4 without announcing it. Returns whether
-    /// there were any.
-    pub(crate) fn device_down(&mut self, index: u32) -> bool {
-        let mut any = false;
-        self.routes.retain(|_, list| {
-            let before = list.len();
-            list.retain(|route| crate::routes::device(&route.target) != Some(index));
-            any |= list.len() != before;
-            !list.is_empty()
+    /// Forgets the routes of a device that went down: the kernel drops them, those of IPv4 without announcing it. One with several
+    /// next hops stays, and uses the others, unless the device is gone.
+    pub(crate) fn device_down(&mut self, index: u32, removed: bool) {
+        self.routes.retain(|_, entry| {
+            let several = matches!(entry.target, Target::Multipath(_)) && !removed;
+            several || !entry.target.devices().any(|device| device == index)
         });
-        any
     }
 
-    /// The route of somebody else that is in force for exactly this destination, against one of ours with `metric`.
-    pub(crate) fn wins(&self, destination: IpNet, metric: u32) -> Option<&Route> {
-        self.routes.range((destination, 0)..=(destination, metric)).next().and_then(|(_, list)| list.first())
+    /// The protocol and metric of the route of somebody else that is in force for exactly this destination, against one of ours with
+    /// `metric`.
+    pub(crate) fn wins(&self, destination: IpNet, metric: u32) -> Option<(u8, u32)> {
+        let mut better = self.routes.range((destination, 0, 0)..=(destination, metric, u32::MAX));
+        better.next().map(|((_, metric, _), entry)| (entry.protocol, *metric))
     }
 
     /// Whether somebody else's route stands in the very place of ours, so that writing ours would replace it.
     pub(crate) fn occupies(&self, destination: IpNet, metric: u32) -> bool {
-        self.routes.contains_key(&(destination, metric))
+        self.with(destination, metric).next().is_some()
     }
 
-    /// How a next hop is reached: itself if it is on-link, else through the gateway of the most specific route to it.
-    pub(crate) fn resolve(&self, next_hop: IpAddr) -> Option<Target> {
+    /// How a next hop is reached: itself if it is on-link, else through the gateways of the most specific route to it. Devices that are
+    /// not up carry nothing.
+    pub(crate) fn resolve(&self, next_hop: IpAddr, is_up: impl Fn(u32) -> bool) -> Result<Target, Unreachable> {
         let longest = if next_hop.is_ipv4() { 32 } else { 128 };
-        let list = (0..=longest).rev().find_map(|length| {
-            let destination = IpNet::new(next_hop, length).ok()?.trunc();
-            self.routes.range((destination, 0)..=(destination, u32::MAX)).next().map(|(_, list)| list)
-        })?;
-        list.iter().find_map(|route| match route.target {
-            Target::Device { index } => Some(Target::Via { gateway: next_hop, index }),
-            Target::Via { gateway, index } => Some(Target::Via { gateway, index }),
-            Target::Blackhole | Target::Other(_) => None,
-        })
+        for length in (0..=longest).rev() {
+            let Ok(destination) = IpNet::new(next_hop, length) else { continue };
+            let destination = destination.trunc();
+            let mut alive = self
+                .routes
+                .range((destination, 0, 0)..=(destination, u32::MAX, u32::MAX))
+                .filter(|(_, entry)| {
+                    let mut devices = entry.target.devices().peekable();
+                    devices.peek().is_none() || devices.any(&is_up)
+                })
+                .map(|(_, entry)| &entry.target);
+            let Some(target) = alive.next() else { continue };
+            return match target {
+                Target::Device { index } => Ok(Target::Via { gateway: next_hop, index: *index }),
+                Target::Via { .. } | Target::Onlink { .. } => Ok(target.clone()),
+                Target::Multipath(hops) => {
+                    Ok(Target::multipath(hops.iter().copied().filter(|(_, index)| is_up(*index)).collect()))
+                }
+                Target::Blackhole | Target::Other(_) => Err(Unreachable::DeadEnd(destination)),
+            };
+        }
+        Err(Unreachable::NoRoute)
     }
 }
 
@@ -118,21 +173,44 @@ mod tests {
         Target::Via { gateway: ip(gateway), index }
     }
 
+    fn resolve(foreign: &Foreign, next_hop: &str) -> Result<Target, Unreachable> {
+        foreign.resolve(ip(next_hop), |index| index < 10)
+    }
+
     #[test]
     fn resolves_on_link_through_a_gateway_and_not_at_all() {
         let mut foreign = Foreign::default();
-        assert_eq!(foreign.resolve(ip("172.31.0.2")), None);
+        assert_eq!(resolve(&foreign, "172.31.0.2"), Err(Unreachable::NoRoute));
         foreign.insert(route("172.31.0.0/24", Target::Device { index: 2 }, 0));
         foreign.insert(route("0.0.0.0/0", via("172.31.0.1", 2), 0));
-        assert_eq!(foreign.resolve(ip("172.31.0.2")), Some(via("172.31.0.2", 2)));
-        assert_eq!(foreign.resolve(ip("172.31.1.2")), Some(via("172.31.0.1", 2)));
-        foreign.insert(route("172.31.1.0/24", Target::Blackhole, 0));
-        assert_eq!(foreign.resolve(ip("172.31.1.2")), None);
-        assert_eq!(foreign.resolve(ip("fd00::1")), None);
+        assert_eq!(resolve(&foreign, "172.31.0.2"), Ok(via("172.31.0.2", 2)));
+        assert_eq!(resolve(&foreign, "172.31.1.2"), Ok(via("172.31.0.1", 2)));
+        let hole = route("172.31.1.0/24", Target::Blackhole, 0);
+        foreign.insert(hole.clone());
+        assert_eq!(resolve(&foreign, "172.31.1.2"), Err(Unreachable::DeadEnd(hole.destination)));
+        assert_eq!(resolve(&foreign, "fd00::1"), Err(Unreachable::NoRoute));
         foreign.insert(route("fd00::/64", Target::Device { index: 2 }, 256));
-        assert_eq!(foreign.resolve(ip("fd00::1")), Some(via("fd00::1", 2)));
+        assert_eq!(resolve(&foreign, "fd00::1"), Ok(via("fd00::1", 2)));
         foreign.insert(route("fe80::/64", Target::Device { index: 2 }, 256));
-        assert_eq!(foreign.resolve(ip("fe80::1")), None, "which link is unknown");
+        assert_eq!(resolve(&foreign, "fe80::1"), Err(Unreachable::NoRoute), "which link is unknown");
+    }
+
+    #[test]
+    fn resolves_through_several_gateways_and_those_that_are_only_on_the_link() {
+        let mut foreign = Foreign::default();
+        let onlink = Target::Onlink { gateway: ip("169.254.0.1"), index: 2 };
+        foreign.insert(route("0.0.0.0/0", onlink.clone(), 0));
+        assert_eq!(resolve(&foreign, "192.0.2.1"), Ok(onlink));
+        let hops = vec![(ip("172.16.0.1"), 2), (ip("172.17.0.1"), 3), (ip("172.18.0.1"), 11)];
+        foreign.insert(route("192.0.0.0/8", Target::multipath(hops.clone()), 0));
+        let two = Target::multipath(hops[..2].to_vec());
+        assert_eq!(resolve(&foreign, "192.0.2.1"), Ok(two), "a device that is not up carries nothing");
+        foreign.device_down(3, false);
+        assert_eq!(foreign.resolve(ip("192.0.2.1"), |index| index == 2), Ok(via("172.16.0.1", 2)));
+        let none = foreign.resolve(ip("192.0.2.1"), |_| false);
+        assert_eq!(none, Err(Unreachable::NoRoute), "nor does the default route");
+        foreign.device_down(3, true);
+        assert_eq!(resolve(&foreign, "192.0.2.1"), Ok(Target::Onlink { gateway: ip("169.254.0.1"), index: 2 }));
     }
 
     #[test]
@@ -140,9 +218,9 @@ mod tests {
         let mut foreign = Foreign::default();
         foreign.insert(route("10.0.0.0/8", via("172.31.0.9", 3), 100));
         foreign.insert(route("10.0.0.0/8", via("172.31.0.1", 2), 50));
-        assert_eq!(foreign.resolve(ip("10.1.1.1")), Some(via("172.31.0.1", 2)));
+        assert_eq!(resolve(&foreign, "10.1.1.1"), Ok(via("172.31.0.1", 2)));
         let destination = "10.0.0.0/8".parse().expect("a prefix");
-        assert_eq!(foreign.wins(destination, 1024).map(|route| route.metric), Some(50));
+        assert_eq!(foreign.wins(destination, 1024), Some((2, 50)));
         assert!(foreign.wins(destination, 10).is_none());
         assert!(foreign.occupies(destination, 50) && !foreign.occupies(destination, 1024));
     }
@@ -157,9 +235,9 @@ mod tests {
         assert!(foreign.announce(first.clone()));
         assert!(foreign.announce(first.clone()), "the same again is no news");
         assert!(!foreign.announce(second.clone()), "added or replaced? nobody knows");
-        foreign.remove(&first);
-        assert_eq!(foreign.resolve(ip("172.31.0.7")), Some(via("172.31.0.7", 3)));
-        foreign.remove(&second);
-        assert_eq!(foreign.resolve(ip("172.31.0.7")), None);
+        assert!(foreign.remove(&first));
+        assert_eq!(resolve(&foreign, "172.31.0.7"), Ok(via("172.31.0.7", 3)));
+        assert!(foreign.remove(&second) && !foreign.remove(&second));
+        assert_eq!(resolve(&foreign, "172.31.0.7"), Err(Unreachable::NoRoute));
     }
 }

@@ -1,12 +1,16 @@
 //! Desired routes against the kernel's.
 //!
 //! Three sources, in order of precedence: local pods (`/32 dev cali…`), the node's own IPAM blocks (blackhole, so that an address
-//! nobody has is refused here and not sent back to the fabric), and BGP. What the kernel has is kept as a model: filled by a
-//! read-back, corrected by the kernel's announcements, and moved on at the moment a write is handed out. Whatever touches a
-//! destination marks it dirty, and only dirty destinations are compared, so work is proportional to change.
+//! nobody has is refused here and not sent back to the fabric), and BGP, by one next hop or several. What the kernel has is kept as a
+//! model ([`Fib`]): filled by a read-back, corrected by the kernel's announcements, and moved on at the moment a write is handed out.
+//! Whatever touches a destination marks it dirty, and only dirty destinations are compared, so work is proportional to change.
 //!
-//! The model moves on at hand-out, not at the answer, because announcements of what others do may come before the answer: what
-//! is announced is always newer than the hand-out. Our own writes are announced too, and change nothing.
+//! Announcements are of what others do; our own writes are not announced to us. Both come by different ways, so after a stranger's
+//! change to one of our routes nobody knows which of the two came first: it is repaired at once, and the table is read again.
+//!
+//! Nothing of a stranger's is written over. A route is *created* where the model has none, which the kernel refuses if there is one
+//! after all; it is *replaced* only where the model has ours. And since IPv6 keeps gateways of several programs in one route, and
+//! shows them as one, gateways that we do not know to be ours are taken out one by one, each on condition that it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,12 +19,17 @@ use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::event::{Link, Route, RouteChange, RouteFailure, Snapshot, Target};
-use crate::resolve::Foreign;
-use crate::view::{RouteSource, RouteState, RouteView};
+use crate::fib::{Fib, Key};
+use crate::resolve::{Foreign, Unreachable};
 use crate::{ROUTE_METRIC, ROUTE_PROTOCOL};
+
+mod questions;
 
 /// At most this many changes at once, so that a pod does not wait for a million routes of a peer.
 const BATCH: usize = 4096;
+
+/// At most this many next hops in one route, as BIRD's `merge paths` has it.
+const MOST_HOPS: usize = 16;
 
 /// Whose routes a change is about; local ones go first and count for the programmed revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,23 +46,38 @@ enum Wish {
     Nothing,
 }
 
+/// A write that the kernel refused.
+#[derive(Debug)]
+struct Failed {
+    reason: String,
+    /// What is there is not what was thought to be: no use to try again before it is read.
+    surprise: bool,
+}
+
+/// What somebody else did to one of our routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tampered {
+    /// The route's destination.
+    pub(crate) destination: IpNet,
+    /// What was found instead.
+    pub(crate) found: String,
+}
+
 /// The route table: what is wanted, what is there, and what of it is under way.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     links: FxHashMap<u32, Link>,
     by_name: FxHashMap<String, u32>,
     foreign: Foreign,
-    /// Our routes in the kernel, by destination and metric.
-    own: BTreeMap<(IpNet, u32), Target>,
-    /// How many of `own` lead out of each device.
-    own_by_device: FxHashMap<u32, usize>,
+    /// Our routes in the kernel.
+    own: Fib,
     pods: BTreeMap<IpNet, String>,
     blocks: BTreeSet<IpNet>,
     bgp: FxHashMap<IpNet, Box<[IpAddr]>>,
     /// The node's own addresses: never a next hop.
     own_addresses: FxHashSet<IpAddr>,
     /// Next hops in use, and how they are reached.
-    resolved: FxHashMap<IpAddr, Option<Target>>,
+    resolved: FxHashMap<IpAddr, Result<Target, Unreachable>>,
     /// Whether the speaker may yet confirm routes of an earlier run.
     keep_stale: bool,
     /// BGP routes of an earlier run that nobody has confirmed or withdrawn yet.
@@ -64,8 +88,17 @@ pub(crate) struct Routes {
     in_flight: FxHashSet<IpNet>,
     /// Whether routes of pods or blocks are among those in flight, and among the failed ones.
     in_flight_local: bool,
-    failed: BTreeMap<IpNet, String>,
+    /// Those in flight of which gateways are taken out.
+    shrinking: FxHashSet<IpNet>,
+    /// IPv6 routes of ours with gateways that are not.
+    shared: FxHashSet<IpNet>,
+    /// Destinations of which a surprise was looked into by a read-back.
+    seen: FxHashSet<IpNet>,
+    failed: BTreeMap<IpNet, Failed>,
     failed_local: bool,
+    /// Whether the table should be read again.
+    doubtful: bool,
+    tampered: Vec<Tampered>,
 }
 
 impl Routes {
@@ -108,11 +141,11 @@ impl Routes {
         let addresses: FxHashSet<IpAddr> = addresses.into_iter().collect();
         if addresses != self.own_addresses {
             self.own_addresses = addresses;
-            self.resolve_again();
+            self.resolve_again(|_| true);
         }
     }
 
-    /// Takes a best path of BGP.
+    /// Takes a best path of BGP: the next hops of all paths that are equally good.
     pub(crate) fn set_best(&mut self, prefix: IpNet, next_hops: Vec<IpAddr>) {
         let prefix = prefix.trunc();
         for next_hop in &next_hops {
@@ -139,8 +172,6 @@ impl Routes {
         if std::mem::take(&mut self.keep_stale) {
             self.stale = FxHashSet::default();
             self.mark_unwanted();
-            let used: FxHashSet<IpAddr> = self.bgp.values().flat_map(|hops| hops.iter().copied()).collect();
-            self.resolved.retain(|next_hop, _| used.contains(next_hop));
         }
     }
 
@@ -161,18 +192,22 @@ impl Routes {
             self.by_name.insert(link.name.clone(), link.index);
             self.links.insert(link.index, link);
         }
-        let before = std::mem::take(&mut self.own);
-        self.own_by_device.clear();
+        let first = self.own.is_empty() && self.foreign.is_empty();
+        let before = self.own.take();
         self.foreign.clear();
         for route in snapshot.routes {
             if route.protocol == ROUTE_PROTOCOL {
-                self.set_own(route.destination, route.metric, Some(route.target));
+                self.own.add((route.destination, route.metric), route.target);
             } else {
                 self.foreign.insert(route);
             }
         }
         for (key, target) in &before {
-            if self.own.get(key) != Some(target) {
+            if self.own.get(*key) != Some(target) {
+                // What went with its device will be announced by that.
+                if target.devices().all(|index| self.is_up(index)) {
+                    self.tampered(*key);
+                }
                 self.mark(key.0);
             }
         }
@@ -181,22 +216,42 @@ impl Routes {
             .keys()
             .chain(&self.blocks)
             .chain(self.bgp.keys())
-            .filter(|destination| !self.own.contains_key(&(**destination, ROUTE_METRIC)))
+            .filter(|destination| self.own.get((**destination, ROUTE_METRIC)).is_none())
             .copied()
             .collect();
         self.mark_all(wanted);
-        let found: Vec<IpNet> = self.own.keys().filter(|key| !before.contains_key(key)).map(|key| key.0).collect();
-        self.mark_all(found);
-        self.resolve_again();
+        let found: Vec<Key> = self.own.iter().map(|(key, _)| *key).filter(|key| !before.contains_key(key)).collect();
+        for key in found {
+            if !first {
+                self.tampered(key);
+            }
+            self.mark(key.0);
+        }
+        let doubled: Vec<IpNet> = self.own.doubled().map(|key| key.0).collect();
+        self.mark_all(doubled);
+        // What was refused because something unknown was there is known now.
+        let surprises: Vec<IpNet> =
+            self.failed.iter().filter(|(_, failed)| failed.surprise).map(|(destination, _)| *destination).collect();
+        self.mark_all(surprises.clone());
+        self.seen.extend(surprises);
+        self.forget_next_hops();
+        self.resolve_again(|_| true);
+    }
+
+    /// Forgets the next hops that no route goes by.
+    fn forget_next_hops(&mut self) {
+        let used: FxHashSet<IpAddr> = self.bgp.values().flat_map(|hops| hops.iter().copied()).collect();
+        self.resolved.retain(|next_hop, _| used.contains(next_hop));
     }
 
     /// What is there was written by an earlier run. Returns what of it leads to gateways: BGP's.
     pub(crate) fn inherit(&mut self) -> Vec<(IpNet, IpAddr)> {
-        let gateways = self.own.iter().filter_map(|((destination, _), target)| match target {
-            Target::Via { gateway, .. } if !self.bgp.contains_key(destination) => Some((*destination, *gateway)),
-            _ => None,
-        });
-        let gateways: Vec<_> = gateways.collect();
+        let gateways: Vec<(IpNet, IpAddr)> = self
+            .own
+            .iter()
+            .filter(|((destination, _), _)| !self.bgp.contains_key(destination))
+            .filter_map(|((destination, _), target)| Some((*destination, target.hops().next()?.0)))
+            .collect();
         if self.keep_stale {
             self.stale = gateways.iter().map(|(destination, _)| *destination).collect();
         }
@@ -209,6 +264,7 @@ impl Routes {
         if before.as_ref() == Some(link) {
             return;
         }
+        let was_up = before.as_ref().is_some_and(|before| before.up);
         if let Some(before) = before.filter(|before| before.name != link.name) {
             if self.by_name.get(&before.name) == Some(&link.index) {
                 self.by_name.remove(&before.name);
@@ -217,7 +273,11 @@ impl Routes {
         }
         self.by_name.insert(link.name.clone(), link.index);
         if !link.up {
-            self.device_down(link.index);
+            self.device_down(link.index, false);
+        } else if !was_up {
+            // Routes by several next hops use it again, and say nothing.
+            self.resolve_again(|_| true);
+            self.retry_by(|target| target.devices().any(|index| index == link.index));
         }
         self.mark_pods_of(&link.name);
     }
@@ -228,72 +288,93 @@ impl Routes {
         if self.by_name.get(&link.name) == Some(&index) {
             self.by_name.remove(&link.name);
         }
-        self.device_down(index);
+        self.device_down(index, true);
         self.mark_pods_of(&link.name);
     }
 
     /// The kernel drops the IPv4 routes of a device that goes down without announcing it.
-    fn device_down(&mut self, index: u32) {
-        if self.own_by_device.contains_key(&index) {
-            let gone: Vec<(IpNet, u32)> =
-                self.own.iter().filter(|(_, target)| device(target) == Some(index)).map(|(key, _)| *key).collect();
-            for (destination, metric) in gone {
-                self.set_own(destination, metric, None);
-                self.mark(destination);
-            }
-        }
-        if self.foreign.device_down(index) {
-            self.resolve_again();
-        }
+    fn device_down(&mut self, index: u32, removed: bool) {
+        let links = &self.links;
+        let is_up = |index| links.get(&index).is_some_and(|link| link.up);
+        let touched = self.own.device_down(index, removed, is_up);
+        self.mark_all(touched);
+        self.foreign.device_down(index, removed);
+        self.resolve_again(|_| true);
     }
 
-    /// A route is new or changed. False when the table has to be read again to know what is there now.
-    pub(crate) fn route_changed(&mut self, route: Route) -> bool {
+    /// An interface has an address: gateways may be on its link now.
+    pub(crate) fn address_added(&mut self, index: u32) {
+        self.retry_by(|target| target.devices().any(|device| device == index));
+    }
+
+    /// An interface has an address no more: others' routes that prefer it as their source went with it, on some kernels unannounced.
+    pub(crate) fn address_removed(&mut self, address: IpAddr) {
+        self.doubtful |= address.is_ipv4();
+    }
+
+    /// A route is new or changed, by somebody else.
+    pub(crate) fn route_changed(&mut self, route: Route) {
+        let key = (route.destination, route.metric);
+        let ours = self.own.get(key);
         if route.protocol == ROUTE_PROTOCOL {
-            if self.own.get(&(route.destination, route.metric)) != Some(&route.target) {
-                self.set_own(route.destination, route.metric, Some(route.target));
-                self.mark(route.destination);
+            if ours != Some(&route.target) {
+                self.own.learn(key, route.target);
+                self.tampered(key);
+                self.doubtful = true;
+                self.mark(key.0);
             }
-            return true;
+            return;
         }
         let destination = route.destination;
-        // Somebody replaced ours by theirs.
-        if self.own.contains_key(&(destination, route.metric)) {
-            self.set_own(destination, route.metric, None);
+        let replaced = ours.is_some();
+        // Most likely it took the place of ours. Where it did not, but was put beside it, the read-back will tell.
+        if replaced {
+            self.own.set(key, None);
         }
-        let sure = self.foreign.announce(route);
+        self.doubtful |= !self.foreign.announce(route) || replaced;
+        if replaced {
+            self.tampered(key);
+        }
         self.mark(destination);
-        self.resolve_again();
-        sure
+        self.resolve_again(|next_hop| destination.contains(&next_hop));
+        self.retry_by(|target| target.hops().any(|(gateway, _)| destination.contains(&gateway)));
     }
 
-    /// A route is gone.
+    /// A route is gone, by somebody else's doing or the kernel's.
     pub(crate) fn route_removed(&mut self, route: &Route) {
+        let destination = route.destination;
         if route.protocol == ROUTE_PROTOCOL {
-            self.set_own(route.destination, route.metric, None);
+            let key = (destination, route.metric);
+            if self.own.remove(key, &route.target) {
+                self.tampered(key);
+                self.doubtful = true;
+            }
         } else {
-            self.foreign.remove(route);
-            self.resolve_again();
+            self.doubtful |= !self.foreign.remove(route);
+            self.resolve_again(|next_hop| destination.contains(&next_hop));
         }
-        self.mark(route.destination);
+        self.mark(destination);
     }
 
-    fn set_own(&mut self, destination: IpNet, metric: u32, target: Option<Target>) {
-        if let Some(index) = target.as_ref().and_then(device) {
-            *self.own_by_device.entry(index).or_default() += 1;
-        }
-        let before = match target {
-            Some(target) => self.own.insert((destination, metric), target),
-            None => self.own.remove(&(destination, metric)),
+    /// Notes what somebody made of a route of ours. Called when the model has it.
+    fn tampered(&mut self, key: Key) {
+        let (destination, metric) = key;
+        let found = match (self.own.get(key), self.foreign.wins(destination, metric)) {
+            (Some(target), _) => format!("{destination} {}", self.text(target)),
+            (None, Some((protocol, metric))) => format!("a route of protocol {protocol} with metric {metric}"),
+            (None, None) => "no route".to_owned(),
         };
-        if let Some(index) = before.as_ref().and_then(device)
-            && let Some(count) = self.own_by_device.get_mut(&index)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.own_by_device.remove(&index);
-            }
-        }
+        self.tampered.push(Tampered { destination, found });
+    }
+
+    /// What others did to our routes since this was asked last.
+    pub(crate) fn take_tampered(&mut self) -> Vec<Tampered> {
+        std::mem::take(&mut self.tampered)
+    }
+
+    /// Whether the table should be read again because what is known may not be what is there.
+    pub(crate) fn take_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubtful)
     }
 
     // ---- the difference ------------------------------------------------------------------------------------------------------
@@ -318,21 +399,28 @@ impl Routes {
     fn mark_unwanted(&mut self) {
         let unwanted: Vec<IpNet> = self
             .own
-            .keys()
-            .map(|key| key.0)
+            .iter()
+            .map(|(key, _)| key.0)
             .filter(|destination| !self.is_local(destination) && !self.bgp.contains_key(destination))
             .collect();
         self.mark_all(unwanted);
     }
 
-    fn resolve(&self, next_hop: IpAddr) -> Option<Target> {
-        if self.own_addresses.contains(&next_hop) { None } else { self.foreign.resolve(next_hop) }
+    fn is_up(&self, index: u32) -> bool {
+        self.links.get(&index).is_some_and(|link| link.up)
     }
 
-    /// Resolves the next hops in use again, and marks the routes of those that are now reached otherwise.
-    fn resolve_again(&mut self) {
+    fn resolve(&self, next_hop: IpAddr) -> Result<Target, Unreachable> {
+        if self.own_addresses.contains(&next_hop) {
+            return Err(Unreachable::Own);
+        }
+        self.foreign.resolve(next_hop, |index| self.is_up(index))
+    }
+
+    /// Resolves those of the next hops in use again that may be reached otherwise now, and marks the routes of those that are.
+    fn resolve_again(&mut self, affected: impl Fn(IpAddr) -> bool) {
         let mut changed = FxHashSet::default();
-        let next_hops: Vec<IpAddr> = self.resolved.keys().copied().collect();
+        let next_hops: Vec<IpAddr> = self.resolved.keys().copied().filter(|next_hop| affected(*next_hop)).collect();
         for next_hop in next_hops {
             let target = self.resolve(next_hop);
             if self.resolved.get(&next_hop) != Some(&target) {
@@ -346,6 +434,18 @@ impl Routes {
         }
     }
 
+    /// Tries those of the refused routes again that lead where something has changed.
+    fn retry_by(&mut self, concerns: impl Fn(&Target) -> bool) {
+        if self.failed.is_empty() {
+            return;
+        }
+        let again = self.failed.iter().filter(|(destination, failed)| {
+            !failed.surprise && matches!(self.wish(**destination), Wish::Route(target) if concerns(&target))
+        });
+        let again: Vec<IpNet> = again.map(|(destination, _)| *destination).take(BATCH).collect();
+        self.mark_all(again);
+    }
+
     fn wish(&self, destination: IpNet) -> Wish {
         if let Some(interface) = self.pods.get(&destination) {
             let link = self.by_name.get(interface).and_then(|index| self.links.get(index)).filter(|link| link.up);
@@ -355,13 +455,29 @@ impl Routes {
             return Wish::Route(Target::Blackhole);
         }
         match self.bgp.get(&destination) {
-            Some(next_hops) => next_hops
-                .iter()
-                .filter_map(|next_hop| self.resolved.get(next_hop)?.clone())
-                .find(|target| can_lead_to(target, destination))
-                .map_or(Wish::Unusable, Wish::Route),
+            Some(next_hops) => self.by_next_hops(destination, next_hops).map_or(Wish::Unusable, Wish::Route),
             None => Wish::Nothing,
         }
+    }
+
+    /// Where a route of BGP leads: to all gateways by which its next hops are reached.
+    fn by_next_hops(&self, destination: IpNet, next_hops: &[IpAddr]) -> Option<Target> {
+        let targets = || next_hops.iter().filter_map(|next_hop| self.resolved.get(next_hop)?.as_ref().ok());
+        let usable = |gateway: IpAddr| can_lead_to(gateway, destination);
+        let onlink = |target: &&Target| matches!(target, Target::Onlink { gateway, .. } if usable(*gateway));
+        let mut hops: Vec<(IpAddr, u32)> = targets()
+            .filter(|target| !matches!(target, Target::Onlink { .. }))
+            .flat_map(Target::hops)
+            .filter(|(gateway, _)| usable(*gateway))
+            .collect();
+        // Such a gateway is not mixed with others: it is the way of a node whose only link is a cloud's.
+        if hops.is_empty() {
+            return targets().find(onlink).cloned();
+        }
+        hops.sort_unstable();
+        hops.dedup();
+        hops.truncate(MOST_HOPS);
+        Some(Target::multipath(hops))
     }
 
     /// Whether there is something to hand out.
@@ -392,51 +508,120 @@ impl Routes {
         if self.failed.remove(&destination).is_some() && self.failed_local {
             self.failed_local = self.failed.keys().any(|destination| self.is_local(destination));
         }
-        let there: Vec<(u32, Target)> = self
-            .own
-            .range((destination, 0)..=(destination, u32::MAX))
-            .map(|((_, metric), target)| (*metric, target.clone()))
-            .collect();
-        let ours = |metric, target| Route { destination, target, protocol: ROUTE_PROTOCOL, metric };
         let wish = self.wish(destination);
+        let key = (destination, ROUTE_METRIC);
+        self.delete_copies(destination, changes);
+        if self.take_out_unknown(key, &wish, changes) {
+            return;
+        }
         let mut keep = None;
         if let Wish::Route(target) = &wish
             && !self.foreign.occupies(destination, ROUTE_METRIC)
         {
             keep = Some(ROUTE_METRIC);
-            if !there.iter().any(|(metric, present)| *metric == ROUTE_METRIC && present == target) {
-                self.set_own(destination, ROUTE_METRIC, Some(target.clone()));
-                changes.push(RouteChange::Replace(ours(ROUTE_METRIC, target.clone())));
+            let there = self.own.get(key);
+            if there != Some(target) {
+                let route = ours(key, target.clone());
+                changes.push(if there.is_some() { RouteChange::Replace(route) } else { RouteChange::Create(route) });
+                self.own.set(key, Some(target.clone()));
             }
         }
+        let there: Vec<(u32, Target)> =
+            self.own.of(destination).map(|(metric, target)| (metric, target.clone())).collect();
         for (metric, target) in there {
             let stale = match (&wish, &target) {
-                (Wish::Nothing, Target::Via { .. }) => self.stale.contains(&destination),
+                (Wish::Nothing, Target::Via { .. } | Target::Onlink { .. } | Target::Multipath(_)) => {
+                    self.stale.contains(&destination)
+                }
                 (Wish::Nothing, Target::Device { .. }) => self.keep_pods,
                 _ => false,
             };
             if keep != Some(metric) && !stale {
-                self.set_own(destination, metric, None);
-                changes.push(RouteChange::Delete(ours(metric, target)));
+                self.own.set((destination, metric), None);
+                changes.push(RouteChange::Delete(ours((destination, metric), target)));
             }
         }
+    }
+
+    /// Deletes routes under our protocol that somebody put behind ours, and ours with them: the kernel cannot be told which.
+    fn delete_copies(&mut self, destination: IpNet, changes: &mut Vec<RouteChange>) {
+        let doubled: Vec<(Key, Target)> = self
+            .own
+            .of(destination)
+            .map(|(metric, target)| ((destination, metric), target.clone()))
+            .filter(|(key, _)| self.own.surplus(*key) > 0)
+            .collect();
+        for (key, target) in doubled {
+            for _ in 0..=self.own.surplus(key) {
+                changes.push(RouteChange::Delete(ours(key, target.clone())));
+            }
+            self.own.set(key, None);
+        }
+    }
+
+    /// Takes gateways out of an IPv6 route that are not wanted and that we do not know to be ours. Whether there are any.
+    fn take_out_unknown(&mut self, key: Key, wish: &Wish, changes: &mut Vec<RouteChange>) -> bool {
+        let destination = key.0;
+        let wanted: Vec<(IpAddr, u32)> = match wish {
+            _ if !self.own.is_learned(key) => return false,
+            Wish::Nothing if self.stale.contains(&destination) => return false,
+            Wish::Route(target) => target.hops().collect(),
+            Wish::Unusable | Wish::Nothing => Vec::new(),
+        };
+        let Some(there) = self.own.get(key) else { return false };
+        let (known, unknown): (Vec<_>, Vec<_>) = there.hops().partition(|hop| wanted.contains(hop));
+        if unknown.is_empty() {
+            self.shared.remove(&destination);
+            return false;
+        }
+        // Once it is clear that a stranger's are among them, the route is the stranger's: ours come out, and a read-back shows whose
+        // it is then.
+        let out = if self.shared.remove(&destination) {
+            self.own.set(key, None);
+            self.doubtful = true;
+            known
+        } else {
+            self.shrinking.insert(destination);
+            if known.is_empty() {
+                self.own.set(key, None);
+            } else {
+                self.own.learn(key, Target::multipath(known));
+            }
+            unknown
+        };
+        if !out.is_empty() {
+            changes.push(RouteChange::Shrink(ours(key, Target::multipath(out))));
+        }
+        true
     }
 
     /// The changes that were handed out are done, but for these.
     pub(crate) fn applied(&mut self, failures: Vec<RouteFailure>) {
         self.in_flight.clear();
-        for failure in failures {
-            self.set_own(failure.destination, ROUTE_METRIC, None);
-            self.failed_local |= self.is_local(&failure.destination);
-            self.failed.insert(failure.destination, failure.reason);
+        let mut shrinking = std::mem::take(&mut self.shrinking);
+        for RouteFailure { destination, reason, surprise } in failures {
+            if shrinking.remove(&destination) {
+                self.shared.insert(destination);
+            } else {
+                self.own.set((destination, ROUTE_METRIC), None);
+            }
+            // What surprises a second time is no race but a refusal like others, and is tried again ever more seldom.
+            let surprise = surprise && !self.seen.remove(&destination);
+            self.doubtful |= surprise;
+            self.failed_local |= self.is_local(&destination);
+            self.failed.insert(destination, Failed { reason, surprise });
         }
+        self.seen.clear();
+        self.mark_all(shrinking.into_iter().collect());
     }
 
     /// Nobody knows which of the changes that were handed out are done: the table must be read back, and they count as failed.
     pub(crate) fn lost(&mut self, reason: &str) {
+        self.shrinking.clear();
+        self.doubtful = true;
         for destination in std::mem::take(&mut self.in_flight) {
             self.failed_local |= self.is_local(&destination);
-            self.failed.insert(destination, reason.to_owned());
+            self.failed.insert(destination, Failed { reason: reason.to_owned(), surprise: true });
         }
     }
 
@@ -452,143 +637,13 @@ impl Routes {
             self.mark(destination);
         }
     }
+}
 
-    // ---- questions -----------------------------------------------------------------------------------------------------------
-
-    /// Whether a destination is as wanted, and no write to it is under way.
-    fn settled(&self, destination: IpNet) -> bool {
-        !self.in_flight.contains(&destination)
-            && !self.dirty.contains(&(Class::Local, destination))
-            && !self.dirty.contains(&(Class::Bgp, destination))
-    }
-
-    /// Whether a pod's address is routed: in the kernel, and not merely handed out. `Some(Err)` when the kernel refused.
-    pub(crate) fn pod_routed(&self, address: IpAddr) -> Option<Result<(), String>> {
-        let destination = IpNet::from(address);
-        if let Some(reason) = self.failed.get(&destination) {
-            return Some(Err(format!("the route to {address}: {reason}")));
-        }
-        if let Some(foreign) = self.foreign.wins(destination, ROUTE_METRIC) {
-            return Some(Err(format!(
-                "somebody else's route to {address} (protocol {}) is in the way; delete it or give the pod another address",
-                foreign.protocol
-            )));
-        }
-        let present = matches!(self.own.get(&(destination, ROUTE_METRIC)), Some(Target::Device { .. }));
-        (present && self.settled(destination)).then_some(Ok(()))
-    }
-
-    /// Whether no route of ours leads to an address out of an interface any more.
-    pub(crate) fn pod_unrouted(&self, address: IpAddr) -> bool {
-        let destination = IpNet::from(address);
-        let there = self.own.get(&(destination, ROUTE_METRIC));
-        self.pods.contains_key(&destination)
-            || (self.settled(destination) && !matches!(there, Some(Target::Device { .. })))
-    }
-
-    /// Whether the routes of pods and blocks are as wanted, as far as they can be: a pod whose interface is gone counts as done.
-    /// Asked after every event, so it must not look at every route.
-    pub(crate) fn local_settled(&self) -> bool {
-        // Local ones come first in the order of what is dirty.
-        let dirty = self.dirty.first().is_some_and(|(class, _)| *class == Class::Local);
-        let in_flight = self.in_flight_local && !self.in_flight.is_empty();
-        let failed = self.failed_local && !self.failed.is_empty();
-        !dirty && !in_flight && !failed
-    }
-
-    /// What is wrong with the routes now.
-    pub(crate) fn problems(&self, problems: &mut Vec<String>) {
-        for (address, interface) in &self.pods {
-            if matches!(self.wish(*address), Wish::Unusable) {
-                problems
-                    .push(format!("no route to pod address {}: interface {interface} is down or gone", address.addr()));
-            }
-        }
-        let unreachable: BTreeSet<IpAddr> =
-            self.resolved.iter().filter(|(_, target)| target.is_none()).map(|(next_hop, _)| *next_hop).collect();
-        for next_hop in unreachable {
-            if self.bgp.values().any(|hops| hops.first() == Some(&next_hop)) {
-                problems.push(format!("BGP next hop {next_hop} is not reachable: the node has no route to it"));
-            }
-        }
-        for (destination, reason) in self.failed.iter().take(10) {
-            problems.push(format!("route {destination}: {reason}; it will be tried again"));
-        }
-        if self.failed.len() > 10 {
-            problems.push(format!("{} further routes failed", self.failed.len() - 10));
-        }
-    }
-
-    /// All routes that are wanted or ours, with their state.
-    pub(crate) fn view(&self) -> Vec<RouteView> {
-        let mut destinations: BTreeSet<IpNet> = self.own.keys().map(|key| key.0).collect();
-        destinations.extend(self.pods.keys());
-        destinations.extend(&self.blocks);
-        destinations.extend(self.bgp.keys());
-        destinations.into_iter().map(|destination| self.view_of(destination)).collect()
-    }
-
-    fn view_of(&self, destination: IpNet) -> RouteView {
-        let there = self
-            .own
-            .get(&(destination, ROUTE_METRIC))
-            .or_else(|| self.own.range((destination, 0)..=(destination, u32::MAX)).next().map(|(_, target)| target));
-        let source = if self.pods.contains_key(&destination) {
-            RouteSource::LocalPod
-        } else if self.blocks.contains(&destination) {
-            RouteSource::LocalBlock
-        } else {
-            RouteSource::Bgp
-        };
-        let (wanted, state) = match self.wish(destination) {
-            Wish::Route(target) => {
-                let state = match there {
-                    _ if self.foreign.wins(destination, ROUTE_METRIC).is_some() => RouteState::Foreign,
-                    Some(present) if *present == target && self.settled(destination) => RouteState::Present,
-                    Some(present) if *present != target => RouteState::Wrong,
-                    _ => RouteState::Missing,
-                };
-                (Some(target), state)
-            }
-            Wish::Unusable => (None, RouteState::Missing),
-            Wish::Nothing if self.stale.contains(&destination) => (there.cloned(), RouteState::Present),
-            Wish::Nothing => (there.cloned(), RouteState::Wrong),
-        };
-        let (mut via, mut name) = (None, String::new());
-        match &wanted {
-            Some(Target::Device { index }) => name = self.device_name(*index),
-            Some(Target::Via { gateway, index }) => {
-                via = Some(*gateway);
-                name = self.device_name(*index);
-            }
-            Some(Target::Blackhole) => "blackhole".clone_into(&mut name),
-            Some(Target::Other(text)) => name.clone_from(text),
-            None => {
-                via = self.bgp.get(&destination).and_then(|hops| hops.first().copied());
-                name = self.pods.get(&destination).cloned().unwrap_or_default();
-            }
-        }
-        let protocol = match self.foreign.wins(destination, ROUTE_METRIC) {
-            Some(foreign) if state == RouteState::Foreign => foreign.protocol,
-            _ => ROUTE_PROTOCOL,
-        };
-        RouteView { destination, via, device: name, protocol, source, state }
-    }
-
-    fn device_name(&self, index: u32) -> String {
-        self.links.get(&index).map_or_else(|| format!("if{index}"), |link| link.name.clone())
-    }
+fn ours((destination, metric): Key, target: Target) -> Route {
+    Route { destination, target, protocol: ROUTE_PROTOCOL, metric }
 }
 
 /// Whether the kernel takes the gateway for the destination: IPv4 may go by an IPv6 gateway (RFC 8950), but not the other way round.
-const fn can_lead_to(target: &Target, destination: IpNet) -> bool {
-    !matches!((destination, target), (IpNet::V6(_), Target::Via { gateway: IpAddr::V4(_), .. }))
-}
-
-/// The device that a route leads out of.
-pub(crate) const fn device(target: &Target) -> Option<u32> {
-    match target {
-        Target::Device { index } | Target::Via { index, .. } => Some(*index),
-        Target::Blackhole | Target::Other(_) => None,
-    }
+const fn can_lead_to(gateway: IpAddr, destination: IpNet) -> bool {
+    !matches!((destination, gateway), (IpNet::V6(_), IpAddr::V4(_)))
 }

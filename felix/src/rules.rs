@@ -7,6 +7,7 @@
 use tortie_nft::Ruleset;
 use tortie_policy::{Compiler, Endpoint, Generation, Update};
 
+use crate::difference::describe;
 use crate::event::{Action, Millis};
 
 /// The first pause after a second failure in a row, doubled each time up to [`LONGEST_PAUSE`].
@@ -53,6 +54,12 @@ pub(crate) struct Rules {
     error: Option<String>,
     credit: Millis,
     credit_at: Millis,
+    /// The update that was written last, until the kernel has said yes: what it changed may or may not be there.
+    unconfirmed: Option<Update>,
+    /// Who touched the table since it was last read, as far as is known.
+    suspect: Option<String>,
+    /// What was found that nobody of us wrote, and who did.
+    tampered: Vec<(String, Option<String>)>,
 }
 
 impl Rules {
@@ -72,6 +79,9 @@ impl Rules {
             error: None,
             credit: MOVE_CREDIT,
             credit_at: 0,
+            unconfirmed: None,
+            suspect: None,
+            tampered: Vec::new(),
         }
     }
 
@@ -101,6 +111,19 @@ impl Rules {
         self.read_wanted = true;
     }
 
+    /// Somebody touched the table: it is read back at once.
+    pub(crate) fn touched(&mut self, by: Option<String>) {
+        self.read_wanted = true;
+        if by.is_some() {
+            self.suspect = by;
+        }
+    }
+
+    /// What was found, since this was asked last, that nobody of us wrote; and who did, where that is known.
+    pub(crate) fn take_tampered(&mut self) -> Vec<(String, Option<String>)> {
+        std::mem::take(&mut self.tampered)
+    }
+
     /// The live generation.
     pub(crate) const fn generation(&self) -> Generation {
         self.generation
@@ -125,21 +148,38 @@ impl Rules {
         self.io = Io::Idle;
         match result {
             Ok(kernel) => {
+                let kernel = kernel.unwrap_or_default();
+                self.look_for_strangers(&kernel, compiler.table());
                 if !self.ever_read {
                     self.ever_read = true;
-                    if let Some(found) = kernel.as_ref().and_then(Generation::of) {
+                    if let Some(found) = Generation::of(&kernel) {
                         self.generation = found;
                     }
                 }
-                self.kernel = match kernel.unwrap_or_default() {
-                    kernel if kernel == *compiler.table() => Kernel::Compiled,
-                    kernel => Kernel::Other(kernel),
-                };
+                self.kernel = if kernel == *compiler.table() { Kernel::Compiled } else { Kernel::Other(kernel) };
                 self.applied = 0;
             }
             Err(reason) => {
                 self.read_wanted = true;
                 self.failed(format!("nftables cannot be read: {reason}"), now);
+            }
+        }
+    }
+
+    /// Compares what was read with what was written last. Of a write without a yes both what was before and what is after it count as
+    /// written. Before this process has written anything, whatever is there is an earlier run's.
+    fn look_for_strangers(&mut self, found: &Ruleset, compiled: &Ruleset) {
+        let by = self.suspect.take();
+        let before = self.unconfirmed.take().map(|update| update.before(compiled));
+        let written = match &self.kernel {
+            Kernel::Compiled => compiled,
+            Kernel::Other(other) => other,
+        };
+        if self.claimed && found != written && before.as_ref() != Some(found) {
+            let text = describe(before.as_ref().unwrap_or(written), found);
+            // Where there is nothing to write there is nothing to tell.
+            if !text.is_empty() {
+                self.tampered.push((text, by));
             }
         }
     }
@@ -151,6 +191,7 @@ impl Rules {
             Ok(()) => {
                 self.applied = version;
                 self.claimed = true;
+                self.unconfirmed = None;
                 self.failures = 0;
                 self.error = None;
             }
@@ -208,11 +249,11 @@ impl Rules {
             self.generation = self.generation.next();
             compiler.move_generation(self.generation, &mut update);
         }
-        self.commit(&update, compiler.table())
+        self.commit(update, compiler.table())
     }
 
     /// Asks for what is to be written. If a refusal comes instead of a yes, the kernel is read before it is looked at again.
-    fn commit(&mut self, update: &Update, table: &Ruleset) -> Option<Action> {
+    fn commit(&mut self, update: Update, table: &Ruleset) -> Option<Action> {
         let transaction = update.transaction(table);
         // A table that an earlier process left as it is wanted is only adopted.
         if self.claimed && transaction.commands.is_empty() {
@@ -221,6 +262,7 @@ impl Rules {
             self.error = None;
             return None;
         }
+        self.unconfirmed = Some(update);
         self.io = Io::Applying { version: self.version };
         Some(Action::ApplyRules(transaction))
     }

@@ -59,16 +59,22 @@ impl RouteState {
 pub struct RouteView {
     /// The destination.
     pub destination: IpNet,
-    /// The gateway, if any.
+    /// The gateway, if any; of several the first.
     pub via: Option<IpAddr>,
-    /// The device's name, or `blackhole`.
+    /// The device's name, or `blackhole`; of several the first's.
     pub device: String,
+    /// All gateways and their devices, where there are several.
+    #[serde(default)]
+    pub next_hops: Vec<(IpAddr, String)>,
     /// The protocol number of the route in force.
     pub protocol: u8,
     /// Where it comes from.
     pub source: RouteSource,
     /// How it stands in the kernel.
     pub state: RouteState,
+    /// Why it is not as wanted, if it is not.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// One IPAM block.

@@ -30,7 +30,7 @@ use tortie_cni::server::{CniServer, ServerConfig};
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
 use tortie_felix::{Config, Event, Felix};
-use tortie_felix_netlink::{Monitor, Net};
+use tortie_felix_netlink::{Bulk, Monitor, Net};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Kernel};
@@ -93,12 +93,15 @@ async fn supervise(options: &Options, run_dir: &RunDir, node: String, components
     let (speaker, speaker_seen) = watch::channel(None);
     let mut tasks = JoinSet::new();
 
+    let bulk = Bulk::current()?;
     // Subscribed before the core asks for the first read-back.
     if dataplane {
-        tasks.spawn(listen::kernel(Monitor::current()?, owner.clone()));
+        let monitor = Monitor::current()?;
+        monitor.ignore(&[bulk.port()])?;
+        tasks.spawn(listen::kernel(monitor, owner.clone()));
     }
-    let writers = Writers::start(&owner, &tokio::runtime::Handle::current(), options.plain_table)
-        .context("cannot start a thread")?;
+    let runtime = tokio::runtime::Handle::current();
+    let writers = Writers::start(&owner, &runtime, options.plain_table, bulk).context("cannot start a thread")?;
     let recorder = Recorder::open(options.record.as_deref(), &felix)?;
     let owner_ended = start_owner(Owner::new(Felix::new(felix), recorder, writers, configs), inbox)?;
 

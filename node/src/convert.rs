@@ -1,5 +1,7 @@
 //! Between the core's values and those of the edges.
 
+use std::net::IpAddr;
+
 use tortie_admin::types::{self, Endpoint};
 use tortie_felix::{BlockView, Change, Link, LocalEndpoint, Route, RouteChange, RouteFailure, RouteView, Target};
 use tortie_felix_netlink::{self as netlink, RouteKind, RouteSpec};
@@ -30,9 +32,9 @@ pub(crate) fn route(route: RouteSpec) -> Route {
     let target = match route.kind {
         RouteKind::Device { index } => Target::Device { index },
         RouteKind::Via { gateway, index: Some(index), onlink: false } => Target::Via { gateway, index },
-        RouteKind::Via { gateway, onlink, .. } => {
-            Target::Other(format!("via {gateway}{}", if onlink { " onlink" } else { "" }))
-        }
+        RouteKind::Via { gateway, index: Some(index), onlink: true } => Target::Onlink { gateway, index },
+        RouteKind::Via { gateway, index: None, .. } => Target::Other(format!("via {gateway}")),
+        RouteKind::Multipath(hops) => Target::multipath(hops),
         RouteKind::Blackhole => Target::Blackhole,
         RouteKind::Unreachable => Target::Other("unreachable".into()),
         RouteKind::Other(what) => Target::Other(what),
@@ -41,9 +43,12 @@ pub(crate) fn route(route: RouteSpec) -> Route {
 }
 
 fn spec(route: &Route) -> RouteSpec {
+    let via = |gateway: &IpAddr, index: &u32, onlink| RouteKind::Via { gateway: *gateway, index: Some(*index), onlink };
     let kind = match &route.target {
         Target::Device { index } => RouteKind::Device { index: *index },
-        Target::Via { gateway, index } => RouteKind::Via { gateway: *gateway, index: Some(*index), onlink: false },
+        Target::Via { gateway, index } => via(gateway, index, false),
+        Target::Onlink { gateway, index } => via(gateway, index, true),
+        Target::Multipath(hops) => RouteKind::multipath(hops.clone()),
         Target::Blackhole => RouteKind::Blackhole,
         Target::Other(what) => RouteKind::Other(what.clone()),
     };
@@ -52,14 +57,21 @@ fn spec(route: &Route) -> RouteSpec {
 
 pub(crate) fn route_change(change: &RouteChange) -> netlink::RouteChange {
     match change {
+        RouteChange::Create(route) => netlink::RouteChange::Create(spec(route)),
         RouteChange::Replace(route) => netlink::RouteChange::Replace(spec(route)),
         RouteChange::Delete(route) => netlink::RouteChange::Delete(spec(route)),
+        RouteChange::Shrink(route) => netlink::RouteChange::Shrink(spec(route)),
     }
 }
 
 pub(crate) fn route_failure(changes: &[RouteChange], failure: &netlink::RouteFailure) -> Option<RouteFailure> {
-    let destination = changes.get(failure.change)?.route().destination;
-    Some(RouteFailure { destination, reason: failure.error.to_string() })
+    let change = changes.get(failure.change)?;
+    let surprise = match change {
+        RouteChange::Create(_) => failure.error.is_exists(),
+        RouteChange::Shrink(_) => failure.error.is_missing(),
+        RouteChange::Replace(_) | RouteChange::Delete(_) => false,
+    };
+    Some(RouteFailure { destination: change.route().destination, reason: failure.error.to_string(), surprise })
 }
 
 pub(crate) fn route_view(node: &str, view: RouteView) -> types::Route {
@@ -68,9 +80,11 @@ pub(crate) fn route_view(node: &str, view: RouteView) -> types::Route {
         destination: view.destination,
         via: view.via,
         device: view.device,
+        next_hops: view.next_hops.into_iter().map(|(via, device)| types::NextHop { via, device }).collect(),
         protocol: view.protocol,
         source: view.source.as_str().to_owned(),
         state: view.state.as_str().to_owned(),
+        reason: view.reason,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tortie_admin::types::Endpoint;
-use tortie_felix::{Action, BlockView, Event, Felix, Millis, RequestId, RouteView, Status};
+use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, RequestId, RouteView, Status};
 use tracing::{debug, info, warn};
 
 use crate::convert;
@@ -253,6 +253,7 @@ impl Owner {
                     self.report_bgp(&config);
                     let _ = self.bgp.send(config);
                 }
+                Action::Report(drift) => self.report_drift(&drift),
                 Action::Done { request, result } => {
                     if let Some(request) = self.requests.remove(&request) {
                         request.answer(result);
@@ -261,6 +262,13 @@ impl Owner {
             }
         }
         self.recorder.flush();
+    }
+
+    /// Logs what somebody else changed.
+    fn report_drift(&mut self, drift: &Drift) {
+        let by = drift.by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+        let state = if drift.repaired { "repaired" } else { "not repaired yet" };
+        warn!("{} {} was changed{by}: {}; {state}", drift.what.as_str(), drift.object, drift.found);
     }
 
     /// Logs whom we peer with, when that changes; what we announce is said at debug, for it changes with blocks and pods.

@@ -30,6 +30,10 @@ pub(crate) async fn kernel(mut monitor: Monitor, owner: OwnerHandle) -> Result<(
         let event = match monitor.next().await.context("the subscription to interfaces and routes broke")? {
             netlink::Event::LinkChanged(link) => Event::LinkChanged(convert::link(link)),
             netlink::Event::LinkRemoved { index, .. } => Event::LinkRemoved { index },
+            netlink::Event::AddressAdded { index, address } => Event::AddressAdded { index, address: address.addr() },
+            netlink::Event::AddressRemoved { index, address } => {
+                Event::AddressRemoved { index, address: address.addr() }
+            }
             netlink::Event::RouteChanged(route) => Event::RouteChanged(convert::route(route)),
             netlink::Event::RouteRemoved(route) => Event::RouteRemoved(convert::route(route)),
             netlink::Event::Overrun => Event::Overrun,

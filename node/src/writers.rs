@@ -36,9 +36,14 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// Starts both threads in the present network namespace. Sockets are opened with the first job. A plain table is not owned, even
-    /// where the kernel could.
-    pub(crate) fn start(owner: &OwnerHandle, runtime: &runtime::Handle, plain_table: bool) -> std::io::Result<Self> {
+    /// Starts both threads in the present network namespace. Routes go through `bulk`, whose doings the kernel's monitor leaves out;
+    /// other sockets are opened with the first job. A plain table is not owned, even where the kernel could.
+    pub(crate) fn start(
+        owner: &OwnerHandle,
+        runtime: &runtime::Handle,
+        plain_table: bool,
+        bulk: Bulk,
+    ) -> std::io::Result<Self> {
         let (rules, rule_jobs) = channel();
         let (routes, route_jobs) = channel();
         let (owner_of_rules, owner_of_routes, runtime) = (owner.clone(), owner.clone(), runtime.clone());
@@ -47,7 +52,7 @@ impl Writers {
             .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table))?;
         std::thread::Builder::new()
             .name("routes".into())
-            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime))?;
+            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, bulk))?;
         Ok(Self { rules, routes })
     }
 
@@ -100,13 +105,13 @@ fn with_socket<T>(
     result.map_err(|error| error.to_string())
 }
 
-fn write_routes(jobs: &Receiver<RouteJob>, owner: &OwnerHandle, runtime: &runtime::Handle) {
+/// The socket for routes is kept for life, also after an error: answers that came too late are told by their numbers.
+fn write_routes(jobs: &Receiver<RouteJob>, owner: &OwnerHandle, runtime: &runtime::Handle, mut bulk: Bulk) {
     let _guard = runtime.enter();
-    let mut bulk = None;
     let mut net = None;
     while let Ok(job) = jobs.recv() {
         let event = match job {
-            RouteJob::Read => Event::RoutesRead(read_routes(&mut net, runtime)),
+            RouteJob::Read => Event::RoutesRead(read_routes(&mut net, &mut bulk, runtime)),
             RouteJob::Apply(changes) => Event::RoutesApplied(apply_routes(&mut bulk, &changes)),
             RouteJob::Host(host) => Event::HostConfigured(configure_host(host)),
         };
@@ -114,37 +119,23 @@ fn write_routes(jobs: &Receiver<RouteJob>, owner: &OwnerHandle, runtime: &runtim
     }
 }
 
-fn read_routes(slot: &mut Option<Net>, runtime: &runtime::Handle) -> Result<Snapshot, String> {
+fn read_routes(slot: &mut Option<Net>, bulk: &mut Bulk, runtime: &runtime::Handle) -> Result<Snapshot, String> {
     let net = match slot {
         Some(net) => net,
         None => slot.insert(Net::current().map_err(|error| error.to_string())?),
     };
-    let read = runtime.block_on(async { Ok((net.links().await?, net.routes(None).await?)) });
-    match read {
-        Ok((links, routes)) => Ok(Snapshot {
-            links: links.into_iter().map(convert::link).collect(),
-            routes: routes.into_iter().map(convert::route).collect(),
-        }),
-        Err::<_, tortie_felix_netlink::Error>(error) => {
-            *slot = None;
-            Err(error.to_string())
-        }
-    }
+    let links = runtime.block_on(net.links()).map_err(|error| {
+        *slot = None;
+        error.to_string()
+    })?;
+    let routes = bulk.routes_as(None, |route| Some(convert::route(route))).map_err(|error| error.to_string())?;
+    Ok(Snapshot { links: links.into_iter().map(convert::link).collect(), routes })
 }
 
-fn apply_routes(slot: &mut Option<Bulk>, changes: &[RouteChange]) -> Result<Vec<tortie_felix::RouteFailure>, String> {
-    let bulk = match slot {
-        Some(bulk) => bulk,
-        None => slot.insert(Bulk::current().map_err(|error| error.to_string())?),
-    };
+fn apply_routes(bulk: &mut Bulk, changes: &[RouteChange]) -> Result<Vec<tortie_felix::RouteFailure>, String> {
     let wanted: Vec<_> = changes.iter().map(convert::route_change).collect();
-    match bulk.apply(&wanted) {
-        Ok(failures) => Ok(failures.iter().filter_map(|failure| convert::route_failure(changes, failure)).collect()),
-        Err(error) => {
-            *slot = None;
-            Err(error.to_string())
-        }
-    }
+    let failures = bulk.apply(&wanted).map_err(|error| error.to_string())?;
+    Ok(failures.iter().filter_map(|failure| convert::route_failure(changes, failure)).collect())
 }
 
 fn configure_host(host: Host) -> Result<(), String> {

@@ -106,7 +106,7 @@ fn encode(index: u32, address: IpNet) -> AddressMessage {
 }
 
 /// An interface's own address: `IFA_LOCAL`, which differs from `IFA_ADDRESS` on a point-to-point link, and which IPv6 leaves out.
-fn decode(message: &AddressMessage) -> Option<IpNet> {
+pub(crate) fn decode(message: &AddressMessage) -> Option<IpNet> {
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(ip) => Some(*ip),
         _ => None,

@@ -1,58 +1,75 @@
-//! Routes by the thousand: 1,000 messages to a `sendmsg`, an acknowledgement asked of the last one only.
+//! Routes by the hundred thousand. Written: 1,000 messages to a `sendmsg`, an acknowledgement asked of the last one only. Read: each
+//! decoded where it stands in the kernel's answer, so that no more than the routes themselves is ever in memory.
 //!
 //! The kernel applies messages in order and answers each that fails, asked or not; so when the last one's answer is there, all
 //! that failed are known. A batch is no transaction: what did not fail is applied.
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NetlinkPayload};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::socket::{READ_BUFFER, messages, request, tune};
+use crate::codec;
+use crate::socket::{READ_BUFFER, messages, parts, tune};
 use crate::{Error, Netns, RouteSpec};
 
 /// Messages in one `sendmsg`.
 const BATCH: usize = 1000;
 
-/// Send buffer, in bytes: a batch of the longest messages that we write (some 80 bytes each) with room to spare.
-const SEND_BUFFER: usize = 1 << 20;
+/// A batch ends early at this size, in bytes: only where routes have many next hops (else a message has some 80 bytes).
+const LARGEST_BATCH: usize = 512 << 10;
+
+/// Send buffer, in bytes: the largest batch, with what the kernel adds.
+const SEND_BUFFER: usize = 2 << 20;
 
 /// How long the kernel may take for a batch, in seconds.
 const TIMEOUT: u64 = 30;
 
+/// How often a dump that a concurrent change tore is read again.
+const DUMP_ATTEMPTS: usize = 20;
+
 /// A step towards the routes one wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteChange {
+    /// Write the route where there is none with its destination and metric; refused with `EEXIST` if there is one, whoever's.
+    Create(RouteSpec),
     /// Write the route, in place of any other with its destination and metric.
     Replace(RouteSpec),
-    /// Delete the route with this destination, metric and protocol; one that is gone already is no failure.
+    /// Delete the route with this destination, metric and protocol, wherever it leads; one that is gone already is no failure. Of an
+    /// IPv6 route by gateways, those of its gateways.
     Delete(RouteSpec),
+    /// Take these gateways of ours from an IPv6 route, and leave the others. Refused with `ESRCH` where one of them is not there, or
+    /// not of our protocol: the kernel keeps next hops of several programs in one route, and does not tell them apart when it is read.
+    Shrink(RouteSpec),
 }
 
 impl RouteChange {
     /// The route that is written or deleted.
     pub const fn route(&self) -> &RouteSpec {
         match self {
-            Self::Replace(route) | Self::Delete(route) => route,
+            Self::Create(route) | Self::Replace(route) | Self::Delete(route) | Self::Shrink(route) => route,
         }
     }
 
-    fn encode(&self) -> Result<(RouteNetlinkMessage, u16), Error> {
-        Ok(match self {
-            Self::Replace(route) => (RouteNetlinkMessage::NewRoute(route.encode()?), NLM_F_CREATE | NLM_F_REPLACE),
-            Self::Delete(route) => (RouteNetlinkMessage::DelRoute(route.encode_delete()), 0),
-        })
+    fn encode(&self, sequence: u32, out: &mut Vec<u8>) -> Result<(), Error> {
+        match self {
+            Self::Create(route) => codec::write(route, NLM_F_CREATE | NLM_F_EXCL, sequence, out),
+            Self::Replace(route) => codec::write(route, NLM_F_CREATE | NLM_F_REPLACE, sequence, out),
+            Self::Delete(route) | Self::Shrink(route) => {
+                codec::delete(route, 0, sequence, out);
+                Ok(())
+            }
+        }
     }
 
     fn operation(&self) -> String {
         match self {
-            Self::Replace(route) => format!("write route {route}"),
-            Self::Delete(route) => format!("delete route {route}"),
+            Self::Create(route) | Self::Replace(route) => format!("write route {route}"),
+            Self::Delete(route) | Self::Shrink(route) => format!("delete route {route}"),
         }
     }
 }
@@ -66,10 +83,11 @@ pub struct RouteFailure {
     pub error: Error,
 }
 
-/// A socket for bulk changes. It blocks: call it from a thread that may wait.
+/// A socket for routes in bulk. It blocks: call it from a thread that may wait.
 #[derive(Debug)]
 pub struct Bulk {
     socket: Socket,
+    port: u32,
     sequence: u32,
     datagram: Vec<u8>,
 }
@@ -79,14 +97,14 @@ impl Bulk {
     pub fn current() -> Result<Self, Error> {
         let what = "open a netlink socket";
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(|error| Error::socket(what, &error))?;
-        socket.bind_auto().map_err(|error| Error::socket(what, &error))?;
+        let port = socket.bind_auto().map_err(|error| Error::socket(what, &error))?.port_number();
         tune(&socket)?;
         let limit = TimeVal::seconds(TIMEOUT.cast_signed());
         setsockopt(&socket, sockopt::ReceiveTimeout, &limit).map_err(|errno| Error::socket(what, &errno.into()))?;
         if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
             setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER).map_err(|errno| Error::socket(what, &errno.into()))?;
         }
-        Ok(Self { socket, sequence: 0, datagram: Vec::new() })
+        Ok(Self { socket, port, sequence: 0, datagram: Vec::new() })
     }
 
     /// A socket in another namespace.
@@ -94,55 +112,82 @@ impl Bulk {
         netns.run(Self::current)?
     }
 
+    /// The socket's netlink port, which the kernel's announcements of what it wrote bear: see
+    /// [`Monitor::ignore`](crate::Monitor::ignore).
+    pub const fn port(&self) -> u32 {
+        self.port
+    }
+
     /// Applies changes in order; the ones that were refused, in order. An error means that some answers are unknown: read the routes
     /// back.
     pub fn apply(&mut self, changes: &[RouteChange]) -> Result<Vec<RouteFailure>, Error> {
-        let mut failures = Vec::new();
-        for (number, batch) in changes.chunks(BATCH).enumerate() {
-            self.apply_batch(number * BATCH, batch, &mut failures)?;
+        let (mut failures, mut done) = (Vec::new(), 0);
+        while let Some(rest) = changes.get(done..).filter(|rest| !rest.is_empty()) {
+            done += self.apply_batch(done, rest, &mut failures)?;
         }
         failures.sort_by_key(|failure| failure.change);
         Ok(failures)
     }
 
+    /// Applies as many changes as go into one `sendmsg`, and says how many that were.
     fn apply_batch(
         &mut self,
         offset: usize,
-        batch: &[RouteChange],
+        changes: &[RouteChange],
         failures: &mut Vec<RouteFailure>,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.datagram.clear();
         let base = self.sequence;
-        self.sequence = self.sequence.wrapping_add(BATCH as u32);
-        let mut last = None;
-        for (index, change) in batch.iter().enumerate() {
-            let (message, flags) = match change.encode() {
-                Ok(encoded) => encoded,
-                Err(error) => {
-                    failures.push(RouteFailure { change: offset + index, error });
-                    continue;
-                }
-            };
-            let mut message = request(message, flags);
-            message.header.sequence_number = base.wrapping_add(index as u32);
-            message.finalize();
+        let (mut last, mut count) = (None, 0);
+        for (index, change) in changes.iter().take(BATCH).enumerate() {
             let start = self.datagram.len();
-            self.datagram.resize(start + message.buffer_len(), 0);
-            message.serialize(&mut self.datagram[start..]);
-            last = Some((start, index));
-        }
-        let Some((start, last)) = last else { return Ok(()) };
-        self.acknowledge(start);
-        let what = || format!("write {} routes", batch.len());
-        let kernel = SocketAddr::new(0, 0);
-        loop {
-            match self.socket.send_to(&self.datagram, &kernel, 0) {
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::socket(what(), &error)),
+            if start > LARGEST_BATCH {
+                break;
+            }
+            count = index + 1;
+            match change.encode(base.wrapping_add(index as u32), &mut self.datagram) {
+                Ok(()) => last = Some((start, index)),
+                Err(error) => failures.push(RouteFailure { change: offset + index, error }),
             }
         }
-        self.collect(base, last, offset, batch, failures)
+        self.sequence = base.wrapping_add(count as u32);
+        let Some((start, last)) = last else { return Ok(count) };
+        let batch = &changes[..count];
+        self.acknowledge(start);
+        self.send(&self.datagram).map_err(|error| Error::socket(writing(batch), &error))?;
+        self.collect(base, last, offset, batch, failures)?;
+        Ok(count)
+    }
+
+    fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        let kernel = SocketAddr::new(0, 0);
+        loop {
+            match self.socket.send_to(datagram, &kernel, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads one datagram of the kernel's.
+    fn receive(&self, buffer: &mut Vec<u8>, operation: impl Fn() -> String) -> Result<(), Error> {
+        loop {
+            buffer.clear();
+            match self.socket.recv_from(buffer, 0) {
+                // Anybody may send to a netlink socket; only the kernel is at port 0.
+                Ok((_, sender)) if sender.port_number() != 0 => {}
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Error::Timeout { operation: operation(), seconds: TIMEOUT });
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Err(Error::Overrun { operation: operation() });
+                }
+                Err(error) => return Err(Error::socket(operation(), &error)),
+            }
+        }
     }
 
     /// Sets `NLM_F_ACK` in the header that starts at `start`.
@@ -162,22 +207,12 @@ impl Bulk {
         batch: &[RouteChange],
         failures: &mut Vec<RouteFailure>,
     ) -> Result<(), Error> {
-        let what = || format!("write {} routes", batch.len());
         let mut buffer = Vec::with_capacity(READ_BUFFER);
         loop {
-            buffer.clear();
-            match self.socket.recv_from(&mut buffer, 0) {
-                Ok((_, sender)) if sender.port_number() != 0 => continue,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Error::Timeout { operation: what(), seconds: TIMEOUT });
-                }
-                Err(error) => return Err(Error::socket(what(), &error)),
-            }
+            self.receive(&mut buffer, || writing(batch))?;
             let mut done = false;
             for message in messages(&buffer) {
-                let message = message.map_err(|reason| Error::Protocol { operation: what(), reason })?;
+                let message = message.map_err(|reason| Error::Protocol { operation: writing(batch), reason })?;
                 let NetlinkPayload::Error(answer) = &message.payload else { continue };
                 // An answer to an earlier batch, whose reading broke off, is of no more use.
                 let index = message.header.sequence_number.wrapping_sub(base) as usize;
@@ -194,4 +229,92 @@ impl Bulk {
             }
         }
     }
+
+    /// The routes of the main table, IPv4 and IPv6: all, or those of one protocol (the kernel filters). Without those that hold only
+    /// for some packets to their destination: for one type of service, or from one source.
+    pub fn routes(&mut self, protocol: Option<u8>) -> Result<Vec<RouteSpec>, Error> {
+        self.routes_as(protocol, Some)
+    }
+
+    /// The same, each turned into something else, or left out, while it is read.
+    pub fn routes_as<T>(
+        &mut self,
+        protocol: Option<u8>,
+        mut convert: impl FnMut(RouteSpec) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
+        let mut buffer = Vec::with_capacity(READ_BUFFER);
+        for ipv4 in [true, false] {
+            let start = all.len();
+            let mut attempts = 1;
+            while !self.dump(ipv4, protocol, &mut buffer, |route| all.extend(convert(route)))? {
+                all.truncate(start);
+                attempts += 1;
+                if attempts > DUMP_ATTEMPTS {
+                    return Err(Error::kernel(READING, Errno::EINTR));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Reads one family. False when it has to be read again: a change came in between, or an earlier dump was not read to its end.
+    fn dump(
+        &mut self,
+        ipv4: bool,
+        protocol: Option<u8>,
+        buffer: &mut Vec<u8>,
+        mut take: impl FnMut(RouteSpec),
+    ) -> Result<bool, Error> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let request = codec::dump(ipv4, protocol.unwrap_or(0), sequence);
+        self.send(&request).map_err(|error| Error::socket(READING, &error))?;
+        let mut whole = true;
+        loop {
+            self.receive(buffer, || READING.to_owned())?;
+            for part in parts(buffer).filter(|part| part.sequence == sequence) {
+                whole &= part.flags & NLM_F_DUMP_INTR == 0;
+                match part.kind {
+                    codec::NEW_ROUTE => {
+                        let route = codec::read(part.payload);
+                        // The kernel's filter, where there is one, is a saving and no promise.
+                        route.filter(|route| protocol.is_none_or(|protocol| route.protocol == protocol)).map(&mut take);
+                    }
+                    codec::ERROR | codec::DONE => {
+                        return match part.code() {
+                            0 => Ok(whole),
+                            // A table comes into being with its first route, a family with its module.
+                            libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP => Ok(true),
+                            libc::EBUSY => {
+                                self.drain();
+                                Ok(false)
+                            }
+                            code => Err(Error::kernel(READING, Errno::from_raw(code))),
+                        };
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Reads what is left of a dump whose reader gave up half way.
+    fn drain(&self) {
+        let mut buffer = Vec::with_capacity(READ_BUFFER);
+        loop {
+            buffer.clear();
+            match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.raw_os_error().is_none() => return,
+                _ => {}
+            }
+        }
+    }
+}
+
+const READING: &str = "read the main routing table";
+
+fn writing(batch: &[RouteChange]) -> String {
+    format!("write {} routes", batch.len())
 }

@@ -1,7 +1,7 @@
 //! The rtnetlink edge: links, addresses, neighbours and routes of one network namespace, and the namespaces themselves.
 //!
 //! A socket belongs for life to the namespace it was opened in. [`Net`] is a handle on one (single requests, any number at a time),
-//! [`Bulk`] writes routes by the thousand, and [`Monitor`] tells what changes, by whomever. Each has a constructor for the calling
+//! [`Bulk`] writes and reads routes by the hundred thousand, and [`Monitor`] tells what changes, by whomever. Each has a constructor for the calling
 //! thread's namespace and one for a [`Netns`], so that one process can look after many namespaces without moving its own threads.
 //!
 //! Three traps of the protocol are handled here, once: a receive buffer that overflows loses answers, so buffers are large and every
@@ -10,6 +10,7 @@
 
 mod address;
 pub mod bulk;
+mod codec;
 mod error;
 mod link;
 mod monitor;

@@ -1,7 +1,7 @@
 //! A handle on one namespace: single requests, any number of them at a time.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use tokio::runtime;
 
 use crate::socket::{ACKNOWLEDGED, request, tune};
-use crate::{Error, Netns};
+use crate::{Bulk, Error, Netns};
 
 /// How long a request may take. The kernel answers in microseconds unless it is overloaded.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +26,8 @@ pub struct Net {
     handle: rtnetlink::Handle,
     /// Held while a dump is read: the kernel runs one dump at a time on a socket, and answers EBUSY to a second.
     dumping: Arc<tokio::sync::Mutex<()>>,
+    /// For routes, which are read and written without a detour over the library's messages.
+    bulk: Arc<Mutex<Bulk>>,
 }
 
 impl Net {
@@ -51,7 +53,20 @@ impl Net {
         // A dump that fails half-way says so in its last message only.
         connection.set_forward_done(true);
         runtime.spawn(connection);
-        Ok(Self { handle, dumping: Arc::default() })
+        Ok(Self { handle, dumping: Arc::default(), bulk: Arc::new(Mutex::new(Bulk::current()?)) })
+    }
+
+    /// Does something with the socket for routes, on a thread that may wait.
+    pub(crate) async fn with_bulk<T: Send + 'static>(
+        &self,
+        operation: &str,
+        work: impl FnOnce(&mut Bulk) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let bulk = Arc::clone(&self.bulk);
+        let task = tokio::task::spawn_blocking(move || work(&mut bulk.lock().unwrap_or_else(PoisonError::into_inner)));
+        task.await.unwrap_or_else(|error| {
+            Err(Error::Protocol { operation: operation.to_owned(), reason: format!("it ended early: {error}") })
+        })
     }
 
     /// Sends a request that changes something, and waits for its acknowledgement.

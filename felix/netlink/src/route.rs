@@ -1,18 +1,15 @@
 //! Routes of the main table (254), and what the kernel would do with a packet.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 use nix::errno::Errno;
 
 use crate::address::family;
-use crate::{Error, Net};
+use crate::{Error, Net, RouteChange};
 
 /// A route of the main table. The kernel tells routes apart by destination and metric: writing one replaces the other that has both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +41,27 @@ pub enum RouteKind {
         /// Whether the gateway is behind the device although no route says so. Needs the device.
         onlink: bool,
     },
+    /// To several gateways, each behind a device, flow by flow in equal shares (ECMP). In the order of [`RouteKind::multipath`],
+    /// whatever order the kernel has them in.
+    Multipath(Vec<(IpAddr, u32)>),
     /// Nowhere, silently.
     Blackhole,
     /// Nowhere, and the sender is told so (ICMP host unreachable).
     Unreachable,
-    /// What is read but never written here: several next hops, `prohibit`, `throw`, next hop objects.
+    /// What is read but never written here: next hops of unequal weight, light-weight tunnels, `prohibit`, `throw`.
     Other(String),
+}
+
+impl RouteKind {
+    /// To these gateways and devices, whatever their order; if they are one, simply to that.
+    pub fn multipath(mut hops: Vec<(IpAddr, u32)>) -> Self {
+        hops.sort_unstable();
+        hops.dedup();
+        match hops.as_slice() {
+            &[(gateway, index)] => Self::Via { gateway, index: Some(index), onlink: false },
+            _ => Self::Multipath(hops),
+        }
+    }
 }
 
 /// The metric of a route that names none: 0 for IPv4, 1024 for IPv6, where 0 does not exist.
@@ -72,118 +84,6 @@ impl RouteSpec {
         self.metric = if metric == 0 { default_metric(&self.destination) } else { metric };
         self
     }
-
-    /// The message that writes this route.
-    pub(crate) fn encode(&self) -> Result<RouteMessage, Error> {
-        let mut message = self.head();
-        let device = |index: u32| {
-            if index == 0 {
-                return Err(Error::Invalid(format!("route {self}: 0 is no interface's number")));
-            }
-            Ok(RouteAttribute::Oif(index))
-        };
-        let (kind, scope) = match &self.kind {
-            RouteKind::Device { index } => {
-                message.attributes.push(device(*index)?);
-                (RouteType::Unicast, if self.is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
-            }
-            RouteKind::Via { gateway, index, onlink } => {
-                if let Some(index) = index {
-                    message.attributes.push(device(*index)?);
-                }
-                message.attributes.push(match (self.destination, gateway) {
-                    (IpNet::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(*gateway)),
-                    (IpNet::V6(_), IpAddr::V4(_)) => {
-                        let reason = format!("route {self}: an IPv6 destination cannot have an IPv4 gateway");
-                        return Err(Error::Invalid(reason));
-                    }
-                    (_, gateway) => RouteAttribute::Gateway((*gateway).into()),
-                });
-                if *onlink {
-                    message.header.flags = RouteFlags::Onlink;
-                }
-                (RouteType::Unicast, RouteScope::Universe)
-            }
-            RouteKind::Blackhole => (RouteType::BlackHole, RouteScope::Universe),
-            RouteKind::Unreachable => (RouteType::Unreachable, RouteScope::Universe),
-            RouteKind::Other(what) => {
-                return Err(Error::Invalid(format!("route {self}: {what} is read here, but never written")));
-            }
-        };
-        message.header.kind = kind;
-        message.header.scope = scope;
-        Ok(message)
-    }
-
-    /// The message that deletes this route, wherever it leads by now: only destination, metric and protocol must fit.
-    pub(crate) fn encode_delete(&self) -> RouteMessage {
-        let mut message = self.head();
-        message.header.kind = RouteType::Unspec;
-        // The one value that lets every scope fit.
-        message.header.scope = RouteScope::NoWhere;
-        message
-    }
-
-    fn head(&self) -> RouteMessage {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(self.destination.addr());
-        message.header.destination_prefix_length = self.destination.prefix_len();
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = RouteProtocol::from(self.protocol);
-        message.attributes.push(RouteAttribute::Destination(self.destination.addr().into()));
-        if self.metric != 0 {
-            message.attributes.push(RouteAttribute::Priority(self.metric));
-        }
-        message
-    }
-
-    fn is_ipv4(&self) -> bool {
-        matches!(self.destination, IpNet::V4(_))
-    }
-
-    /// Reads the kernel's message; none if it is not about a route of the main table.
-    pub(crate) fn decode(message: &RouteMessage) -> Option<Self> {
-        let header = &message.header;
-        if header.flags.contains(RouteFlags::Cloned) {
-            return None;
-        }
-        let mut table = u32::from(header.table);
-        let mut destination = match header.address_family {
-            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            _ => return None,
-        };
-        let (mut metric, mut index, mut gateway, mut other) = (0, None, None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Table(number) => table = *number,
-                RouteAttribute::Destination(address) => destination = plain(address)?,
-                RouteAttribute::Priority(number) => metric = *number,
-                RouteAttribute::Oif(number) => index = Some(*number),
-                RouteAttribute::Gateway(address) => gateway = plain(address),
-                RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
-                RouteAttribute::MultiPath(_) => other = Some("several next hops"),
-                RouteAttribute::NhId(_) => other = Some("a next hop object"),
-                RouteAttribute::Encap(_) => other = Some("a light-weight tunnel"),
-                _ => {}
-            }
-        }
-        if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-            return None;
-        }
-        let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-        let kind = match (header.kind, other, gateway, index) {
-            (RouteType::Unicast, Some(what), _, _) => RouteKind::Other(what.to_owned()),
-            (RouteType::Unicast, None, Some(gateway), index) => {
-                RouteKind::Via { gateway, index, onlink: header.flags.contains(RouteFlags::Onlink) }
-            }
-            (RouteType::Unicast, None, None, Some(index)) => RouteKind::Device { index },
-            (RouteType::BlackHole, ..) => RouteKind::Blackhole,
-            (RouteType::Unreachable, ..) => RouteKind::Unreachable,
-            (kind, ..) => RouteKind::Other(format!("{kind:?}").to_lowercase()),
-        };
-        Some(Self { destination, kind, protocol: header.protocol.into(), metric })
-    }
 }
 
 impl fmt::Display for RouteSpec {
@@ -197,6 +97,12 @@ impl fmt::Display for RouteSpec {
                     write!(f, " dev {index}")?;
                 }
                 f.write_str(if *onlink { " onlink" } else { "" })?;
+            }
+            RouteKind::Multipath(hops) => {
+                write!(f, "{}", self.destination)?;
+                for (gateway, index) in hops {
+                    write!(f, " nexthop via {gateway} dev {index}")?;
+                }
             }
             RouteKind::Blackhole => write!(f, "blackhole {}", self.destination)?,
             RouteKind::Unreachable => write!(f, "unreachable {}", self.destination)?,
@@ -235,43 +141,25 @@ pub enum Reach {
 }
 
 impl Net {
-    /// The routes of the main table, IPv4 and IPv6: all, or those of one protocol (the kernel filters).
+    /// The routes of the main table, IPv4 and IPv6: all, or those of one protocol. See [`Bulk::routes`](crate::Bulk::routes).
     pub async fn routes(&self, protocol: Option<u8>) -> Result<Vec<RouteSpec>, Error> {
-        let mut routes = Vec::new();
-        for address_family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = address_family;
-            message.header.table = RouteHeader::RT_TABLE_MAIN;
-            message.header.protocol = RouteProtocol::from(protocol.unwrap_or(0));
-            let answers = match self.dump("read the main routing table", RouteNetlinkMessage::GetRoute(message)).await {
-                Ok(answers) => answers,
-                // A table comes into being with its first route, a family with its module.
-                Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EAFNOSUPPORT)) => continue,
-                Err(error) => return Err(error),
-            };
-            routes.extend(answers.iter().filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(message) => RouteSpec::decode(message),
-                _ => None,
-            }));
-        }
-        // The kernel's filter, where there is one, is a saving and no promise.
-        routes.retain(|route| protocol.is_none_or(|protocol| route.protocol == protocol));
-        Ok(routes)
+        self.with_bulk("read the main routing table", move |bulk| bulk.routes(protocol)).await
     }
 
     /// Writes a route, in place of any other with its destination and metric.
     pub async fn replace_route(&self, route: &RouteSpec) -> Result<(), Error> {
-        let message = RouteNetlinkMessage::NewRoute(route.encode()?);
-        self.change(&format!("write route {route}"), message, NLM_F_CREATE | NLM_F_REPLACE).await
+        self.change_route(RouteChange::Replace(route.clone())).await
     }
 
-    /// Deletes the route that has this destination, metric and protocol, wherever it leads. One that is gone already is no error.
+    /// Deletes the route that has this destination, metric and protocol, wherever it leads (an IPv6 route by gateways: those of the
+    /// gateways that it has). One that is gone already is no error.
     pub async fn delete_route(&self, route: &RouteSpec) -> Result<(), Error> {
-        let message = RouteNetlinkMessage::DelRoute(route.encode_delete());
-        match self.change(&format!("delete route {route}"), message, 0).await {
-            Err(error) if error.errno() == Some(Errno::ESRCH) => Ok(()),
-            other => other,
-        }
+        self.change_route(RouteChange::Delete(route.clone())).await
+    }
+
+    async fn change_route(&self, change: RouteChange) -> Result<(), Error> {
+        let failures = self.with_bulk("write a route", move |bulk| bulk.apply(&[change])).await?;
+        failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
     }
 
     /// What the kernel would do with a packet to `ip`, over all rules and tables; none where it has no route.

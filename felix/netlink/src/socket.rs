@@ -6,6 +6,7 @@ use netlink_sys::Socket;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::Error;
+use crate::codec::HEADER;
 
 /// Receive buffer, in bytes: 1,000 errors and a burst of events of some thousand routes.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -48,6 +49,40 @@ pub(crate) fn messages(
                 Some(Err(error.to_string()))
             }
         }
+    })
+}
+
+/// One message of a datagram, not decoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    /// The netlink port of whoever caused it; 0 is the kernel itself.
+    pub(crate) port: u32,
+    pub(crate) payload: &'a [u8],
+    /// All of it, header included.
+    pub(crate) message: &'a [u8],
+}
+
+impl Part<'_> {
+    /// The error number of an `NLMSG_ERROR` or `NLMSG_DONE`; 0 if there is none.
+    pub(crate) fn code(&self) -> i32 {
+        self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).saturating_neg())
+    }
+}
+
+/// Splits a datagram into its messages, and leaves them as they are. Ends at the first that is broken.
+pub(crate) fn parts(mut datagram: &[u8]) -> impl Iterator<Item = Part<'_>> {
+    std::iter::from_fn(move || {
+        let head = datagram.first_chunk::<HEADER>()?;
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let half = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
+        let length = word(0) as usize;
+        let message = datagram.get(..length)?;
+        let payload = message.get(HEADER..)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Part { kind: half(4), flags: half(6), sequence: word(8), port: word(12), payload, message })
     })
 }
 

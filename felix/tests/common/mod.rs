@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) bgp: Option<tortie_bird_lite::Config>,
     /// Every action but reads and answers.
     pub(crate) writes: Vec<Action>,
+    /// What was reported of others' changes.
+    pub(crate) drifts: Vec<tortie_felix::Drift>,
     /// Actions that wait to be done, when `paused`.
     pub(crate) held: VecDeque<Action>,
     pub(crate) paused: bool,
@@ -57,6 +59,7 @@ impl World {
             answers: BTreeMap::new(),
             bgp: None,
             writes: Vec::new(),
+            drifts: Vec::new(),
             held: VecDeque::new(),
             paused: false,
             refuse_rules: 0,
@@ -168,7 +171,9 @@ impl World {
             if let Action::ApplyRoutes(changes) = &action {
                 self.assert_protected(changes);
             }
-            if let Action::Done { request, result } = action {
+            if let Action::Report(drift) = action {
+                self.drifts.push(drift);
+            } else if let Action::Done { request, result } = action {
                 self.answers.insert(request, result);
             } else if self.paused {
                 self.held.push_back(action);
@@ -218,7 +223,7 @@ impl World {
                 Event::BgpConfigured(Ok(()))
             }
             Action::ConfigureHost(_) => Event::HostConfigured(Ok(())),
-            Action::Done { .. } => unreachable!("answered before"),
+            Action::Done { .. } | Action::Report(_) => unreachable!("answered before"),
         }
     }
 
@@ -228,21 +233,33 @@ impl World {
             let route = change.route().clone();
             assert_eq!((route.protocol, route.metric), (ROUTE_PROTOCOL, ROUTE_METRIC), "{change:?}");
             let key = (route.destination, route.metric);
-            assert!(self.fib.get(&key).is_none_or(|old| old.protocol == ROUTE_PROTOCOL), "somebody else's: {change:?}");
+            let foreign = self.fib.get(&key).is_some_and(|old| old.protocol != ROUTE_PROTOCOL);
+            assert!(!foreign || !matches!(change, RouteChange::Replace(_)), "somebody else's: {change:?}");
+            let mut refuse = |reason: String, surprise| {
+                failures.push(RouteFailure { destination: route.destination, reason, surprise });
+            };
             if let Some(reason) = self.refuse_routes.clone() {
-                failures.push(RouteFailure { destination: route.destination, reason });
+                refuse(reason, false);
                 continue;
             }
-            // The kernel announces what was written, by whomever.
-            let announced = match change {
-                RouteChange::Delete(_) => self.fib.remove(&key).map(Event::RouteRemoved),
-                RouteChange::Replace(_) => {
-                    self.fib.insert(key, route.clone());
-                    Some(Event::RouteChanged(route))
+            match change {
+                RouteChange::Create(_) if self.fib.contains_key(&key) => refuse("File exists".into(), true),
+                RouteChange::Create(_) | RouteChange::Replace(_) => drop(self.fib.insert(key, route)),
+                RouteChange::Delete(_) if foreign => {}
+                RouteChange::Delete(_) => drop(self.fib.remove(&key)),
+                RouteChange::Shrink(_) => {
+                    let there: Vec<_> = self.fib.get(&key).into_iter().flat_map(|there| there.target.hops()).collect();
+                    if !route.target.hops().all(|hop| there.contains(&hop)) {
+                        refuse("No such process".into(), true);
+                    }
+                    let left: Vec<_> =
+                        there.into_iter().filter(|hop| route.target.hops().all(|gone| gone != *hop)).collect();
+                    if left.is_empty() {
+                        self.fib.remove(&key);
+                    } else {
+                        self.fib.insert(key, Route { target: Target::multipath(left), ..route.clone() });
+                    }
                 }
-            };
-            if let Some(event) = announced {
-                self.felix.handle(event, self.now);
             }
         }
         failures
@@ -251,9 +268,8 @@ impl World {
     /// A pod's route may only be handed out when the table knows the pod.
     fn assert_protected(&self, changes: &[RouteChange]) {
         for change in changes {
-            let RouteChange::Replace(Route { destination, target: Target::Device { index }, .. }) = change else {
-                continue;
-            };
+            let (RouteChange::Create(route) | RouteChange::Replace(route)) = change else { continue };
+            let Route { destination, target: Target::Device { index }, .. } = route else { continue };
             let interface = self.links.get(index).expect("a route needs a link").name.clone();
             let address = destination.addr();
             let set = if address.is_ipv4() { "own4" } else { "own6" };
@@ -276,6 +292,13 @@ impl World {
             Target::Device { index } => format!("{} dev {}", route.destination, self.links[index].name),
             Target::Via { gateway, index } => {
                 format!("{} via {gateway} dev {}", route.destination, self.links[index].name)
+            }
+            Target::Onlink { gateway, index } => {
+                format!("{} via {gateway} dev {} onlink", route.destination, self.links[index].name)
+            }
+            Target::Multipath(hops) => {
+                let hops = hops.iter().map(|(gateway, index)| format!(" via {gateway} dev {}", self.links[index].name));
+                format!("{}{}", route.destination, hops.collect::<String>())
             }
             Target::Blackhole => format!("blackhole {}", route.destination),
             Target::Other(text) => format!("{text} {}", route.destination),

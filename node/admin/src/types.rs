@@ -132,16 +132,31 @@ pub struct Route {
     pub node: String,
     /// The destination.
     pub destination: IpNet,
-    /// The next hop, if any.
+    /// The next hop, if any; of several the first.
     pub via: Option<IpAddr>,
-    /// The device; `blackhole` for a blackhole route.
+    /// The device; `blackhole` for a blackhole route; of several the first next hop's.
     pub device: String,
+    /// All next hops, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_hops: Vec<NextHop>,
     /// The kernel's protocol number.
     pub protocol: u8,
     /// `local-pod`, `local-block`, `bgp` or `tunnel`.
     pub source: String,
     /// `present`, `missing`, `wrong` or `foreign`.
     pub state: String,
+    /// Why it is not `present`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One of several next hops of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The gateway.
+    pub via: IpAddr,
+    /// The device that it is behind.
+    pub device: String,
 }
 
 /// `GET /v1/ipam`: the blocks as this agent's datastore has them.
