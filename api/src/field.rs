@@ -129,9 +129,11 @@ impl FieldError {
 
     /// A field that does not exist, with the known one that looks most like it.
     pub fn unknown(path: Path, name: &str, known: &[&str]) -> Self {
+        /// More names than these are no help to a reader.
+        const LISTED: usize = 40;
         let hint = match nearest(name, known) {
             Some(field) => format!("did you mean {field:?}?"),
-            None if known.is_empty() => "remove it".to_owned(),
+            None if known.is_empty() || known.len() > LISTED => "remove it".to_owned(),
             None => format!("known fields here: {}", known.join(", ")),
         };
         Self::new(path, format!("unknown field: {hint}"))

@@ -277,8 +277,12 @@ fn each_error_names_the_field_the_value_and_the_remedy() {
             "spec.asNumber: Invalid value: 1.1: the dotted form of an AS number must be in quotes",
         ),
         (
-            bgp("default", &json!({"serviceClusterIPs": []})),
-            "spec.serviceClusterIPs: Forbidden: this field is not supported by this version: remove it",
+            bgp("default", &json!({"bindMode": "NodeIP"})),
+            "spec.bindMode: Forbidden: this field is not supported by this version: remove it",
+        ),
+        (
+            bgp("default", &json!({"serviceExternalIPs": [{"cidr": "10.0.0.0/8"}, {"cidr": "10.0.0.300/8"}]})),
+            "spec.serviceExternalIPs[1].cidr: Invalid value: \"10.0.0.300/8\": must be a valid CIDR, such as 10.0.0.0/8 or fd00::/64",
         ),
         (
             bgp("node.n1", &json!({"asNumber": 65000})),
@@ -409,6 +413,8 @@ fn kinds_are_told_apart() {
         ("NetPol", Kind::NetworkPolicy),
         ("ippool", Kind::IpPool),
         ("IPAMBlocks", Kind::IpamBlock),
+        ("felixconfig", Kind::FelixConfiguration),
+        ("FelixConfigurations", Kind::FelixConfiguration),
     ] {
         assert_eq!(text.parse(), Ok(kind));
     }
@@ -434,7 +440,7 @@ fn an_object_survives_being_written_and_read() {
         ),
         bgp(
             "default",
-            &json!({"asNumber": "1.10", "listenPort": 1179, "nodeToNodeMeshEnabled": false, "logSeverityScreen": "info"}),
+            &json!({"asNumber": "1.10", "listenPort": 1179, "nodeToNodeMeshEnabled": false, "logSeverityScreen": "info", "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}),
         ),
     ] {
         let read = object(&value);

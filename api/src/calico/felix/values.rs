@@ -47,13 +47,26 @@ where
     D: Deserializer<'de>,
     T: FromText,
 {
-    let Some(text) = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    T::from_text(&text).map(Some).map_err(|error| match error {
-        TextError::Should(what) => D::Error::custom(what),
-        TextError::OneOf(names) => D::Error::unknown_variant(&text, names),
+    match Option::<String>::deserialize(deserializer)? {
+        Some(text) if !text.is_empty() => from_text(&text).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn from_text<T: FromText, E: Error>(text: &str) -> Result<T, E> {
+    T::from_text(text).map_err(|error| match error {
+        TextError::Should(what) => E::custom(what),
+        TextError::OneOf(names) => E::unknown_variant(text, names),
     })
+}
+
+/// Reads a text that must be there.
+fn needed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromText,
+{
+    from_text(&String::deserialize(deserializer)?)
 }
 
 /// Reads a field of any other type; an explicit null is not set.
@@ -90,7 +103,7 @@ macro_rules! names {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                text(deserializer)?.ok_or_else(|| D::Error::unknown_variant("", Self::NAMES))
+                needed(deserializer)
             }
         }
     )+};
@@ -429,7 +442,7 @@ impl Serialize for Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer)?.ok_or_else(|| D::Error::custom(DURATION))
+        needed(deserializer)
     }
 }
 
@@ -487,10 +500,7 @@ impl<'de> Deserialize<'de> for PortRange {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<PortRange, E> {
-                PortRange::from_text(text).map_err(|error| match error {
-                    TextError::Should(what) => E::custom(what),
-                    TextError::OneOf(_) => E::custom(PORT_RANGE),
-                })
+                from_text(text)
             }
         }
 
@@ -514,7 +524,7 @@ macro_rules! grammars {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                text(deserializer)?.ok_or_else(|| D::Error::custom("must not be empty"))
+                needed(deserializer)
             }
         }
     )+};
