@@ -1,8 +1,14 @@
 //! A table without a kernel: [`Fake`] applies transactions to a [`Ruleset`], and refuses what the kernel refuses.
 //!
+//! [`Faults`] make it fail like a kernel short of memory, or one whose answers get lost.
+//!
 //! It keeps count of who uses which chain and set, as the kernel does, so a command that comes too early or too late fails here too.
 
+mod faults;
+
 use std::collections::{BTreeMap, HashMap};
+
+use thiserror::Error as ThisError;
 
 use crate::check::{self, Declared};
 use crate::executor::{Executor, Reason, Refused};
@@ -12,10 +18,32 @@ use crate::model::{Chain, Command, Key, KeyType, Rule, Ruleset, Set, Statement, 
 /// How many chains may be entered one from another below a base chain.
 const DEPTH_MAX: usize = 15;
 
+pub use faults::{Fault, Faults};
+
 /// A table held in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Fake {
     table: Option<Ruleset>,
+    faults: Faults,
+    /// Whether the table must be read before the next transaction.
+    stale: bool,
+}
+
+/// Why the fake did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum Error {
+    /// A command was refused; nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The table must be read first; nothing has changed.
+    #[error("the table was changed by somebody else since it was read; it must be read again")]
+    Stale,
+    /// The transaction did not go out; nothing has changed.
+    #[error("cannot send the batch: {}", std::io::Error::from_raw_os_error(*.0))]
+    Unsent(i32),
+    /// Whether it took effect is unknown: the table must be read first.
+    #[error("no reply: {}; whether the change took effect must be read back", std::io::Error::from_raw_os_error(*.0))]
+    NoAnswer(i32),
 }
 
 impl Fake {
@@ -28,7 +56,12 @@ impl Fake {
     /// An executor with this table.
     #[must_use]
     pub fn with(ruleset: Ruleset) -> Self {
-        Self { table: Some(ruleset) }
+        Self { table: Some(ruleset), ..Self::default() }
+    }
+
+    /// What goes wrong from now on.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
     }
 
     /// The table.
@@ -39,9 +72,33 @@ impl Fake {
 }
 
 impl Executor for Fake {
-    type Error = Refused;
+    type Error = Error;
 
-    fn apply(&mut self, transaction: &Transaction) -> Result<(), Refused> {
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        if self.stale {
+            return Err(Error::Stale);
+        }
+        let Some(fault) = self.faults.next_transaction() else { return Ok(self.run(transaction)?) };
+        if fault.takes_effect() {
+            self.run(transaction)?;
+        }
+        let what = transaction.commands.first().map_or_else(|| "to adopt the table".to_owned(), check::short);
+        let error = fault.error(what);
+        self.stale = matches!(error, Error::Stale | Error::NoAnswer(_));
+        Err(error)
+    }
+
+    fn read(&mut self) -> Result<Option<Ruleset>, Error> {
+        if let Some(fault) = self.faults.next_read() {
+            return Err(fault.error("to read the table".into()));
+        }
+        self.stale = false;
+        Ok(self.table.clone())
+    }
+}
+
+impl Fake {
+    fn run(&mut self, transaction: &Transaction) -> Result<(), Refused> {
         let mut batch = Batch::new(self.table.clone());
         let refused = |command: usize, reason: Reason| Refused {
             command,
@@ -57,10 +114,6 @@ impl Executor for Fake {
         }
         self.table = batch.table;
         Ok(())
-    }
-
-    fn read(&mut self) -> Result<Option<Ruleset>, Refused> {
-        Ok(self.table.clone())
     }
 }
 

@@ -205,7 +205,7 @@ impl World {
             self.writes.push(action.clone());
         }
         match action {
-            Action::ReadRules => Event::RulesRead(Ok(self.table.ruleset().cloned())),
+            Action::ReadRules => Event::RulesRead(self.table.read().map_err(|error| error.to_string())),
             Action::ApplyRules(_) if self.refuse_rules > 0 => {
                 self.refuse_rules -= 1;
                 Event::RulesApplied(Err("the kernel says no".into()))

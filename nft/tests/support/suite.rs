@@ -14,9 +14,12 @@ pub trait Refusal: Debug {
     fn refusal(&self) -> Option<(usize, Reason)>;
 }
 
-impl Refusal for tortie_nft::Refused {
+impl Refusal for tortie_nft::fake::Error {
     fn refusal(&self) -> Option<(usize, Reason)> {
-        Some((self.command, self.reason.clone()))
+        match self {
+            Self::Refused(refused) => Some((refused.command, refused.reason.clone())),
+            _ => None,
+        }
     }
 }
 
