@@ -15,15 +15,18 @@ mod error;
 mod link;
 mod monitor;
 mod net;
+mod netconf;
 pub mod netns;
 mod route;
 mod socket;
 pub mod sysctl;
+pub mod tc;
 
 pub use bulk::{Bulk, RouteChange, RouteFailure};
 pub use error::Error;
 pub use link::{Link, Mac, VethSpec};
 pub use monitor::{Event, Monitor};
 pub use net::Net;
+pub use netconf::{Netconf, NetconfMonitor};
 pub use netns::Netns;
 pub use route::{Lookup, Reach, RouteKind, RouteSpec, default_metric};

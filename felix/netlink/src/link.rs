@@ -159,7 +159,7 @@ impl Net {
         self.create(&format!("create bridge {name}"), name, message).await
     }
 
-    async fn create(&self, operation: &str, name: &str, message: LinkMessage) -> Result<u32, Error> {
+    pub(crate) async fn create(&self, operation: &str, name: &str, message: LinkMessage) -> Result<u32, Error> {
         self.change(operation, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await?;
         let link = self.link(name).await?;
         link.map(|link| link.index).ok_or_else(|| Error::Kernel {
