@@ -11,7 +11,7 @@ use tortie_nft::Ruleset;
 use tortie_policy::{CompileOptions, Compiler, Endpoint};
 
 use crate::bgp::Bgp;
-use crate::drift::Drifts;
+use crate::drift::{DriftKind, Drifts};
 use crate::endpoints::{Answer, Endpoints, Reasons};
 use crate::event::{Action, Change, Event, Host, LocalEndpoint, Millis};
 use crate::routes::Routes;
@@ -124,6 +124,8 @@ pub struct Felix {
     host: Host,
     host_busy: bool,
     host_error: Option<String>,
+    /// What stands in the way of pods in the host's own firewalls, as the edge said last.
+    host_firewall: Vec<String>,
     host_retry: Backoff,
 
     drifts: Drifts,
@@ -173,6 +175,7 @@ impl Felix {
             host: Host { forward_ipv4: false, forward_ipv6: false },
             host_busy: false,
             host_error: None,
+            host_firewall: Vec::new(),
             host_retry: Backoff::default(),
             drifts: Drifts::default(),
             author: None,
@@ -277,6 +280,12 @@ impl Felix {
             Event::RouteRemoved(route) => self.routes.route_removed(&route),
             Event::Overrun => self.read_routes(),
             Event::RulesTouched { by } => self.rules.touched(by),
+            Event::HostFirewall(found) => {
+                for repair in found.repairs {
+                    self.drifts.record(self.now, DriftKind::HostFirewall, repair.object, repair.found, repair.by);
+                }
+                self.host_firewall = found.problems;
+            }
             Event::Caused { by, event } => {
                 self.author = Some(by);
                 self.handle(*event, now);
@@ -593,6 +602,7 @@ impl Felix {
         let mut problems = Vec::new();
         problems.extend(self.rules.error().map(str::to_owned));
         problems.extend(self.host_error.clone());
+        problems.extend(self.host_firewall.iter().cloned());
         problems.extend(self.bgp_error.clone());
         problems.extend(self.bgp_problems.iter().cloned());
         if self.ready() {

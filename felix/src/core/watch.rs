@@ -26,7 +26,9 @@ impl Felix {
         self.drifts.settle(|drift| match drift.what {
             DriftKind::Rules => rules.applied() > 0,
             DriftKind::Route => drift.object.parse::<IpNet>().is_ok_and(|destination| routes.as_wanted(destination)),
-            DriftKind::Interface | DriftKind::Sysctl | DriftKind::HostFirewall => false,
+            // Told of once it is done.
+            DriftKind::HostFirewall => true,
+            DriftKind::Interface | DriftKind::Sysctl => false,
         });
     }
 
