@@ -28,6 +28,11 @@ impl Writer {
         self.begin_raw(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, family, 0, seq);
     }
 
+    /// Begins a message of another subsystem of nfnetlink.
+    pub(crate) fn begin_of(&mut self, subsystem: u16, kind: u16, flags: u16, family: u8, seq: u32) {
+        self.begin_raw(subsystem << 8 | kind, flags, family, 0, seq);
+    }
+
     /// Begins a message that marks the start or end of a batch.
     pub(crate) fn begin_batch(&mut self, kind: u16, seq: u32) {
         self.begin_raw(kind, 0, NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES, seq);
