@@ -23,6 +23,7 @@ mod endpoints;
 mod event;
 mod host_firewall;
 mod fib;
+mod numbers;
 mod resolve;
 mod routes;
 mod rules;
@@ -36,6 +37,7 @@ pub use event::{
     Target,
 };
 pub use host_firewall::{HostFirewall, HostFirewallRepair};
+pub use numbers::Numbers;
 pub use settings::Settings;
 pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
 

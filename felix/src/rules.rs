@@ -54,6 +54,7 @@ pub(crate) struct Rules {
     error: Option<String>,
     credit: Millis,
     credit_at: Millis,
+    moves: u64,
     /// The update that was written last, until the kernel has said yes: what it changed may or may not be there.
     unconfirmed: Option<Update>,
     /// Who touched the table since it was last read, as far as is known.
@@ -79,6 +80,7 @@ impl Rules {
             error: None,
             credit: MOVE_CREDIT,
             credit_at: 0,
+            moves: 0,
             unconfirmed: None,
             suspect: None,
             tampered: Vec::new(),
@@ -127,6 +129,11 @@ impl Rules {
     /// The live generation.
     pub(crate) const fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// How often the generation has moved.
+    pub(crate) const fn moves(&self) -> u64 {
+        self.moves
     }
 
     /// What is wrong with the table now.
@@ -247,6 +254,7 @@ impl Rules {
                 return None;
             }
             self.generation = self.generation.next();
+            self.moves += 1;
             compiler.move_generation(self.generation, &mut update);
         }
         self.commit(update, compiler.table())

@@ -136,6 +136,19 @@ impl Compiler {
         &self.state.table
     }
 
+    /// How many policies select endpoints of this node.
+    pub fn active_policies(&self) -> usize {
+        let governed = self.state.governed.iter();
+        let policies = governed.flat_map(|(group, policies)| policies.keys().map(move |name| (&*group.0, &**name)));
+        policies.collect::<FxHashSet<_>>().len()
+    }
+
+    /// How many selections of peers, and of ports by name, the table follows: each is a set.
+    pub fn selections(&self) -> usize {
+        let fixed = self.state.generation.map_or(0, |generation| frame(generation, &self.options).sets.len());
+        self.state.table.sets.len().saturating_sub(fixed)
+    }
+
     /// Sets what does not depend on the cluster. If that is news, the next update compiles everything anew.
     pub fn set_options(&mut self, options: CompileOptions) {
         if self.options != options {

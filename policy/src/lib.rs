@@ -16,6 +16,7 @@ mod class;
 mod cluster;
 mod compile;
 mod compiler;
+mod counts;
 pub mod explain;
 mod followed;
 mod frame;
@@ -35,6 +36,7 @@ mod touched;
 pub use cluster::Cluster;
 pub use compile::{CompileOptions, Endpoint, compile};
 pub use compiler::{Compiler, Update};
+pub use counts::Counts;
 pub use generation::{Generation, MARK_MASK};
 pub use tightens::tightens;
 

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::Felix;
+use crate::Numbers;
 use crate::drift::{Drift, DriftKind};
 
 /// The object that a drift of our rules is about.
@@ -37,8 +38,43 @@ impl Felix {
         self.drifts.latest()
     }
 
-    /// How many things others changed since the start, by kind.
-    pub fn drift_counts(&self) -> impl Iterator<Item = (DriftKind, u64)> {
-        self.drifts.counts()
+    /// Whether the kernel's rules are not yet what the events that were taken in ask for.
+    pub fn rules_pending(&self) -> bool {
+        self.config.dataplane && self.in_sync && self.rules.applied() < self.rules.version()
+    }
+
+    /// How much there is of everything.
+    pub fn numbers(&self) -> Numbers {
+        let cluster = self.compiler.cluster().counts();
+        let table = self.rules.wanted(&self.compiler);
+        let elements = table.map_or(0, |table| {
+            let sets: usize = table.sets.values().map(|set| set.elements.len()).sum();
+            sets + table.maps.values().map(|map| map.elements.len()).sum::<usize>()
+        });
+        let (routes_ipv4, routes_ipv6) = self.routes.counts();
+        let endpoints = self.endpoints.all().count();
+        Numbers {
+            in_sync: self.in_sync,
+            programmed: self.in_sync && self.unprogrammed.is_empty(),
+            nodes: cluster.nodes,
+            policies: cluster.policies,
+            pods: cluster.endpoints,
+            endpoints,
+            unadmitted: endpoints - self.endpoints.admitted().count(),
+            active_policies: self.compiler.active_policies(),
+            selections: self.compiler.selections(),
+            chains: table.map_or(0, |table| table.chains.len()),
+            rules: table.map_or(0, |table| table.chains.values().map(|chain| chain.rules.len()).sum()),
+            sets: table.map_or(0, |table| table.sets.len() + table.maps.len()),
+            elements,
+            generation: self.rules.generation().live_mark() >> 17,
+            generation_moves: self.rules.moves(),
+            routes_ipv4,
+            routes_ipv6,
+            routes_failed: self.routes.failures(),
+            links: self.routes.links(),
+            drifts: self.drifts.counts().collect(),
+            problems: self.status().problems.len(),
+        }
     }
 }

@@ -97,6 +97,22 @@ impl Routes {
             }
     }
 
+    /// How many routes of ours the kernel has, IPv4 and IPv6.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let ipv4 = self.own.iter().filter(|((destination, _), _)| matches!(destination, IpNet::V4(_))).count();
+        (ipv4, self.own.iter().count() - ipv4)
+    }
+
+    /// How many routes failed.
+    pub(crate) fn failures(&self) -> usize {
+        self.failed.len()
+    }
+
+    /// How many interfaces there are.
+    pub(crate) fn links(&self) -> usize {
+        self.links.len()
+    }
+
     /// All routes that are wanted or ours, with their state.
     pub(crate) fn view(&self) -> Vec<RouteView> {
         let mut destinations: BTreeSet<IpNet> = self.own.iter().map(|(key, _)| key.0).collect();
