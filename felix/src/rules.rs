@@ -253,7 +253,7 @@ impl Rules {
                 self.kernel = Kernel::Other(update.before(compiler.table()));
                 return None;
             }
-            self.generation = self.generation.next();
+            self.generation = compiler.next_generation(self.generation, &update);
             self.moves += 1;
             compiler.move_generation(self.generation, &mut update);
         }

@@ -16,6 +16,7 @@ use crate::generation::Generation;
 use crate::governors::{Governors, Group};
 use crate::intern::Id;
 use crate::names::Names;
+use crate::options::CompileOptions;
 
 /// A pod's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,21 +29,6 @@ pub struct Endpoint {
     pub interface: String,
     /// The addresses it may use.
     pub ips: Vec<IpAddr>,
-}
-
-/// What does not depend on the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CompileOptions {
-    /// What the names of pod interfaces begin with: `cali`.
-    pub interface_prefix: String,
-    /// The UDP port that nodes speak VXLAN on, and pods must not: 4789.
-    pub vxlan_port: u16,
-}
-
-impl Default for CompileOptions {
-    fn default() -> Self {
-        Self { interface_prefix: "cali".to_owned(), vxlan_port: 4789 }
-    }
 }
 
 /// The table that a node with these endpoints wants, whole, in the given generation.

@@ -21,13 +21,14 @@ use crate::chains::Builder;
 use crate::change::Change;
 use crate::class::Policy;
 use crate::cluster::Cluster;
-use crate::compile::{CompileOptions, Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
+use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
 use crate::followed::Following;
 use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
 use crate::governors::{Governors, Group};
 use crate::intern::{Id, Interner};
 use crate::names::Names;
+use crate::options::CompileOptions;
 use crate::tightens::{change_tightens, tightens};
 use crate::touched::{Changes, Name};
 
@@ -215,6 +216,15 @@ impl Compiler {
         self.state.ambiguous = ambiguous;
         self.state.assign(&self.cluster, endpoints, &[], &FxHashSet::default(), &mut Change::default());
         Update(Kind::Anew(Box::new(before)))
+    }
+
+    /// The generation that follows `generation`, the table's before `update`, where that must move: one whose stamps no flow carries yet,
+    /// whatever bits they were in before.
+    pub fn next_generation(&self, generation: Generation, update: &Update) -> Generation {
+        match &update.0 {
+            Kind::Parts(_) => generation.next(),
+            Kind::Anew(before) => generation.next_after(before, self.options.mark_mask),
+        }
     }
 
     /// Moves the generation and nothing else, and adds that to `update`, the last one.

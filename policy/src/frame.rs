@@ -27,8 +27,9 @@ use tortie_nft::{
 };
 
 use crate::chains::{ct_state, drop, in_set, rule, verdict};
-use crate::compile::CompileOptions;
-use crate::generation::{Generation, LIVE_SET, MARK_MASK, PENDING_SET};
+use crate::generation::{Generation, LIVE_SET, PENDING_SET};
+use crate::marks::MarkMask;
+use crate::options::CompileOptions;
 
 /// The chain for what a source's egress allows.
 pub(crate) const OK_EGRESS: &str = "ok_egress";
@@ -62,7 +63,8 @@ const REDIRECT: u8 = 137;
 
 /// The table of a node without endpoints.
 pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset {
-    let pods = Pods(&options.interface_prefix);
+    let mask = options.mark_mask;
+    let pods = Pods { prefix: &options.interface_prefix, mask };
     let mut frame = Ruleset::default();
     let sets = [
         (OWN4, vec![KeyType::IfName, KeyType::Ipv4Addr], "each pod's own addresses"),
@@ -73,8 +75,8 @@ pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset
     ];
     for (name, key, comment) in sets {
         let elements = match name {
-            LIVE_SET => [vec![Value::Mark(generation.live_mark())]].into(),
-            PENDING_SET => [vec![Value::Mark(generation.pending_mark())]].into(),
+            LIVE_SET => [vec![Value::Mark(generation.live_mark(mask))]].into(),
+            PENDING_SET => [vec![Value::Mark(generation.pending_mark(mask))]].into(),
             _ => std::collections::BTreeSet::new(),
         };
         frame.sets.insert(name.to_owned(), Set { key, interval: false, elements, comment: Some(comment.to_owned()) });
@@ -112,14 +114,14 @@ pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset
         None,
         vec![
             verdict(
-                vec![in_set(vec![Field::CtMarkMasked(MARK_MASK)], Op::Eq, PENDING_SET)],
+                vec![in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, PENDING_SET)],
                 Verdict::Jump(STAMP_LIVE.to_owned()),
             ),
             verdict(Vec::new(), Verdict::Accept),
         ],
     );
-    chain(STAMP_PENDING, None, vec![stamp(generation.pending_mark())]);
-    chain(STAMP_LIVE, None, vec![stamp(generation.live_mark())]);
+    chain(STAMP_PENDING, None, vec![stamp(mask, generation.pending_mark(mask))]);
+    chain(STAMP_LIVE, None, vec![stamp(mask, generation.live_mark(mask))]);
     frame
 }
 
@@ -131,8 +133,8 @@ fn goto(chain: &str) -> Verdict {
     Verdict::Goto(chain.to_owned())
 }
 
-fn stamp(mark: u32) -> Rule {
-    rule(Vec::new(), vec![Statement::SetCtMark { keep: !MARK_MASK, bits: mark }])
+fn stamp(mask: MarkMask, mark: u32) -> Rule {
+    rule(Vec::new(), vec![Statement::SetCtMark { keep: !mask.bits(), bits: mark }])
 }
 
 fn dispatch(field: Field, map: &str) -> Rule {
@@ -140,10 +142,10 @@ fn dispatch(field: Field, map: &str) -> Rule {
 }
 
 /// Established and related packets of flows that the live generation has allowed.
-fn live() -> Rule {
+fn live(mask: MarkMask) -> Rule {
     verdict(
         vec![
-            in_set(vec![Field::CtMarkMasked(MARK_MASK)], Op::Eq, LIVE_SET),
+            in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, LIVE_SET),
             ct_state(CtStates::ESTABLISHED.or(CtStates::RELATED)),
         ],
         Verdict::Accept,
@@ -173,11 +175,14 @@ fn ingress_reply() -> Vec<Rule> {
 }
 
 /// Rules about interfaces of pods, known by their prefix.
-struct Pods<'a>(&'a str);
+struct Pods<'a> {
+    prefix: &'a str,
+    mask: MarkMask,
+}
 
 impl Pods<'_> {
     fn interface(&self, side: Side, op: Op) -> Match {
-        Match::IfName { side, op, name: self.0.to_owned(), prefix: true }
+        Match::IfName { side, op, name: self.prefix.to_owned(), prefix: true }
     }
 
     fn from(&self, op: Op) -> Match {
@@ -236,7 +241,7 @@ impl Pods<'_> {
     }
 
     fn egress(&self) -> Vec<Rule> {
-        let mut rules = vec![self.strangers(), invalid(), live(), itself()];
+        let mut rules = vec![self.strangers(), invalid(), live(self.mask), itself()];
         rules.extend(errors());
         rules.extend([
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("egress_reply")),
@@ -257,7 +262,7 @@ impl Pods<'_> {
     fn ingress(&self) -> Vec<Rule> {
         vec![
             self.strangers(),
-            live(),
+            live(self.mask),
             itself(),
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("ingress_reply")),
             dispatch(Field::OifName, INGRESS_CLASS),
@@ -272,7 +277,7 @@ impl Pods<'_> {
             verdict(vec![self.from(Op::Ne)], Verdict::Accept),
             // What the node began is never cut.
             verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept),
-            live(),
+            live(self.mask),
         ];
         for kind in [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, ROUTER_SOLICITATION] {
             rules.push(verdict(icmp6(kind), Verdict::Accept));

@@ -1,25 +1,18 @@
 //! The generation of policy that a flow's stamp refers to.
 //!
-//! A flow that both directions have allowed carries the *live mark* in the upper half of its ct mark, and the packets of stamped
-//! flows pass without being judged again. When a policy tightens, the generation moves on, no stamp counts any more, and each
-//! flow is judged again at its next packet. Egress stamps the *pending mark* and ingress turns it into the live mark, so that no
-//! flow is stamped half by one generation and half by another.
+//! A flow that both directions have allowed carries the *live mark* in our bits of its ct mark, and the packets of stamped flows pass
+//! without being judged again. When a policy tightens, the generation moves on, no stamp counts any more, and each flow is judged
+//! again at its next packet. Egress stamps the *pending mark* and ingress turns it into the live mark, so that no flow is stamped half
+//! by one generation and half by another.
 //!
-//! A generation is an even number in the upper half of the mark, never 0, which is a flow that was never stamped; the odd number
-//! after it is its pending mark. There are 32,767 of them, then they start again: a flow that was denied in between and stayed
-//! silent all the while, its conntrack entry alive, would find its old stamp live again. At one tightening a second that takes
-//! nine hours of silence and the right second to speak in.
+//! In our bits, the lowest one tells pending from live, and those above it hold the generation's number, never 0, which is a flow
+//! that was never stamped. Sixteen bits have room for 32,767 numbers, then they start again: a flow that was denied in between and
+//! stayed silent all the while, its conntrack entry alive, would find its old stamp live again. At one tightening a second that takes
+//! nine hours of silence and the right second to speak in; with the fewest bits that we take, 127 seconds.
 
-use tortie_nft::{Key, Ruleset, Value};
+use tortie_nft::{Field, Key, Match, Ruleset, Value};
 
-/// The bits of the ct mark that are ours. The lower half belongs to others (kube-proxy uses 0x4000 and 0x8000).
-pub const MARK_MASK: u32 = 0xffff_0000;
-
-/// The distance from a live mark to its pending mark.
-const PENDING: u32 = 0x0001_0000;
-
-/// The distance from one generation to the next.
-const STEP: u32 = 0x0002_0000;
+use crate::marks::MarkMask;
 
 /// The name of the set that holds the live mark.
 pub(crate) const LIVE_SET: &str = "live";
@@ -27,7 +20,7 @@ pub(crate) const LIVE_SET: &str = "live";
 /// The name of the set that holds the pending mark.
 pub(crate) const PENDING_SET: &str = "pending";
 
-/// A generation of policy; holds its live mark.
+/// A generation of policy: a number, counted up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation(u32);
 
@@ -35,68 +28,123 @@ impl Generation {
     /// The generation to start from when the kernel holds none: any number will do, a random one best, because flows may carry
     /// stamps that an earlier table left.
     pub const fn seed(seed: u32) -> Self {
-        // 1 to 32767, then twice that in the upper half.
-        Self((seed % 0x7fff + 1) * STEP)
+        Self(seed % 0x7fff + 1)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        self.0
     }
 
     /// The generation after this one.
     #[must_use]
     pub const fn next(self) -> Self {
-        match self.0.wrapping_add(STEP) {
-            0 => Self(STEP),
-            mark => Self(mark),
+        match self.0.wrapping_add(1) {
+            0 => Self(1),
+            number => Self(number),
         }
+    }
+
+    /// The first generation after this one whose marks are none of those that count in `table`. Where that table's bits are others
+    /// than ours, or not all the same, its marks could pass for any generation's.
+    #[must_use]
+    pub fn next_after(self, table: &Ruleset, mask: MarkMask) -> Self {
+        let taken: Vec<u32> = [LIVE_SET, PENDING_SET]
+            .into_iter()
+            .filter_map(|set| table.sets.get(set))
+            .flat_map(|set| &set.elements)
+            .filter_map(|key| match key.as_slice() {
+                [Value::Mark(mark)] => Some(mark & mask.bits()),
+                _ => None,
+            })
+            .collect();
+        let mut next = self.next();
+        // Each mark is one generation's, so that one more step than there are marks is enough.
+        for _ in &taken {
+            if !taken.contains(&next.live_mark(mask)) && !taken.contains(&next.pending_mark(mask)) {
+                break;
+            }
+            next = next.next();
+        }
+        next
     }
 
     /// The mark of flows that this generation allows.
-    pub const fn live_mark(self) -> u32 {
-        self.0
+    pub const fn live_mark(self, mask: MarkMask) -> u32 {
+        // As many numbers as fit beside the lowest bit, but 0.
+        let numbers = mask.max() >> 1;
+        mask.deposit(((self.0 - 1) % numbers + 1) << 1)
     }
 
     /// The mark of flows that this generation's egress allows, and whose ingress is yet to be judged.
-    pub const fn pending_mark(self) -> u32 {
-        self.0 + PENDING
+    pub const fn pending_mark(self, mask: MarkMask) -> u32 {
+        self.live_mark(mask) | mask.deposit(1)
     }
 
-    /// The generation that a table read from the kernel is in: that of its one live mark. `None` if it has none, or not one that
-    /// could be a generation's.
+    /// The generation that a table read from the kernel is in: that of its one live mark, in the bits in which it looks for it. `None`
+    /// if it has none, or not one that could be a generation's.
     pub fn of(ruleset: &Ruleset) -> Option<Self> {
         let live = &ruleset.sets.get(LIVE_SET)?.elements;
         let mut marks = live.iter().map(Key::as_slice);
-        match (marks.next(), marks.next()) {
-            (Some([Value::Mark(mark)]), None) if *mark != 0 && mark % STEP == 0 => Some(Self(*mark)),
-            _ => None,
-        }
+        let (Some([Value::Mark(mark)]), None) = (marks.next(), marks.next()) else { return None };
+        let mask = mask_of(ruleset)?;
+        let number = mask.extract(*mark);
+        (mark & !mask.bits() == 0 && number > 1 && number & 1 == 0).then_some(Self(number >> 1))
     }
+}
+
+/// The bits in which a table looks for stamps.
+fn mask_of(ruleset: &Ruleset) -> Option<MarkMask> {
+    let conditions = ruleset.chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
+    let mut masks = conditions.filter_map(|condition| match condition {
+        Match::InSet { key, set, .. } if set == LIVE_SET => match key.as_slice() {
+            [Field::CtMarkMasked(mask)] => Some(*mask),
+            _ => None,
+        },
+        _ => None,
+    });
+    MarkMask::try_from(masks.next()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn masks() -> [MarkMask; 4] {
+        [0xffff_0000, 0x0000_00ff, 0xf0f0_0000, 0xffff_ffff].map(|mask| MarkMask::try_from(mask).expect("enough bits"))
+    }
+
     #[test]
-    fn marks_stay_in_their_half_and_never_are_zero() {
-        for seed in [0, 1, 0x7ffd, 0x7ffe, 0x7fff, 0x8000, 0xffff_ffff] {
-            let mut generation = Generation::seed(seed);
-            for _ in 0..3 {
-                assert_ne!(generation.live_mark(), 0);
-                assert_eq!(generation.live_mark() & !MARK_MASK, 0);
-                assert_eq!(generation.live_mark() >> 16 & 1, 0, "live marks are even");
-                assert_eq!(generation.pending_mark(), generation.live_mark() + 0x0001_0000);
-                generation = generation.next();
+    fn marks_stay_in_their_bits_and_never_are_zero() {
+        for mask in masks() {
+            for seed in [0, 1, 0x7d, 0x7e, 0x7f, 0x7ffd, 0x7ffe, 0x7fff, 0x8000, 0xffff_ffff] {
+                let mut generation = Generation::seed(seed);
+                for _ in 0..3 {
+                    let (live, pending) = (generation.live_mark(mask), generation.pending_mark(mask));
+                    assert_ne!(live, 0);
+                    assert_eq!((live | pending) & !mask.bits(), 0);
+                    assert_eq!(mask.extract(live) & 1, 0, "live marks are even");
+                    assert_eq!(mask.extract(pending), mask.extract(live) + 1);
+                    generation = generation.next();
+                }
             }
         }
+        assert_eq!(Generation::seed(6).live_mark(MarkMask::default()), 0x000e_0000);
+        assert_eq!(Generation(u32::MAX).next(), Generation(1));
     }
 
     #[test]
     fn every_generation_comes_before_the_first_again() {
-        let first = Generation::seed(7);
-        let mut generation = first.next();
-        let mut count = 1;
-        while generation != first {
-            generation = generation.next();
-            count += 1;
+        for (mask, numbers) in [(0xffff_0000, 32_767), (0xff, 127)] {
+            let mask = MarkMask::try_from(mask).expect("enough bits");
+            let first = Generation::seed(7);
+            let mut generation = first.next();
+            let mut count = 1;
+            while generation.live_mark(mask) != first.live_mark(mask) {
+                generation = generation.next();
+                count += 1;
+            }
+            assert_eq!(count, numbers);
         }
-        assert_eq!(count, 32_767);
     }
 }

@@ -24,9 +24,11 @@ mod generation;
 mod governors;
 mod index;
 mod intern;
+mod marks;
 pub mod matrix;
 mod names;
 pub mod offline;
+mod options;
 pub mod oracle;
 mod peers;
 mod ports;
@@ -34,10 +36,12 @@ mod tightens;
 mod touched;
 
 pub use cluster::Cluster;
-pub use compile::{CompileOptions, Endpoint, compile};
+pub use compile::{Endpoint, compile};
 pub use compiler::{Compiler, Update};
 pub use counts::Counts;
-pub use generation::{Generation, MARK_MASK};
+pub use generation::Generation;
+pub use marks::{MIN_MARK_BITS, MarkMask, MarkMaskError};
+pub use options::{CompileOptions, DenyAction, EndpointToHost, NatExclusions, NatOutgoing, ServiceLoop};
 pub use tightens::tightens;
 
 use std::fmt::Write as _;

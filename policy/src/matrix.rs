@@ -13,9 +13,9 @@ use tortie_nft::interpreter::{Conntrack, Interpreter, Outcome, Packet};
 use tortie_nft::{Family, HookPoint};
 
 use crate::cluster::{Cluster, PodState};
-use crate::compile::CompileOptions;
 use crate::host_interface;
 use crate::offline::{Offline, endpoints, name};
+use crate::options::CompileOptions;
 use crate::oracle::{self, Flow, Party};
 
 /// The interface by which packets leave a node and come to one, in the walk.

@@ -16,9 +16,10 @@ use tortie_api::k8s::{IpBlock, NetworkPolicy, NetworkPolicyPeer, PodIp};
 use tortie_nft::Ruleset;
 
 use crate::cluster::{Cluster, PodState};
-use crate::compile::{CompileOptions, Endpoint, compile};
+use crate::compile::{Endpoint, compile};
 use crate::generation::Generation;
 use crate::host_interface;
+use crate::options::CompileOptions;
 
 /// The node of pods that name none, where the manifests know no node.
 const DEFAULT_NODE: &str = "node1";

@@ -28,8 +28,7 @@ impl Felix {
             DriftKind::Rules => rules.applied() > 0,
             DriftKind::Route => drift.object.parse::<IpNet>().is_ok_and(|destination| routes.as_wanted(destination)),
             // Told of once it is done.
-            DriftKind::HostFirewall => true,
-            DriftKind::Interface | DriftKind::Sysctl => false,
+            DriftKind::HostFirewall | DriftKind::Interface | DriftKind::Sysctl => true,
         });
     }
 
@@ -67,7 +66,7 @@ impl Felix {
             rules: table.map_or(0, |table| table.chains.values().map(|chain| chain.rules.len()).sum()),
             sets: table.map_or(0, |table| table.sets.len() + table.maps.len()),
             elements,
-            generation: self.rules.generation().live_mark() >> 17,
+            generation: self.rules.generation().number(),
             generation_moves: self.rules.moves(),
             routes_ipv4,
             routes_ipv6,

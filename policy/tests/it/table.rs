@@ -5,7 +5,7 @@ use tortie_api::Object;
 use tortie_api::k8s::Protocol;
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
 use tortie_nft::{Command, Direction, HookPoint, Ruleset, Statement, Verdict};
-use tortie_policy::{CompileOptions, Endpoint, Generation, compile, host_interface};
+use tortie_policy::{CompileOptions, Endpoint, Generation, MarkMask, compile, host_interface};
 
 use crate::support::{CLIENT_PORT, Flow, addr, cluster, endpoint, node, object, passes, pod, policy};
 
@@ -132,7 +132,7 @@ fn the_lower_half_of_the_mark_belongs_to_others() {
     let mut flow = packet(&host_interface("demo", "open"), "10.0.0.1", "192.0.2.1", 6);
     flow.ct = Conntrack::Flow { state: FlowState::New, direction: Direction::Original, mark: 0x1234_c0de };
     assert!(passes(&table(), &mut flow, "eth0"));
-    assert_eq!(flow.ct.mark(), Some(GENERATION.live_mark() | 0xc0de));
+    assert_eq!(flow.ct.mark(), Some(GENERATION.live_mark(MarkMask::default()) | 0xc0de));
 }
 
 #[test]
@@ -169,8 +169,8 @@ fn errors_pass_with_their_flow_and_stamp_nothing() {
         let passed = passes(&table, &mut packet, oif);
         (passed, packet.ct.mark())
     };
-    let live = GENERATION.live_mark();
-    let stale = GENERATION.next().live_mark();
+    let live = GENERATION.live_mark(MarkMask::default());
+    let stale = GENERATION.next().live_mark(MarkMask::default());
     for direction in [Direction::Original, Direction::Reply] {
         assert_eq!(error(live, &a, "eth0", direction, "172.31.0.1", "10.0.0.1"), (true, Some(live)));
         for mark in [0, stale] {
@@ -270,7 +270,7 @@ fn a_verdict_of_two_generations_stamps_nothing() {
     let table = Interpreter::new(&mixed).expect("a sound ruleset");
     let mut first = packet(&host_interface("demo", "open"), "10.0.0.1", "192.0.2.1", 6);
     assert!(passes(&table, &mut first, "eth0"));
-    assert_eq!(first.ct.mark(), Some(GENERATION.pending_mark()));
+    assert_eq!(first.ct.mark(), Some(GENERATION.pending_mark(MarkMask::default())));
 }
 
 fn is_element(command: &Command) -> bool {
@@ -368,7 +368,7 @@ fn an_open_rule_among_many_opens_the_class() {
 
 #[test]
 fn other_prefixes_and_ports_are_honoured() {
-    let options = CompileOptions { interface_prefix: "pod".to_owned(), vxlan_port: 8472 };
+    let options = CompileOptions { interface_prefix: "pod".to_owned(), vxlan_port: 8472, ..CompileOptions::default() };
     let endpoint = Endpoint { interface: "pod1".to_owned(), ..endpoint("demo", "open", &["10.0.0.1"]) };
     let ruleset = compile(&cluster(&documents()), &[endpoint], GENERATION, &options);
     let table = Interpreter::new(&ruleset).expect("a sound ruleset");
