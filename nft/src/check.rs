@@ -5,12 +5,15 @@
 
 use crate::keys;
 use crate::model::{
-    COMMENT_MAX, Command, CtStates, Family, Field, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Statement,
-    Verdict, comment,
+    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith,
+    Rule, Statement, Verdict, comment,
 };
 
 /// The longest name of a chain or set that `nft` 1.0.6 takes.
 pub const NAME_MAX: usize = 127;
+
+/// The priority of conntrack at prerouting and output.
+const CONNTRACK: i32 = -200;
 
 /// The most fields of a key whose types nft can number.
 pub const FIELDS_MAX: usize = 5;
@@ -33,9 +36,7 @@ pub struct Declared {
 pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared>) -> Result<(), String> {
     match command {
         Command::AddChain { chain, hook } => {
-            if hook.is_some_and(|hook| hook.point == HookPoint::Foreign) {
-                return Err("its hook is outside the vocabulary".into());
-            }
+            hook.map_or(Ok(()), check_hook)?;
             name(chain)
         }
         Command::AddSet { set, key, interval, comment } | Command::AddMap { map: set, key, interval, comment } => {
@@ -69,6 +70,29 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         | Command::DeleteCounter { .. }
         | Command::DeleteSet { .. }
         | Command::DeleteMap { .. } => Ok(()),
+    }
+}
+
+fn check_hook(hook: Hook) -> Result<(), String> {
+    if hook.point == HookPoint::Foreign {
+        return Err("its hook is outside the vocabulary".into());
+    }
+    if hook.kind == ChainType::Nat && (hook.point == HookPoint::Forward || hook.priority <= CONNTRACK) {
+        return Err("a chain of type nat has no place at forward, nor before conntrack (priority -200)".into());
+    }
+    Ok(())
+}
+
+/// Whether a base chain may come to a rule with this effect, by itself or by way of other chains.
+#[must_use]
+pub fn takes(hook: Hook, statement: &Statement) -> bool {
+    match statement {
+        Statement::Masquerade { .. } => hook.kind == ChainType::Nat && hook.point == HookPoint::Postrouting,
+        Statement::Snat { .. } => {
+            hook.kind == ChainType::Nat && matches!(hook.point, HookPoint::Postrouting | HookPoint::Input)
+        }
+        Statement::Reject(_) => hook.point != HookPoint::Postrouting,
+        _ => true,
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod faults;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use thiserror::Error as ThisError;
 
@@ -98,7 +98,11 @@ impl Executor for Fake {
 }
 
 impl Fake {
-    fn run(&mut self, transaction: &Transaction) -> Result<(), Refused> {
+    /// Applies a transaction as if nothing could go wrong on the way.
+    ///
+    /// # Errors
+    /// [`Refused`], where the kernel would refuse it.
+    pub fn run(&mut self, transaction: &Transaction) -> Result<(), Refused> {
         let mut batch = Batch::new(self.table.clone());
         let refused = |command: usize, reason: Reason| Refused {
             command,
@@ -108,18 +112,23 @@ impl Fake {
         for (index, command) in transaction.commands.iter().enumerate() {
             batch.run(command).map_err(|reason| refused(index, reason))?;
         }
-        if batch.table.as_ref().is_some_and(|table| too_deep(table).is_some()) {
-            let command = first_too_deep(self.table.clone(), transaction);
-            return Err(refused(command, Reason::TooDeep));
+        if let Some(reason) = batch.table.as_ref().and_then(invalid) {
+            return Err(refused(first_invalid(self.table.clone(), transaction), reason));
         }
         self.table = batch.table;
         Ok(())
     }
 }
 
-/// The command after which chains first lead too deep. The kernel finds it the same way: it validates once at the end, and when that
+/// Why the kernel would not take a table as a whole.
+fn invalid(table: &Ruleset) -> Option<Reason> {
+    let deep = too_deep(table).map(|_| Reason::TooDeep);
+    deep.or_else(|| misplaced(table).map(|_| Reason::NotSupported))
+}
+
+/// The command after which the table is first [`invalid`]. The kernel finds it the same way: it validates once at the end, and when that
 /// fails it goes through the batch again and validates after each command.
-fn first_too_deep(table: Option<Ruleset>, transaction: &Transaction) -> usize {
+fn first_invalid(table: Option<Ruleset>, transaction: &Transaction) -> usize {
     let mut batch = Batch::new(table);
     transaction
         .commands
@@ -127,7 +136,7 @@ fn first_too_deep(table: Option<Ruleset>, transaction: &Transaction) -> usize {
         .position(|command| {
             batch.run(command).is_err()
                 || matches!(command, Command::AddRule { .. } | Command::AddMapElements { .. })
-                    && batch.table.as_ref().is_some_and(|table| too_deep(table).is_some())
+                    && batch.table.as_ref().and_then(invalid).is_some()
         })
         .unwrap_or_default()
 }
@@ -467,6 +476,31 @@ pub(crate) fn too_deep(table: &Ruleset) -> Option<String> {
     let mut known = HashMap::new();
     let mut bases = table.chains.iter().filter(|(_, chain)| chain.hook.is_some());
     bases.find(|(name, _)| depth(table, name, 0, &mut known).is_none()).map(|(name, _)| name.clone())
+}
+
+/// A base chain that leads to a translation or rejection that has no place at its hook. Chains must not lead into a loop.
+pub(crate) fn misplaced(table: &Ruleset) -> Option<String> {
+    // Most tables have none, wherever.
+    let delicate = |rule: &Rule| {
+        let last = rule.statements.last();
+        last.is_some_and(|s| matches!(s, Statement::Masquerade { .. } | Statement::Snat { .. } | Statement::Reject(_)))
+    };
+    if !table.chains.values().flat_map(|chain| &chain.rules).any(delicate) {
+        return None;
+    }
+    let misplaced = |(name, chain): (&String, &Chain)| {
+        let hook = chain.hook?;
+        let mut met: HashSet<&str> = HashSet::from([name.as_str()]);
+        let mut todo = vec![chain];
+        while let Some(chain) = todo.pop() {
+            if chain.rules.iter().flat_map(|rule| &rule.statements).any(|statement| !check::takes(hook, statement)) {
+                return Some(name.clone());
+            }
+            todo.extend(targets(table, chain).filter(|target| met.insert(target)).filter_map(|n| table.chains.get(n)));
+        }
+        None
+    };
+    table.chains.iter().find_map(misplaced)
 }
 
 /// Chains that a chain leads to, by its rules and the maps they use.

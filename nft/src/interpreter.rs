@@ -163,6 +163,9 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A chain leads to a translation or rejection that has no place there.
+    #[error("chain {0} leads to a translation or rejection that has no place at its hook")]
+    Misplaced(String),
     /// Chains lead into one another in a loop, or deeper than the kernel allows.
     #[error("chain {0} leads into a loop, or deeper than 15 chains")]
     TooDeep(String),
@@ -175,7 +178,7 @@ struct End {
     rejected: Option<RejectWith>,
 }
 
-/// Whether chains of type nat see the packet: it has an entry, and is the first of its flow, or of one that comes with another.
+/// Whether chains of type nat see the packet: it is the first of a flow.
 fn begins_flow(packet: &Packet) -> bool {
     matches!(packet.ct, Conntrack::Flow { state: FlowState::New, direction: Direction::Original, .. })
 }

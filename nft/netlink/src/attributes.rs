@@ -11,6 +11,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) seq: u32,
+    /// The netlink address of whoever it is due to.
+    pub(crate) port: u32,
     /// What follows the netlink header.
     pub(crate) payload: &'a [u8],
     whole: &'a [u8],
@@ -54,7 +56,7 @@ impl<'a> Iterator for Messages<'a> {
         let payload = self.0.get(NLMSG_HEADER..length)?;
         let (whole, rest) = self.0.split_at(length.next_multiple_of(4).min(self.0.len()));
         self.0 = rest;
-        Some(Message { kind: half(4), flags: half(6), seq: word(8), payload, whole })
+        Some(Message { kind: half(4), flags: half(6), seq: word(8), port: word(12), payload, whole })
     }
 }
 
@@ -124,6 +126,12 @@ impl<'a> Attribute<'a> {
     pub(crate) fn string(self) -> Option<&'a str> {
         let bytes = self.payload.strip_suffix(&[0]).unwrap_or(self.payload);
         std::str::from_utf8(bytes).ok()
+    }
+
+    /// A string that its author did not check, as well as it can be read.
+    pub(crate) fn text(self) -> String {
+        let end = self.payload.iter().position(|byte| *byte == 0).unwrap_or(self.payload.len());
+        String::from_utf8_lossy(&self.payload[..end]).into_owned()
     }
 
     /// The attributes in it.

@@ -22,6 +22,9 @@ pub enum Error {
     /// The reply did not come in. Whether the batch took effect is unknown: read the table again.
     #[error("no reply from nf_tables: {0}; whether the change took effect must be read back")]
     Receive(#[source] io::Error),
+    /// The monitor can hear nothing more.
+    #[error("cannot listen to what happens to nf_tables: {0}")]
+    Listen(#[source] io::Error),
     /// A command was refused; nothing has changed.
     #[error(transparent)]
     Refused(#[from] Refused),

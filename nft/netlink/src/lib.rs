@@ -6,6 +6,8 @@
 //! - `wire` writes messages and attributes, `attributes` reads them (untrusted, never panicking);
 //! - `encode` turns commands into messages and `lower` rules into the kernel's expressions;
 //! - `lift` turns expressions back into rules and `readback` dumps into a [`Ruleset`](tortie_nft::Ruleset);
+//! - [`foreign`] looks at what others have in nf_tables, and [`ipset`] at the sets of ip_set; both delete only what they are told to;
+//! - `monitor` hears of every commit, whosever, with a socket filter from `filter`;
 //! - `socket` sends, receives and keeps what must be known between transactions; `transport` is the bare netlink socket.
 //!
 //! Where the kernel has them (Linux 6.9), the table gets the flags `owner` and `persist`: nobody but our socket can then change or
@@ -18,13 +20,18 @@ mod attributes;
 mod consts;
 mod encode;
 mod error;
+mod filter;
+pub mod foreign;
+pub mod ipset;
 mod lift;
 mod lower;
+mod monitor;
 mod readback;
 mod socket;
 mod transport;
 mod wire;
 
 pub use error::Error;
+pub use monitor::{NftEvent, NftMonitor};
 pub use readback::decode_dump;
 pub use socket::{NftSocket, Ownership};

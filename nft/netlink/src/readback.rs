@@ -1,7 +1,8 @@
 //! From the kernel's dumps to a [`Ruleset`].
 //!
 //! What is outside the vocabulary is not left out but made unequal to anything wanted, so that a diff removes it: a foreign rule, a
-//! chain with a foreign hook, a set without a key. Anonymous sets belong to the rule that uses them and go with it.
+//! chain with a foreign hook, a set without a key. Sets and chains without names of their own belong to the rule that uses them and go with
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,6 +19,9 @@ use crate::{encode, lift};
 /// The types of fields, to find one by its number.
 const KEY_TYPES: [KeyType; 6] =
     [KeyType::IfName, KeyType::Ipv4Addr, KeyType::Ipv6Addr, KeyType::InetProto, KeyType::InetService, KeyType::Mark];
+
+/// Flag of a chain without a name of its own, which belongs to the one rule that leads to it and comes and goes with that.
+const NFT_CHAIN_BINDING: u32 = 4;
 
 /// A set or map as the kernel announces it, without its elements.
 #[derive(Debug, Clone)]
@@ -47,6 +51,10 @@ pub(crate) struct Elements {
 #[derive(Debug, Default)]
 pub(crate) struct ReadBack {
     ruleset: Ruleset,
+    /// Named objects outside the vocabulary, such as quotas: type and name.
+    pub(crate) foreign_objects: Vec<(u32, String)>,
+    /// Chains that belong to a rule. What they hold is part of that rule, which is foreign.
+    bound: BTreeSet<String>,
 }
 
 /// Decodes messages of any dump of nf_tables into what they say of our table, all in one. For fuzzing: any bytes will do.
@@ -89,6 +97,10 @@ impl ReadBack {
         let attributes = message.attributes();
         let Some(name) = attributes.string(NFTA_CHAIN_NAME).filter(|_| ours(message)) else { return };
         let flags = attributes.number(NFTA_CHAIN_FLAGS).unwrap_or(0);
+        if flags & NFT_CHAIN_BINDING != 0 {
+            self.bound.insert(name.to_owned());
+            return;
+        }
         let hook = attributes.nested(NFTA_CHAIN_HOOK).map(|hook| {
             let kind = match attributes.string(NFTA_CHAIN_TYPE) {
                 Some("filter") => Some(ChainType::Filter),
@@ -115,6 +127,9 @@ impl ReadBack {
     pub(crate) fn rule(&mut self, message: &Message<'_>) {
         let attributes = message.attributes();
         let Some(name) = attributes.string(NFTA_RULE_CHAIN).filter(|_| ours(message)) else { return };
+        if self.bound.contains(name) {
+            return;
+        }
         let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).unwrap_or(Attributes(&[]));
         let comment = attributes
             .get(NFTA_RULE_USERDATA)
@@ -123,10 +138,22 @@ impl ReadBack {
         self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule);
     }
 
+    /// Makes base chains unequal to any wanted one: the table is switched off, so no packet enters them.
+    pub(crate) fn dormant(&mut self) {
+        for hook in self.ruleset.chains.values_mut().filter_map(|chain| chain.hook.as_mut()) {
+            hook.point = HookPoint::Foreign;
+        }
+    }
+
     /// Takes in a message of a dump of objects, of which only counters are ours.
     pub(crate) fn object(&mut self, message: &Message<'_>) {
         if let Some(counter) = counter(message) {
             self.ruleset.counters.insert(counter.name, counter.comment);
+        } else if let attributes = message.attributes()
+            && ours(message)
+            && let (Some(kind), Some(name)) = (attributes.number(NFTA_OBJ_TYPE), attributes.string(NFTA_OBJ_NAME))
+        {
+            self.foreign_objects.push((kind, name.to_owned()));
         }
     }
 
@@ -149,6 +176,7 @@ impl ReadBack {
         }
     }
 
+    /// What was read. Foreign objects are no part of it.
     pub(crate) fn finish(self) -> Ruleset {
         self.ruleset
     }

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tortie_nft::check::{self, Declared};
+use tortie_nft::fake::Fake;
 use tortie_nft::{Command, Executor, HookPoint, Reason, Refused, Ruleset, Statement, TABLE, Transaction};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::attributes::Messages;
 use crate::consts::*;
 use crate::encode::{self, Batch, Changes};
 use crate::error::{Error, reason};
+use crate::monitor;
 use crate::readback::{self, Elements, ReadBack, SetHeader};
 use crate::transport::Transport;
 use crate::wire::Writer;
@@ -61,6 +63,17 @@ pub struct NftSocket {
     known: Option<Known>,
     /// Whether somebody else's change was met, and not yet read.
     stale: bool,
+    /// Named objects of our table that another version or a stranger left there, as last read: type and name.
+    foreign_objects: Vec<(u32, String)>,
+}
+
+/// How a table becomes ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// It is.
+    Done,
+    /// It must be deleted and made again.
+    ByRebuilding,
 }
 
 #[derive(Debug)]
@@ -83,7 +96,9 @@ impl NftSocket {
             split_chain_deletions: needs_split(&kernel_release()),
             known: None,
             stale: false,
+            foreign_objects: Vec::new(),
         };
+        monitor::register(socket.transport.port()).map_err(Error::Open)?;
         socket.ownership = socket.probe_ownership()?;
         debug!(ownership = ?socket.ownership, split = socket.split_chain_deletions, "nf_tables opened");
         Ok(socket)
@@ -93,6 +108,12 @@ impl NftSocket {
     #[must_use]
     pub fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    /// The socket's netlink address: the kernel knows the table's owner by it, and announces it with each commit.
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.transport.port()
     }
 
     /// Leaves the table to anyone with the right to change it, as on a kernel that cannot protect it. For tests of what holds there.
@@ -115,7 +136,15 @@ impl NftSocket {
         if self.stale {
             return Err(Error::Stale);
         }
-        self.claim()?;
+        if self.claim()? == Claim::ByRebuilding {
+            return self.rebuild(transaction);
+        }
+        self.commit_in_parts(transaction)?;
+        self.sweep_objects()
+    }
+
+    /// One batch, or two where the kernel needs that.
+    fn commit_in_parts(&mut self, transaction: &Transaction) -> Result<(), Error> {
         let cut = if self.split_chain_deletions { first_chain_deletion(&transaction.commands) } else { None };
         match cut {
             None => self.commit(&transaction.commands, 0),
@@ -134,7 +163,11 @@ impl NftSocket {
     pub fn read(&mut self) -> Result<Option<Ruleset>, Error> {
         for _ in 0..TRIES {
             let (known, headers) = self.ask()?;
-            let ruleset = if known.table == Table::Absent { None } else { Some(self.read_table(headers)?) };
+            let ruleset = match known.table {
+                Table::Absent => None,
+                Table::Claimed => Some(self.read_table(headers, false)?),
+                Table::Unclaimed(flags) => Some(self.read_table(headers, flags & NFT_TABLE_F_DORMANT != 0)?),
+            };
             // What nobody else can change has not changed while it was read.
             let alone = known.table == Table::Claimed && self.ownership == Ownership::Owned;
             if alone || self.generation()? == known.generation {
@@ -161,34 +194,77 @@ impl NftSocket {
         }
     }
 
-    /// Makes the table ours, if it is there and is not.
-    fn claim(&mut self) -> Result<(), Error> {
+    /// Makes the table ours, if it is there and is not; and wakes it, if somebody has switched it off.
+    fn claim(&mut self) -> Result<Claim, Error> {
         let known = match self.known.take() {
             Some(known) => known,
             None => self.ask()?.0,
         };
         let table = known.table;
         self.known = Some(known);
-        let Table::Unclaimed(flags) = table else { return Ok(()) };
-        if self.ownership == Ownership::Owned && flags & NFT_TABLE_F_PERSIST == 0 {
-            return self.rebuild_as_owner();
+        match table {
+            Table::Unclaimed(flags) if self.ownership == Ownership::Owned && flags & NFT_TABLE_F_PERSIST == 0 => {
+                Ok(Claim::ByRebuilding)
+            }
+            Table::Unclaimed(_) => self.commit(&[Command::AddTable], 0).map(|()| Claim::Done),
+            Table::Absent | Table::Claimed => Ok(Claim::Done),
         }
-        self.commit(&[Command::AddTable], 0)
     }
 
-    /// A plain table cannot become an owned one, so it is deleted and made again with all that is in it, in one batch.
-    fn rebuild_as_owner(&mut self) -> Result<(), Error> {
-        let content = self.read()?.unwrap_or_default();
-        let kept = without_foreign(&content);
+    /// A plain table cannot become an owned one, so it is deleted and made again, in one batch, as it is after the transaction. While
+    /// there are still things in it that cannot be made again, it stays as it is: what a rule does that nobody here understands may be
+    /// what denies.
+    fn rebuild(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        let mut table = Fake::with(self.read()?.unwrap_or_default());
+        table.run(transaction)?;
+        let content = table.ruleset().cloned().unwrap_or_default();
+        if has_foreign(&content) {
+            return self.commit_in_parts(transaction);
+        }
         let mut commands = vec![Command::DeleteTable, Command::AddTable];
-        commands.extend(Ruleset::default().diff(&kept).commands);
-        self.commit(&commands, 0)?;
-        if kept != content {
-            warn!("the table held what is not ours; it is gone now that the table is owned");
-            self.stale = true;
-            return Err(Error::Stale);
+        commands.extend(Ruleset::default().diff(&content).commands);
+        self.commit(&commands, 0)
+    }
+
+    /// Deletes what was found of foreign objects, each by itself: one that is still in use stays until the next read.
+    fn sweep_objects(&mut self) -> Result<(), Error> {
+        for (kind, name) in std::mem::take(&mut self.foreign_objects) {
+            let first = self.seq;
+            self.seq = self.seq.wrapping_add(3);
+            let mut w = Writer::default();
+            w.begin_batch(NFNL_MSG_BATCH_BEGIN, first);
+            w.end();
+            w.begin(NFT_MSG_DELOBJ, NLM_F_ACK, NFPROTO_INET, first.wrapping_add(1));
+            w.string(NFTA_OBJ_TABLE, TABLE);
+            w.string(NFTA_OBJ_NAME, &name);
+            w.number(NFTA_OBJ_TYPE, kind);
+            w.end();
+            w.begin_batch(NFNL_MSG_BATCH_END, first.wrapping_add(2));
+            w.end();
+            self.transport.send(w.bytes())?;
+            let errno = self.acknowledgement(first.wrapping_add(1))?;
+            debug!(kind, name, errno, "an object that is not ours is deleted");
+            if errno == 0
+                && let Some(known) = &mut self.known
+            {
+                known.moved_on();
+            }
         }
         Ok(())
+    }
+
+    /// What the kernel says to the message of this number.
+    fn acknowledgement(&mut self, seq: u32) -> Result<i32, Error> {
+        loop {
+            for message in Messages(self.transport.receive()?) {
+                if message.kind == NLMSG_ERROR
+                    && message.seq == seq
+                    && let Some(errno) = message.errno()
+                {
+                    return Ok(errno);
+                }
+            }
+        }
     }
 
     /// Sends commands as one batch, again if only the generation was old. `offset` is the place of the first one in its transaction.
@@ -326,19 +402,20 @@ impl NftSocket {
         let flags = attributes.and_then(|a| a.number(NFTA_TABLE_FLAGS)).unwrap_or(0);
         let owner = attributes.and_then(|a| a.number(NFTA_TABLE_OWNER));
         let ours = match self.ownership {
+            _ if flags & NFT_TABLE_F_DORMANT != 0 => false,
             Ownership::Owned => owner == Some(self.transport.port()),
             Ownership::Plain => true,
         };
         Ok(if ours { Table::Claimed } else { Table::Unclaimed(flags) })
     }
 
-    fn read_table(&mut self, headers: Vec<SetHeader>) -> Result<Ruleset, Error> {
+    fn read_table(&mut self, headers: Vec<SetHeader>, dormant: bool) -> Result<Ruleset, Error> {
         let mut table = ReadBack::default();
         let chains = self.dump("the chains", NFT_MSG_GETCHAIN, |w| w.string(NFTA_CHAIN_TABLE, TABLE))?;
         for message in Messages(&chains) {
             table.chain(&message);
         }
-        let objects = self.dump("the counters", NFT_MSG_GETOBJ, counters)?;
+        let objects = self.dump("the objects", NFT_MSG_GETOBJ, |w| w.string(NFTA_OBJ_TABLE, TABLE))?;
         for message in Messages(&objects) {
             table.object(&message);
         }
@@ -350,6 +427,10 @@ impl NftSocket {
             let elements = self.elements(&header)?;
             table.set(header, elements);
         }
+        if dormant {
+            table.dormant();
+        }
+        self.foreign_objects = std::mem::take(&mut table.foreign_objects);
         Ok(table.finish())
     }
 
@@ -446,8 +527,7 @@ impl Executor for NftSocket {
 impl Known {
     /// Follows a batch that took effect.
     fn committed(&mut self, commands: &[Command], declared: Changes) {
-        // The kernel leaves out 0 when its counter wraps.
-        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        self.moved_on();
         for command in commands {
             match command {
                 Command::AddTable => self.table = Table::Claimed,
@@ -457,6 +537,17 @@ impl Known {
         }
         declared.merge_into(&mut self.sets);
     }
+
+    /// Follows any commit. The kernel leaves out 0 when its counter wraps.
+    fn moved_on(&mut self) {
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+    }
+}
+
+/// What a dump of our table's counters asks for.
+fn counters(w: &mut Writer) {
+    w.string(NFTA_OBJ_TABLE, TABLE);
+    w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
 }
 
 fn shifted(refused: Refused, offset: usize) -> Refused {
@@ -471,20 +562,17 @@ fn first_chain_deletion(commands: &[Command]) -> Option<usize> {
     (cut < commands.len() && commands[..cut].iter().any(frees)).then_some(cut)
 }
 
-/// A table's content without what is outside the vocabulary, and without the rules that use it.
-fn without_foreign(ruleset: &Ruleset) -> Ruleset {
-    let mut kept = ruleset.clone();
-    kept.sets.retain(|_, set| !set.key.is_empty());
-    kept.maps.retain(|_, map| !map.key.is_empty());
-    kept.chains.retain(|_, chain| chain.hook.is_none_or(|hook| hook.point != HookPoint::Foreign));
-    let (sets, maps) = (&kept.sets, &kept.maps);
-    for chain in kept.chains.values_mut() {
-        chain.rules.retain(|rule| {
-            !rule.statements.iter().any(|statement| matches!(statement, Statement::Foreign(_)))
-                && check::sets_of(rule).all(|name| sets.contains_key(name) || maps.contains_key(name))
-        });
-    }
-    kept
+/// Whether a table holds what is outside the vocabulary.
+fn has_foreign(table: &Ruleset) -> bool {
+    let rules = table.chains.values().flat_map(|chain| &chain.rules);
+    table.sets.values().any(|set| set.key.is_empty())
+        || table.maps.values().any(|map| map.key.is_empty())
+        || table.chains.values().any(|chain| chain.hook.is_some_and(|hook| hook.point == HookPoint::Foreign))
+        || rules.flat_map(|rule| &rule.statements).any(|statement| matches!(statement, Statement::Foreign(_)))
+        || table.chains.values().flat_map(|chain| &chain.rules).any(|rule| {
+            // A set without a name of its own is part of the rule.
+            check::sets_of(rule).any(|name| !table.sets.contains_key(name) && !table.maps.contains_key(name))
+        })
 }
 
 fn kernel_release() -> String {
@@ -512,10 +600,4 @@ mod tests {
         assert!(!needs_split("7.0"));
         assert!(!needs_split("what?"));
     }
-}
-
-/// What a dump of our table's counters asks for.
-fn counters(w: &mut Writer) {
-    w.string(NFTA_OBJ_TABLE, TABLE);
-    w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
 }

@@ -51,6 +51,7 @@ fn dump(ruleset: &Ruleset) -> Vec<u8> {
         ask(4, None);
         ask(7, None);
         ask(10, None);
+        ask(19, None);
         for name in ruleset.sets.keys().chain(ruleset.maps.keys()) {
             ask(13, Some(name));
         }

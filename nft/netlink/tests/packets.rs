@@ -186,6 +186,7 @@ fn the_interpreter_and_the_kernel_agree() {
         let (mut number, mut accepted, mut dropped) = (0, 0, 0);
         for round in 0..60 {
             let mut want = generate::ruleset(&mut r);
+            want.chains.retain(|name, _| !generate::BEYOND.contains(&name.as_str()));
             // Enough rules that packets meet one, and an end that is no acceptance.
             let chains: Vec<String> = want.chains.keys().filter(|name| name.starts_with('c')).cloned().collect();
             let mut rules: Vec<Rule> = (0..10).map(|_| generate::rule(&mut r, &want, &chains, true)).collect();

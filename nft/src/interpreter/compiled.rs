@@ -149,6 +149,9 @@ impl Compiled {
         if let Some(chain) = crate::fake::too_deep(ruleset) {
             return Err(Error::TooDeep(chain));
         }
+        if let Some(chain) = crate::fake::misplaced(ruleset) {
+            return Err(Error::Misplaced(chain));
+        }
         let names = Names::new(ruleset)?;
         let mut sets = Vec::with_capacity(names.sets.len());
         for (name, set) in &ruleset.sets {

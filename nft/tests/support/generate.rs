@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, Rule, Ruleset, Set, Side,
-    Statement, Value, Verdict, VerdictMap, intervals,
+    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Ruleset,
+    Set, Side, Statement, Value, Verdict, VerdictMap, intervals,
 };
 
 /// A small generator of random numbers (splitmix64): a seed is enough to see a failure again.
@@ -38,6 +38,10 @@ impl Random {
 const OBJECTS: usize = 6;
 const CHAINS: usize = 6;
 const BASES: usize = 3;
+const COUNTERS: usize = 3;
+
+/// Chains whose rules translate or reject, and so have an effect beyond accept and drop.
+pub const BEYOND: [&str; 2] = ["nat", "rejects"];
 
 /// A random ruleset.
 pub fn ruleset(r: &mut Random) -> Ruleset {
@@ -48,6 +52,11 @@ pub fn ruleset(r: &mut Random) -> Ruleset {
         order.swap(i, r.below(i + 1));
     }
     let chains: Vec<String> = order.iter().map(|i| format!("c{i}")).collect();
+    for i in 0..COUNTERS {
+        if r.chance(50) {
+            ruleset.counters.insert(format!("n{i}"), comment(r));
+        }
+    }
     for i in 0..OBJECTS {
         match r.below(5) {
             0 | 1 => drop(ruleset.sets.insert(format!("s{i}"), set(r))),
@@ -74,7 +83,47 @@ pub fn ruleset(r: &mut Random) -> Ruleset {
             ruleset.chains.insert(format!("b{i}"), Chain { hook: Some(hook), rules });
         }
     }
+    if r.chance(40) {
+        let rules = (0..r.below(4)).map(|_| translation(r)).collect();
+        let hook = Some(Hook::nat(HookPoint::Postrouting, *r.pick(&[50, 100])));
+        ruleset.chains.insert(BEYOND[0].into(), Chain { hook, rules });
+    }
+    if r.chance(40) {
+        let rules = (0..r.below(4)).map(|_| rejection(r)).collect();
+        let hook = Some(Hook::filter(*r.pick(&[HookPoint::Forward, HookPoint::Input]), 5));
+        ruleset.chains.insert(BEYOND[1].into(), Chain { hook, rules });
+    }
     ruleset
+}
+
+/// A random rule for a chain that translates.
+fn translation(r: &mut Random) -> Rule {
+    let v4 = r.chance(50);
+    let mut matches = vec![Match::NfProto(if v4 { Family::V4 } else { Family::V6 })];
+    if r.chance(50) {
+        matches.push(Match::Addr { side: Side::Source, op: Op::Eq, net: net(r, v4) });
+    }
+    let ports = r.chance(50).then(|| *r.pick(&[(1024, 65_535), (5, 5), (1, 9)]));
+    if ports.is_some() {
+        matches.push(Match::L4Proto(Op::Eq, *r.pick(&[6, 17])));
+    }
+    let address = if v4 { IpAddr::from([192, 0, 2, 1]) } else { IpAddr::from(Ipv6Addr::LOCALHOST) };
+    let statement = if r.chance(50) {
+        Statement::Masquerade { ports, fully_random: r.chance(50) }
+    } else {
+        Statement::Snat { address, ports }
+    };
+    Rule { matches, statements: vec![statement], comment: comment(r) }
+}
+
+/// A random rule that rejects.
+fn rejection(r: &mut Random) -> Rule {
+    let (matches, with) = if r.chance(50) {
+        (vec![Match::L4Proto(Op::Eq, 6)], RejectWith::TcpReset)
+    } else {
+        (Vec::new(), RejectWith::AdminProhibited)
+    };
+    Rule { matches, statements: vec![Statement::Counter, Statement::Reject(with)], comment: comment(r) }
 }
 
 /// A ruleset that has something in common with `before`: mostly the same with other elements and some other rules.
@@ -90,6 +139,11 @@ pub fn evolve(r: &mut Random, before: &Ruleset) -> Ruleset {
         // Another comment is another set under the same name, though the rules that use it stay as they are.
         if r.chance(20) {
             set.comment = comment(r);
+        }
+    }
+    for text in next.counters.values_mut() {
+        if r.chance(20) {
+            *text = comment(r);
         }
     }
     let leaves: Vec<Verdict> = vec![Verdict::Accept, Verdict::Drop, Verdict::Return];
@@ -271,6 +325,9 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if r.chance(15) {
         matches.push(Match::CtState(CtStates(*r.pick(&[1, 2, 4, 6, 8, 64, 79]))));
     }
+    if r.chance(10) {
+        matches.push(Match::CtStatusDnat(r.chance(50)));
+    }
     let protocol = r.chance(40).then(|| *r.pick(&[6u8, 17, 132, 58, 33]));
     if let Some(protocol) = protocol {
         matches.push(Match::L4Proto(Op::Eq, protocol));
@@ -293,9 +350,19 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if protocol.is_none() && r.chance(10) {
         matches.push(Match::L4Proto(Op::Ne, 6));
     }
+    // More than any test sends.
+    if r.chance(10) {
+        matches.push(Match::LimitOver { packets_per_second: 1_000_000, burst: *r.pick(&[1_000, 1_000_000]) });
+    }
+    if r.chance(10) {
+        matches.push(Match::CtCountOver(1_000_000));
+    }
     let mut statements = Vec::new();
     if r.chance(40) {
         statements.push(Statement::Counter);
+    }
+    if let Some(counter) = ruleset.counters.keys().nth(r.below(6)) {
+        statements.push(Statement::NamedCounter(counter.clone()));
     }
     if r.chance(25) {
         let bits = *r.pick(&[0, 0x0002_0000, 0x0003_0000, 0xffff_0000]);
