@@ -103,4 +103,10 @@ pub trait Datastore: Send + Sync {
 
     /// Takes back what `publisher` said of a pod. What somebody else has said since stays.
     async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error>;
+
+    /// Since when a watch has been at one piece of work, such as reading what has changed; none while all wait for changes. A disk
+    /// that hangs shows here.
+    fn busy_since(&self) -> Option<std::time::Instant> {
+        None
+    }
 }

@@ -54,6 +54,8 @@ pub struct Directory {
     store: Store,
     /// What [`Datastore::get`] and [`Datastore::list`] read last.
     cache: Arc<Mutex<Option<View>>>,
+    /// Since when a watch has been at work.
+    busy: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Directory {
@@ -72,7 +74,7 @@ impl Directory {
                 tracing::debug!(directory, %error, "cannot make the place for what agents write");
             }
         }
-        Ok(Self { store: Store::new(&root), root, cache: Arc::default() })
+        Ok(Self { store: Store::new(&root), root, cache: Arc::default(), busy: Arc::default() })
     }
 
     /// The directory's path, canonical.
@@ -172,6 +174,10 @@ impl Datastore for Directory {
         let (namespace, pod, publisher) = (namespace.to_owned(), pod.to_owned(), publisher.to_owned());
         self.blocking(move |this| this.store.withdraw(&namespace, &pod, &publisher)).await
     }
+
+    fn busy_since(&self) -> Option<Instant> {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Directory {
@@ -237,12 +243,18 @@ impl Directory {
         mut watcher: Watcher,
         work: impl FnOnce(&mut Watcher) + Send + 'static,
     ) -> Result<Watcher, Error> {
-        tokio::task::spawn_blocking(move || {
+        self.set_busy(Some(Instant::now()));
+        let done = tokio::task::spawn_blocking(move || {
             work(&mut watcher);
             watcher
         })
-        .await
-        .map_err(|error| self.failed(&error.to_string()))
+        .await;
+        self.set_busy(None);
+        done.map_err(|error| self.failed(&error.to_string()))
+    }
+
+    fn set_busy(&self, since: Option<Instant>) {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
