@@ -7,6 +7,7 @@
 //! What every executor refuses before it asks the kernel (names too long, keys of the wrong type, addresses matched without their
 //! family) is in [`check`]; what the kernel refuses is a [`Refused`] with the command it belongs to.
 
+mod batches;
 pub mod check;
 mod diff;
 pub mod executor;

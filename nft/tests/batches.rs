@@ -33,7 +33,9 @@ fn reachable(table: &Ruleset) -> Ruleset {
                 Statement::Verdict(verdict) => Some(verdict),
                 _ => None,
             }));
-            assert!(rule.matches.iter().all(|m| !matches!(m, Match::InSet { set, .. } if !table.sets.contains_key(set))));
+            assert!(
+                rule.matches.iter().all(|m| !matches!(m, Match::InSet { set, .. } if !table.sets.contains_key(set)))
+            );
         }
         next.extend(verdicts.into_iter().filter_map(|verdict| match verdict {
             Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain.as_str()),
@@ -83,7 +85,7 @@ fn steps_are_taken_one_by_one_and_show_nothing_in_between() {
         }
         assert_eq!(fake.read().expect("a fake").unwrap_or_default(), want, "seed {seed}");
     }
-    assert!(several > 100 && hidden > 100, "{several} in steps, {hidden} steps out of sight");
+    assert!(several > 40 && hidden > 200, "{several} in steps, {hidden} steps out of sight");
 }
 
 #[test]
