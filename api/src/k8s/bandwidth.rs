@@ -114,7 +114,13 @@ fn limit(annotations: &StringMap, names: &Names, errors: &mut Vec<FieldError>) -
     Some(BandwidthLimit { rate, burst: burst.unwrap_or(DEFAULT_BURST), peak: above, minburst })
 }
 
-fn quantity(annotations: &StringMap, name: &str, range: (u64, u64), errors: &mut Vec<FieldError>) -> Option<u64> {
+/// The quantity that an annotation holds, the nearest in `range`; what is wrong with it goes into `errors`.
+pub(super) fn quantity(
+    annotations: &StringMap,
+    name: &str,
+    range: (u64, u64),
+    errors: &mut Vec<FieldError>,
+) -> Option<u64> {
     let text = annotations.get(name)?;
     let path = || Path::root().field("metadata").field("annotations").key(name);
     let Some(value) = parse_quantity(text.trim()) else {

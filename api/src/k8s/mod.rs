@@ -6,6 +6,7 @@ mod cluster;
 mod network_policy;
 mod quantity;
 mod selector;
+mod traffic;
 
 pub use addresses::annotations;
 pub(crate) use addresses::reported_addresses;
@@ -21,3 +22,4 @@ pub use network_policy::{
 };
 pub use quantity::parse_quantity;
 pub use selector::{LabelSelector, LabelSelectorRequirement, SelectorOperator};
+pub use traffic::{ALLOWED_SOURCE_PREFIXES, PacketRate, TrafficLimit, TrafficLimits};
