@@ -85,9 +85,10 @@ impl Kind {
         matches!(self, Self::Pod | Self::NetworkPolicy)
     }
 
-    /// Whether the kind carries intent, so that a field we do not know is an error.
+    /// Whether the kind carries people's intent, so that a field we do not know is an error. What agents write themselves may come from
+    /// a newer one.
     pub const fn is_strict(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node | Self::Pod)
+        !matches!(self, Self::Namespace | Self::Node | Self::Pod | Self::IpamBlock)
     }
 
     /// The plural and the short names that command lines take, in lower case.
