@@ -98,11 +98,6 @@ impl Ruleset {
     }
 
     fn delete_objects(&self, want: &Ruleset, commands: &mut Vec<Command>) {
-        for (counter, comment) in &self.counters {
-            if want.counters.get(counter).is_none_or(|wanted| wanted != comment) {
-                commands.push(Command::DeleteCounter { counter: counter.clone() });
-            }
-        }
         for (name, map) in &self.maps {
             if want.maps.get(name).is_none_or(|wanted| !same_map(map, wanted)) {
                 commands.push(Command::DeleteMap { map: name.clone() });
@@ -111,6 +106,12 @@ impl Ruleset {
         for (name, set) in &self.sets {
             if want.sets.get(name).is_none_or(|wanted| !same_set(set, wanted)) {
                 commands.push(Command::DeleteSet { set: name.clone() });
+            }
+        }
+        // After the maps: another version's may have led to them.
+        for (counter, comment) in &self.counters {
+            if want.counters.get(counter).is_none_or(|wanted| wanted != comment) {
+                commands.push(Command::DeleteCounter { counter: counter.clone() });
             }
         }
         for (name, chain) in &self.chains {
