@@ -51,6 +51,9 @@ fn text(report: &Report) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "problem: {problem}");
     }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
     for (family, ipv4) in [("IPv4", true), ("IPv6", false)] {
         let peers: Vec<&BgpPeer> = report.peers.iter().filter(|peer| peer.peer.is_ipv4() == ipv4).collect();
         let _ = writeln!(text, "\n{family} BGP status");

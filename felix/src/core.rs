@@ -13,15 +13,16 @@ use tortie_policy::{CompileOptions, Compiler, Endpoint};
 use crate::bgp::Bgp;
 use crate::drift::{DriftKind, Drifts};
 use crate::endpoints::{Answer, Endpoints, Reasons};
-use crate::event::{Action, Change, Event, Host, LocalEndpoint, Millis};
+use crate::configuration::Configurations;
+use crate::event::{Action, Change, Event, LocalEndpoint, Millis};
+use crate::host::Host;
 use crate::routes::Routes;
 use crate::rules::Rules;
+use crate::settings::Settings;
 use crate::view::{BlockView, RouteView, Status};
 
+mod settings;
 mod watch;
-
-/// Rules and routes are read back and compared this often, and up to half as often again, so that nodes do not do it in step.
-const AUDIT: Millis = 60_000;
 
 /// Read-backs of all routes are at least this far apart.
 const READ_PAUSE: Millis = 1_000;
@@ -109,7 +110,8 @@ pub struct Felix {
     read_routes_at: Option<Millis>,
     last_read: Option<Millis>,
     route_retry: Backoff,
-    audit_at: Option<Millis>,
+    rules_audit_at: Option<Millis>,
+    routes_audit_at: Option<Millis>,
 
     restarting: bool,
     /// BGP's routes of an earlier run, for the speaker to start with; empty once it has.
@@ -121,8 +123,18 @@ pub struct Felix {
     bgp_problems: Vec<String>,
     bgp_error: Option<String>,
 
-    host: Host,
-    host_busy: bool,
+    configurations: Configurations,
+    settings: Settings,
+    settings_dirty: bool,
+    /// The settings that were handed out last.
+    told_settings: Option<Box<Settings>>,
+    /// What is configured and has no effect.
+    warnings: Vec<String>,
+
+    /// What the node was told to be like last.
+    host: Option<Host>,
+    host_dirty: bool,
+    host_problems: Vec<String>,
     host_error: Option<String>,
     /// What stands in the way of pods in the host's own firewalls, as the edge said last.
     host_firewall: Vec<String>,
@@ -163,7 +175,8 @@ impl Felix {
             read_routes_at: config.dataplane.then_some(0),
             last_read: None,
             route_retry: Backoff::default(),
-            audit_at: None,
+            rules_audit_at: None,
+            routes_audit_at: None,
             restarting: false,
             kept: Vec::new(),
             bgp_dirty: config.bgp,
@@ -172,8 +185,14 @@ impl Felix {
             bgp_retry: Backoff::default(),
             bgp_problems: Vec::new(),
             bgp_error: None,
-            host: Host { forward_ipv4: false, forward_ipv6: false },
-            host_busy: false,
+            configurations: Configurations::new(config.node.clone()),
+            settings: Settings::default(),
+            settings_dirty: false,
+            told_settings: None,
+            warnings: Vec::new(),
+            host: None,
+            host_dirty: true,
+            host_problems: Vec::new(),
             host_error: None,
             host_firewall: Vec::new(),
             host_retry: Backoff::default(),
@@ -192,6 +211,7 @@ impl Felix {
             Event::Datastore { changes, in_sync, revision } => self.handle_datastore(changes, in_sync, revision),
             Event::Restored { endpoints } => {
                 self.restored = true;
+                self.host_dirty = true;
                 for endpoint in endpoints {
                     self.endpoints.add(endpoint, None, &mut self.routes, &mut self.answers);
                 }
@@ -202,6 +222,7 @@ impl Felix {
                 let version = self.rules.touch();
                 let key = (container_id, ifname);
                 self.endpoints.remove(&key, request, self.now, version, &mut self.routes, &mut self.answers);
+                self.host_dirty = true;
                 self.bgp_dirty = true;
             }
             Event::Rib(_) if !self.config.dataplane => {}
@@ -264,14 +285,8 @@ impl Felix {
                     }
                 }
             }
-            Event::HostConfigured(result) => {
-                self.host_busy = false;
-                self.host_error = result.err();
-                if self.host_error.is_some() {
-                    self.host = Host { forward_ipv4: false, forward_ipv6: false };
-                    self.host_retry.failed(self.now);
-                }
-            }
+            Event::HostConfigured(result) => self.host_configured(result),
+            Event::HostKept(report) => self.host_kept(report),
             Event::LinkChanged(link) => self.routes.link_changed(&link),
             Event::LinkRemoved { index } => self.routes.link_removed(index),
             Event::AddressAdded { index, .. } => self.routes.address_added(index),
@@ -311,10 +326,13 @@ impl Felix {
         if self.bgp_retry.due(self.now) {
             self.bgp_dirty = true;
         }
-        self.host_retry.due(self.now);
-        if self.audit_at.is_some_and(|at| at <= self.now) {
-            self.audit_at = None;
+        self.host_dirty |= self.host_retry.due(self.now);
+        if self.rules_audit_at.is_some_and(|at| at <= self.now) {
+            self.rules_audit_at = None;
             self.rules.want_read();
+        }
+        if self.routes_audit_at.is_some_and(|at| at <= self.now) {
+            self.routes_audit_at = None;
             self.read_routes();
         }
         self.progress_due = true;
@@ -330,7 +348,12 @@ impl Felix {
         }
         if in_sync && !self.in_sync {
             self.in_sync = true;
+            self.settings_dirty = true;
             relevant = true;
+        }
+        if self.in_sync && std::mem::take(&mut self.settings_dirty) {
+            relevant |= self.resettle();
+            self.host_dirty = true;
         }
         self.sequence += 1;
         self.revision.clone_from(&revision);
@@ -340,6 +363,7 @@ impl Felix {
         }
         self.admit();
         if self.bgp_dirty {
+            self.host_dirty = true;
             self.routes.set_blocks(self.bgp.own_blocks(&self.config.node));
             self.routes.set_own_addresses(self.bgp.addresses(&self.config.node));
         }
@@ -347,6 +371,9 @@ impl Felix {
 
     fn upsert(&mut self, object: &Object) -> bool {
         self.bgp_dirty |= self.bgp.upsert(object);
+        let touched = self.configurations.upsert(object);
+        self.settings_dirty |= touched.settings;
+        self.host_dirty |= touched.bandwidth;
         self.compiler.cluster_mut().upsert(object)
     }
 
@@ -355,6 +382,9 @@ impl Felix {
         if !(key.kind == Kind::Node && key.name == self.config.node) {
             self.bgp_dirty |= self.bgp.remove(key);
         }
+        let touched = self.configurations.remove(key);
+        self.settings_dirty |= touched.settings;
+        self.host_dirty |= touched.bandwidth;
         self.compiler.cluster_mut().remove(key)
     }
 
@@ -365,6 +395,7 @@ impl Felix {
             return;
         }
         self.endpoints.add(endpoint, Some((request, self.now)), &mut self.routes, &mut self.answers);
+        self.host_dirty = true;
         // One that took another's place, or changed its addresses, was in the rules until now.
         self.rules.touch();
         self.bgp_dirty = true;
@@ -413,8 +444,12 @@ impl Felix {
                 self.programmed = revision;
             }
         }
-        if self.audit_at.is_none() && self.config.dataplane {
-            self.audit_at = Some(self.now + AUDIT + Millis::from(self.config.seed) % (AUDIT / 2));
+        if self.config.dataplane {
+            // Up to half as often, so that nodes do not do it in step.
+            let seed = Millis::from(self.config.seed);
+            let at = |every: Millis| self.now.saturating_add(every).saturating_add(seed % (every / 2).max(1));
+            self.rules_audit_at = self.rules_audit_at.or(self.settings.rules_refresh.map(at));
+            self.routes_audit_at = self.routes_audit_at.or(self.settings.routes_refresh.map(at));
         }
     }
 
@@ -462,6 +497,10 @@ impl Felix {
             if std::mem::take(&mut self.progress_due) {
                 self.progress();
             }
+            // Before the answers: who waits for one may count on what its pod may send and be sent.
+            if let Some(action) = self.poll_settings().or_else(|| self.poll_host()) {
+                return Some(action);
+            }
             if !self.answers.is_empty() {
                 let (request, result) = self.answers.remove(0);
                 return Some(Action::Done { request, result });
@@ -472,7 +511,6 @@ impl Felix {
             let action = self
                 .poll_rules()
                 .or_else(|| self.poll_routes())
-                .or_else(|| self.poll_host())
                 .or_else(|| self.poll_bgp());
             if action.is_some() {
                 return action;
@@ -527,19 +565,6 @@ impl Felix {
         None
     }
 
-    fn poll_host(&mut self) -> Option<Action> {
-        if self.host_busy || !self.config.dataplane || !self.ready() || self.host_retry.at.is_some() {
-            return None;
-        }
-        let wanted = Host { forward_ipv4: true, forward_ipv6: self.host.forward_ipv6 || self.bgp.has_family(false) };
-        if wanted == self.host {
-            return None;
-        }
-        self.host = wanted;
-        self.host_busy = true;
-        Some(Action::ConfigureHost(wanted))
-    }
-
     fn poll_bgp(&mut self) -> Option<Action> {
         if !self.config.bgp || self.bgp_busy || !self.ready() || self.bgp_retry.at.is_some() {
             return None;
@@ -584,7 +609,8 @@ impl Felix {
             rules,
             read,
             self.route_retry.at,
-            self.audit_at,
+            self.rules_audit_at,
+            self.routes_audit_at,
             self.bgp_retry.at,
             self.host_retry.at,
             self.endpoints.deadline(),
@@ -603,6 +629,8 @@ impl Felix {
         problems.extend(self.rules.error().map(str::to_owned));
         problems.extend(self.host_error.clone());
         problems.extend(self.host_firewall.iter().cloned());
+        problems.extend(self.host_problems.iter().cloned());
+        problems.extend(self.configurations.problems().cloned());
         problems.extend(self.bgp_error.clone());
         problems.extend(self.bgp_problems.iter().cloned());
         if self.ready() {
@@ -616,6 +644,7 @@ impl Felix {
             generation: self.rules.generation().live_mark() >> 17,
             endpoints: self.endpoints.all().count(),
             problems,
+            warnings: self.warnings.clone(),
         }
     }
 

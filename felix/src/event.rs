@@ -11,7 +11,9 @@ use tortie_bird_lite::RibUpdate;
 use tortie_nft::{Ruleset, Transaction};
 
 use crate::drift::Drift;
+use crate::host::{Host, HostReport};
 use crate::host_firewall::HostFirewall;
+use crate::settings::Settings;
 
 /// Milliseconds on a clock that only goes forward; where it starts does not matter.
 pub type Millis = u64;
@@ -234,8 +236,10 @@ pub enum Event {
     RoutesApplied(Result<Vec<RouteFailure>, String>),
     /// The answer to [`Action::ConfigureBgp`].
     BgpConfigured(Result<(), String>),
-    /// The answer to [`Action::ConfigureHost`].
+    /// The answer to [`Action::ConfigureHost`]: whether the node forwards as it should. Several may be under way.
     HostConfigured(Result<(), String>),
+    /// How the node's interfaces and kernel settings are kept: when something was repaired, and when problems come or go.
+    HostKept(HostReport),
     /// An interface is new or changed.
     LinkChanged(Link),
     /// An interface is gone.
@@ -279,16 +283,8 @@ pub enum Event {
     },
 }
 
-/// What the kernel must be set to, so that packets of pods are forwarded at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
-    /// `net.ipv4.ip_forward`; never taken back.
-    pub forward_ipv4: bool,
-    /// `net.ipv6.conf.all.forwarding`; never taken back.
-    pub forward_ipv6: bool,
-}
-
-/// Something to do. Each kind but [`Action::Done`] and [`Action::Report`] is answered by an event, and is not handed out again before that.
+/// Something to do. Each kind but [`Action::Done`], [`Action::Report`] and [`Action::Settings`] is answered by an event, and is not
+/// handed out again before that, [`Action::ConfigureHost`] excepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Read our table back: [`Event::RulesRead`].
@@ -302,8 +298,10 @@ pub enum Action {
     ApplyRoutes(Vec<RouteChange>),
     /// Start the speaker with this, or change it to this: [`Event::BgpConfigured`].
     ConfigureBgp(Box<tortie_bird_lite::Config>),
-    /// Set what is asked for and not set yet: [`Event::HostConfigured`].
-    ConfigureHost(Host),
+    /// Keep the node like this from now on, in place of the one before: [`Event::HostConfigured`].
+    ConfigureHost(Box<Host>),
+    /// Follow these settings from now on. Not answered.
+    Settings(Box<Settings>),
     /// Tell of something that somebody else changed in the kernel. Not answered.
     Report(Drift),
     /// The answer to a request.

@@ -16,11 +16,13 @@
 //! - **Ours is what bears our mark**: our nftables table and routes of protocol [`ROUTE_PROTOCOL`]. Nothing else is touched.
 
 mod bgp;
+mod configuration;
 mod core;
 mod difference;
 mod drift;
 mod endpoints;
 mod event;
+mod host;
 mod host_firewall;
 mod fib;
 mod numbers;
@@ -33,9 +35,10 @@ mod view;
 pub use crate::core::{Config, Felix};
 pub use drift::{Drift, DriftKind};
 pub use event::{
-    Action, Change, Event, Host, Link, LocalEndpoint, Millis, RequestId, Route, RouteChange, RouteFailure, Snapshot,
+    Action, Change, Event, Link, LocalEndpoint, Millis, RequestId, Route, RouteChange, RouteFailure, Snapshot,
     Target,
 };
+pub use host::{Host, HostRepair, HostReport};
 pub use host_firewall::{HostFirewall, HostFirewallRepair};
 pub use numbers::Numbers;
 pub use settings::Settings;

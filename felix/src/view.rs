@@ -105,4 +105,7 @@ pub struct Status {
     pub endpoints: usize,
     /// What is wrong now, one sentence each.
     pub problems: Vec<String>,
+    /// What is configured and has no effect, one sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }

@@ -106,6 +106,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<NodeStatus> {
         generation: status.generation,
         endpoints: status.endpoints,
         problems: status.problems,
+        warnings: status.warnings,
     }))
 }
 

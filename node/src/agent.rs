@@ -29,12 +29,13 @@ use tortie_cni::load_endpoints;
 use tortie_cni::server::{CniServer, ServerConfig};
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
-use tortie_felix::{Config, Event, Felix};
+use tortie_felix::{Config, Event, Felix, Settings};
 use tortie_felix_netlink::{Bulk, Monitor, Net};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Kernel};
 use crate::cli::{Component, DatastoreAddress, Options};
+use crate::logging::Log;
 use crate::owner::{Owner, OwnerHandle};
 use crate::record::Recorder;
 use crate::rundir::RunDir;
@@ -46,7 +47,7 @@ use crate::{bgp, convert, health, watch as listen};
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options, log: Log) -> Result<()> {
     let components: BTreeSet<Component> = options.components.iter().copied().collect();
     let has = |component| components.contains(&component);
     if has(Component::Cni) && !has(Component::Felix) {
@@ -67,10 +68,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(supervise(options, &run_dir, node, components))
+    runtime.block_on(supervise(options, &run_dir, node, components, log))
 }
 
-async fn supervise(options: &Options, run_dir: &RunDir, node: String, components: BTreeSet<Component>) -> Result<()> {
+async fn supervise(
+    options: &Options,
+    run_dir: &RunDir,
+    node: String,
+    components: BTreeSet<Component>,
+    log: Log,
+) -> Result<()> {
     let DatastoreAddress::Directory(path) = &options.datastore;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -91,6 +98,8 @@ async fn supervise(options: &Options, run_dir: &RunDir, node: String, components
     let (owner, inbox) = OwnerHandle::channel();
     let (configs, wanted) = mpsc::unbounded_channel();
     let (speaker, speaker_seen) = watch::channel(None);
+    let (settings, settings_seen) = watch::channel(Settings::default());
+    tokio::spawn(log.follow(settings_seen.clone()));
     let mut tasks = JoinSet::new();
 
     let bulk = Bulk::current()?;
@@ -103,7 +112,7 @@ async fn supervise(options: &Options, run_dir: &RunDir, node: String, components
     let runtime = tokio::runtime::Handle::current();
     let writers = Writers::start(&owner, &runtime, options.plain_table, bulk).context("cannot start a thread")?;
     let recorder = Recorder::open(options.record.as_deref(), &felix)?;
-    let owner_ended = start_owner(Owner::new(Felix::new(felix), recorder, writers, configs), inbox)?;
+    let owner_ended = start_owner(Owner::new(Felix::new(felix), recorder, writers, configs, settings), inbox)?;
 
     let endpoints = load(&options.run_dir, dataplane).await?;
     owner.event(Event::Restored { endpoints }).await;

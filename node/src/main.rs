@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         return tortie_cni::plugin::main();
     }
     let cli::Command::Run(options) = cli::Cli::parse().command;
-    logging::init(&options);
-    match agent::run(&options) {
+    let log = logging::init(&options);
+    match agent::run(&options, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -7,9 +7,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tortie_admin::types::Endpoint;
-use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, RequestId, RouteView, Status};
+use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, RequestId, RouteView, Settings, Status};
 use tracing::{debug, info, warn};
 
 use crate::convert;
@@ -111,11 +111,14 @@ pub(crate) struct Owner {
     start: Instant,
     writers: Writers,
     bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
+    settings: watch::Sender<Settings>,
     requests: HashMap<RequestId, Request>,
     bgp_identity: Option<(u32, std::net::Ipv4Addr, usize)>,
     next_request: RequestId,
     datastore_problems: Vec<String>,
     known_problems: BTreeSet<String>,
+    /// What was configured in vain and logged, in force or not: each is said once.
+    known_warnings: BTreeSet<String>,
     problems_at: Option<Instant>,
     announced_sync: bool,
     programmed: String,
@@ -127,6 +130,7 @@ impl Owner {
         recorder: Recorder,
         writers: Writers,
         bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
+        settings: watch::Sender<Settings>,
     ) -> Self {
         Self {
             felix,
@@ -134,11 +138,13 @@ impl Owner {
             start: Instant::now(),
             writers,
             bgp,
+            settings,
             requests: HashMap::new(),
             bgp_identity: None,
             next_request: 0,
             datastore_problems: Vec::new(),
             known_problems: BTreeSet::new(),
+            known_warnings: BTreeSet::new(),
             problems_at: None,
             announced_sync: false,
             programmed: String::new(),
@@ -254,6 +260,7 @@ impl Owner {
                     let _ = self.bgp.send(config);
                 }
                 Action::Report(drift) => self.report_drift(&drift),
+                Action::Settings(settings) => drop(self.settings.send_replace(*settings)),
                 Action::Done { request, result } => {
                     if let Some(request) = self.requests.remove(&request) {
                         request.answer(result);
@@ -295,7 +302,13 @@ impl Owner {
         }
         if self.problems_at.is_some_and(|at| at <= Instant::now()) {
             self.problems_at = None;
-            let problems: BTreeSet<String> = self.status().problems.into_iter().collect();
+            let status = self.status();
+            for warning in status.warnings {
+                if self.known_warnings.insert(warning.clone()) {
+                    warn!("{warning}");
+                }
+            }
+            let problems: BTreeSet<String> = status.problems.into_iter().collect();
             for problem in problems.difference(&self.known_problems) {
                 warn!("{problem}");
             }

@@ -25,7 +25,7 @@ pub(crate) enum RuleJob {
 pub(crate) enum RouteJob {
     Read,
     Apply(Vec<RouteChange>),
-    Host(Host),
+    Host(Box<Host>),
 }
 
 /// The way to the two threads; they end when this is dropped.
@@ -113,7 +113,7 @@ fn write_routes(jobs: &Receiver<RouteJob>, owner: &OwnerHandle, runtime: &runtim
         let event = match job {
             RouteJob::Read => Event::RoutesRead(read_routes(&mut net, &mut bulk, runtime)),
             RouteJob::Apply(changes) => Event::RoutesApplied(apply_routes(&mut bulk, &changes)),
-            RouteJob::Host(host) => Event::HostConfigured(configure_host(host)),
+            RouteJob::Host(host) => Event::HostConfigured(configure_host(&host)),
         };
         owner.blocking_event(event);
     }
@@ -138,7 +138,7 @@ fn apply_routes(bulk: &mut Bulk, changes: &[RouteChange]) -> Result<Vec<tortie_f
     Ok(failures.iter().filter_map(|failure| convert::route_failure(changes, failure)).collect())
 }
 
-fn configure_host(host: Host) -> Result<(), String> {
+fn configure_host(host: &Host) -> Result<(), String> {
     let set = |setting: &str, value| {
         sysctl::set(setting, value).map_err(|error| format!("{error}: pods cannot be reached without it"))
     };

@@ -12,7 +12,7 @@ use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
 use tortie_api::{Object, ObjectKey};
 use tortie_felix::{
     Action, Change, Config, Event, Felix, Link, LocalEndpoint, Millis, ROUTE_METRIC, ROUTE_PROTOCOL, Route,
-    RouteChange, RouteFailure, Snapshot, Target,
+    RouteChange, RouteFailure, Settings, Snapshot, Target,
 };
 use tortie_nft::fake::Fake;
 use tortie_nft::{Executor, Ruleset, Value};
@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) writes: Vec<Action>,
     /// What was reported of others' changes.
     pub(crate) drifts: Vec<tortie_felix::Drift>,
+    /// The settings that were handed out last.
+    pub(crate) settings: Option<Settings>,
     /// Actions that wait to be done, when `paused`.
     pub(crate) held: VecDeque<Action>,
     pub(crate) paused: bool,
@@ -60,6 +62,7 @@ impl World {
             bgp: None,
             writes: Vec::new(),
             drifts: Vec::new(),
+            settings: None,
             held: VecDeque::new(),
             paused: false,
             refuse_rules: 0,
@@ -175,6 +178,8 @@ impl World {
                 self.drifts.push(drift);
             } else if let Action::Done { request, result } = action {
                 self.answers.insert(request, result);
+            } else if let Action::Settings(settings) = action {
+                self.settings = Some(*settings);
             } else if self.paused {
                 self.held.push_back(action);
             } else {
@@ -223,7 +228,7 @@ impl World {
                 Event::BgpConfigured(Ok(()))
             }
             Action::ConfigureHost(_) => Event::HostConfigured(Ok(())),
-            Action::Done { .. } | Action::Report(_) => unreachable!("answered before"),
+            Action::Done { .. } | Action::Report(_) | Action::Settings(_) => unreachable!("answered before"),
         }
     }
 

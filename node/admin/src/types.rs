@@ -35,6 +35,9 @@ pub struct NodeStatus {
     pub ready: bool,
     /// What is wrong now, one sentence each: documents in error, failed writes.
     pub problems: Vec<String>,
+    /// What is configured and has no effect, one sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One local endpoint: `GET /v1/endpoints`.

@@ -1,0 +1,311 @@
+//! What this node's settings are made of: FelixConfiguration, the service addresses of BGPConfiguration, the node's own labels, and
+//! the bandwidth annotations of its pods.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use tortie_api::calico::FelixConfigurationSpec;
+use tortie_api::k8s::{Bandwidth, Pod};
+use tortie_api::meta::StringMap;
+use tortie_api::selector::Selector;
+use tortie_api::{Kind, Object, ObjectKey};
+
+use crate::settings::Settings;
+
+/// The name of the configuration for all nodes, of both kinds.
+const DEFAULT: &str = "default";
+
+/// A pod by namespace and name.
+type PodName = (String, String);
+
+/// What has changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// What settings are made of.
+    pub(crate) settings: bool,
+    /// A pod's bandwidth.
+    pub(crate) bandwidth: bool,
+}
+
+/// Everything that settings are made of.
+#[derive(Debug)]
+pub(crate) struct Configurations {
+    node: String,
+    felix: BTreeMap<String, FelixConfigurationSpec>,
+    service_cidrs: Vec<IpNet>,
+    labels: StringMap,
+    bandwidth: BTreeMap<PodName, Bandwidth>,
+    bandwidth_problems: BTreeMap<PodName, Vec<String>>,
+}
+
+/// What came of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    pub(crate) settings: Settings,
+    /// What is set and has no effect, one sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Configurations {
+    pub(crate) const fn new(node: String) -> Self {
+        Self {
+            node,
+            felix: BTreeMap::new(),
+            service_cidrs: Vec::new(),
+            labels: StringMap::new(),
+            bandwidth: BTreeMap::new(),
+            bandwidth_problems: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an object in.
+    pub(crate) fn upsert(&mut self, object: &Object) -> Touched {
+        let mut touched = Touched::default();
+        match object {
+            Object::FelixConfiguration(configuration) => {
+                let name = configuration.metadata.name.clone();
+                let before = self.felix.insert(name, configuration.spec.clone());
+                touched.settings = before.as_ref() != Some(&configuration.spec);
+            }
+            Object::BgpConfiguration(configuration) if configuration.metadata.name == DEFAULT => {
+                touched.settings = self.set_service_cidrs(configuration.spec.service_cidrs());
+            }
+            Object::Node(node) if node.metadata.name == self.node => {
+                touched.settings = self.labels != node.metadata.labels;
+                self.labels.clone_from(&node.metadata.labels);
+            }
+            Object::Pod(pod) => touched.bandwidth = self.upsert_pod(pod),
+            _ => {}
+        }
+        touched
+    }
+
+    /// Forgets an object. A node that is deleted keeps its labels: its pods still run.
+    pub(crate) fn remove(&mut self, key: &ObjectKey) -> Touched {
+        let mut touched = Touched::default();
+        match key.kind {
+            Kind::FelixConfiguration => touched.settings = self.felix.remove(&key.name).is_some(),
+            Kind::BgpConfiguration if key.name == DEFAULT => touched.settings = self.set_service_cidrs(Vec::new()),
+            Kind::Pod => {
+                let pod = (key.namespace.clone().unwrap_or_default(), key.name.clone());
+                touched.bandwidth = self.set_bandwidth(pod, Bandwidth::default(), Vec::new());
+            }
+            _ => {}
+        }
+        touched
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: Vec<IpNet>) -> bool {
+        let changed = self.service_cidrs != cidrs;
+        self.service_cidrs = cidrs;
+        changed
+    }
+
+    /// Only pods that may be this node's are kept, and of those the few that have limits.
+    fn upsert_pod(&mut self, pod: &Pod) -> bool {
+        let elsewhere = pod.spec.node_name.as_deref().is_some_and(|node| !node.is_empty() && node != self.node);
+        let (bandwidth, errors) = if elsewhere || pod.metadata.annotations.is_empty() {
+            (Bandwidth::default(), Vec::new())
+        } else {
+            pod.bandwidth()
+        };
+        let name = (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone());
+        let problems = errors.iter().map(|error| format!("Pod {}/{}: {error}", name.0, name.1)).collect();
+        self.set_bandwidth(name, bandwidth, problems)
+    }
+
+    fn set_bandwidth(&mut self, pod: PodName, bandwidth: Bandwidth, problems: Vec<String>) -> bool {
+        if problems.is_empty() {
+            self.bandwidth_problems.remove(&pod);
+        } else {
+            self.bandwidth_problems.insert(pod.clone(), problems);
+        }
+        if bandwidth.is_none() {
+            return self.bandwidth.remove(&pod).is_some();
+        }
+        self.bandwidth.insert(pod, bandwidth) != Some(bandwidth)
+    }
+
+    /// The limit of one pod, if it has any.
+    pub(crate) fn bandwidth_of(&self, namespace: &str, pod: &str) -> Option<Bandwidth> {
+        if self.bandwidth.is_empty() {
+            return None;
+        }
+        self.bandwidth.get(&(namespace.to_owned(), pod.to_owned())).copied()
+    }
+
+    /// What is wrong with the annotations of this node's pods.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &String> {
+        self.bandwidth_problems.values().flatten()
+    }
+
+    /// The settings that follow: of each field the value of the node's own configuration, of the one that selects it, or of `default`.
+    pub(crate) fn resolve(&self) -> Resolved {
+        let mut warnings = Vec::new();
+        let own = format!("node.{}", self.node);
+        let mut selecting = self.felix.iter().filter(|(name, spec)| {
+            let selector = spec.node_selector.as_ref().and_then(|selector| Selector::parse(&selector.0).ok());
+            name.as_str() != DEFAULT
+                && !name.starts_with("node.")
+                && selector.is_some_and(|it| it.matches(&self.labels))
+        });
+        let selected = selecting.next();
+        for (name, _) in selecting {
+            let winner = selected.map_or("", |(name, _)| name);
+            warnings.push(format!(
+                "FelixConfiguration {name}: its nodeSelector selects this node, as that of {winner} does, which is in force: only \
+                 the first by name is"
+            ));
+        }
+        let idle = self.felix.iter().filter(|(name, spec)| {
+            spec.node_selector.is_none() && name.as_str() != DEFAULT && !name.starts_with("node.")
+        });
+        warnings.extend(idle.map(|(name, _)| {
+            format!(
+                "FelixConfiguration {name}: it is for no node: name it \"default\" or \"node.NAME\", or give it a nodeSelector"
+            )
+        }));
+        let mut spec = FelixConfigurationSpec::default();
+        let chain = [self.felix.get_key_value(&own), selected, self.felix.get_key_value(DEFAULT)];
+        for (name, layer) in chain.into_iter().flatten() {
+            let hidden = spec.fields();
+            let unheeded = layer.unheeded().into_iter().filter(|unheeded| !hidden.contains(&unheeded.field));
+            warnings.extend(unheeded.map(|unheeded| {
+                let (field, value, note) = (unheeded.field, unheeded.value, unheeded.note);
+                let standing =
+                    if unheeded.by_design { "has no effect here" } else { "is not supported by this version" };
+                format!("FelixConfiguration {name}: spec.{field}: {value} {standing}: {note}")
+            }));
+            spec = spec.or(layer);
+        }
+        if !self.service_cidrs.is_empty() {
+            warnings.push(
+                "BGPConfiguration default: ranges of service addresses are guarded against loops; they are not announced by \
+                 this version"
+                    .to_owned(),
+            );
+        }
+        Resolved { settings: Settings::new(&spec, self.service_cidrs.clone()), warnings }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(kind: &str, name: &str, rest: &serde_json::Value) -> Object {
+        let version = if matches!(kind, "Node" | "Pod") { "v1" } else { "projectcalico.org/v3" };
+        let mut value = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}});
+        for (key, part) in rest.as_object().expect("a map") {
+            if key == "labels" || key == "annotations" {
+                value["metadata"][key] = part.clone();
+            } else {
+                value[key] = part.clone();
+            }
+        }
+        serde_json::from_value(value).expect("an object")
+    }
+
+    fn felix(name: &str, spec: &serde_json::Value) -> Object {
+        object("FelixConfiguration", name, &json!({"spec": spec}))
+    }
+
+    const CHANGED: Touched = Touched { settings: true, bandwidth: false };
+
+    #[test]
+    fn the_nodes_own_wins_over_a_selected_one_and_that_over_the_default() {
+        let mut all = Configurations::new("n1".into());
+        assert_eq!(all.resolve(), Resolved::default());
+        for name in ["default", "node.n1", "b", "a", "node.n2"] {
+            let spec = match name {
+                "default" => json!({"vxlanPort": 1, "healthPort": 1, "natOutgoingAddress": "10.0.0.1"}),
+                "node.n1" => json!({"vxlanPort": 2}),
+                "node.n2" => json!({"vxlanPort": 3, "natPortRange": 5}),
+                _ => json!({"vxlanPort": 4, "healthPort": 4, "nodeSelector": "zone == 'a'"}),
+            };
+            assert_eq!(all.upsert(&felix(name, &spec)), CHANGED);
+            assert_eq!(all.upsert(&felix(name, &spec)), Touched::default());
+        }
+        let ports = |all: &Configurations| {
+            let settings = all.resolve().settings;
+            (settings.rules.vxlan_port, settings.health.port, settings.rules.nat_ports)
+        };
+        assert_eq!(ports(&all), (2, Some(1), None), "no label yet");
+        assert_eq!(all.upsert(&object("Node", "n1", &json!({"labels": {"zone": "a"}}))), CHANGED);
+        assert_eq!(all.upsert(&object("Node", "n2", &json!({"labels": {"zone": "b"}}))), Touched::default());
+        assert_eq!(ports(&all), (2, Some(4), None));
+        let warnings = all.resolve().warnings;
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with("FelixConfiguration b: its nodeSelector"),
+            "{warnings:?}"
+        );
+        let delete = |name: &str| ObjectKey { kind: Kind::FelixConfiguration, namespace: None, name: name.into() };
+        assert_eq!(all.remove(&delete("node.n1")), CHANGED);
+        assert_eq!(ports(&all), (4, Some(4), None));
+        for name in ["a", "b", "default"] {
+            all.remove(&delete(name));
+        }
+        assert_eq!(all.resolve(), Resolved::default(), "everything has its default again");
+    }
+
+    #[test]
+    fn what_has_no_effect_is_told_once_for_the_value_in_force() {
+        let mut all = Configurations::new("n1".into());
+        all.upsert(&felix(
+            "default",
+            &json!({"wireguardEnabled": true, "bpfLogLevel": "Debug", "ipsetsRefreshInterval": "1s"}),
+        ));
+        all.upsert(&felix("node.n1", &json!({"wireguardEnabled": false, "bpfLogLevel": "Info"})));
+        all.upsert(&felix("orphan", &json!({"wireguardEnabled": true})));
+        let warnings = all.resolve().warnings;
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[0].starts_with("FelixConfiguration orphan: it is for no node"), "{warnings:?}");
+        assert!(
+            warnings[1].starts_with("FelixConfiguration node.n1: spec.bpfLogLevel: \"Info\" has no effect here"),
+            "{warnings:?}"
+        );
+        assert!(
+            warnings[2].starts_with("FelixConfiguration default: spec.ipsetsRefreshInterval: \"1s\""),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn service_addresses_are_those_of_the_default_bgp_configuration() {
+        let mut all = Configurations::new("n1".into());
+        let spec = json!({"serviceExternalIPs": [{"cidr": "10.97.0.0/16"}], "serviceClusterIPs": [{"cidr": "10.96.0.0/16"}, {"cidr": "10.97.0.0/16"}]});
+        assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &json!({"spec": spec}))), Touched::default());
+        assert_eq!(all.upsert(&object("BGPConfiguration", "default", &json!({"spec": spec}))), CHANGED);
+        let cidrs: Vec<String> = all.resolve().settings.rules.service_cidrs.iter().map(ToString::to_string).collect();
+        assert_eq!(cidrs, ["10.96.0.0/16", "10.97.0.0/16"]);
+        let key = ObjectKey { kind: Kind::BgpConfiguration, namespace: None, name: "default".into() };
+        assert_eq!(all.remove(&key), CHANGED);
+        assert_eq!(all.resolve(), Resolved::default());
+    }
+
+    #[test]
+    fn limits_are_those_of_pods_that_may_be_the_nodes_own() {
+        let mut all = Configurations::new("n1".into());
+        let pod = |node: Option<&str>, bandwidth: &str| {
+            let spec = node.map_or_else(|| json!({}), |node| json!({"nodeName": node}));
+            object("Pod", "web", &json!({"annotations": {"kubernetes.io/ingress-bandwidth": bandwidth}, "spec": spec}))
+        };
+        let limited = Touched { settings: false, bandwidth: true };
+        assert_eq!(all.upsert(&pod(Some("n2"), "1M")), Touched::default());
+        assert_eq!(all.upsert(&pod(None, "1M")), limited);
+        assert_eq!(all.upsert(&pod(Some("n1"), "1M")), Touched::default());
+        assert_eq!(all.upsert(&pod(Some("n1"), "2M")), limited);
+        let rate =
+            |all: &Configurations| all.bandwidth_of("default", "web").and_then(|it| it.ingress).map(|it| it.rate);
+        assert_eq!(rate(&all), Some(2_000_000));
+        assert_eq!(all.upsert(&pod(Some("n1"), "fast")), limited);
+        assert_eq!((rate(&all), all.problems().count()), (None, 1));
+        all.upsert(&pod(Some("n1"), "2M"));
+        assert_eq!(all.problems().count(), 0);
+        let key = ObjectKey { kind: Kind::Pod, namespace: Some("default".into()), name: "web".into() };
+        assert_eq!(all.remove(&key), limited);
+        assert_eq!(rate(&all), None);
+    }
+}
