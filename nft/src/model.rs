@@ -231,7 +231,8 @@ pub struct VerdictMap {
     pub key: Vec<KeyType>,
     /// Whether keys are intervals, disjoint.
     pub interval: bool,
-    /// The elements.
+    /// The elements. Written as pairs, since keys are no text.
+    #[serde(with = "pairs")]
     pub elements: BTreeMap<Key, Verdict>,
     /// What the map stands for, for people; kept in the kernel as user data.
     pub comment: Option<String>,
@@ -540,4 +541,40 @@ pub enum Command {
         /// Keys, with the verdicts they have.
         elements: Vec<(Key, Verdict)>,
     },
+}
+
+/// A map as a list of pairs.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Key, Verdict};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Key, Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Key, Verdict>, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_with_elements_can_be_recorded_and_replayed() {
+        let key = vec![Value::IfName("cali1".into())];
+        let map = VerdictMap {
+            key: vec![KeyType::IfName],
+            interval: false,
+            elements: [(key, Verdict::Goto("class".into()))].into(),
+            comment: None,
+        };
+        let table = Ruleset { maps: [("egress_class".to_owned(), map)].into(), ..Ruleset::default() };
+        let text = serde_json::to_string(&table).expect("written");
+        assert_eq!(serde_json::from_str::<Ruleset>(&text).expect("read"), table);
+    }
 }
