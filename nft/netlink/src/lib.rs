@@ -7,6 +7,7 @@
 //! - `encode` turns commands into messages and `lower` rules into the kernel's expressions;
 //! - `lift` turns expressions back into rules and `readback` dumps into a [`Ruleset`](tortie_nft::Ruleset);
 //! - [`foreign`] looks at what others have in nf_tables, and [`ipset`] at the sets of ip_set; both delete only what they are told to;
+//! - `conntrack` clears stale marks of flows that send nothing;
 //! - `monitor` hears of every commit, whosever, with a socket filter from `filter`;
 //! - `socket` sends, receives and keeps what must be known between transactions; `transport` is the bare netlink socket.
 //!
@@ -17,6 +18,7 @@
 #![allow(clippy::wildcard_imports)]
 
 mod attributes;
+mod conntrack;
 mod consts;
 mod encode;
 mod error;
@@ -31,6 +33,7 @@ mod socket;
 mod transport;
 mod wire;
 
+pub use conntrack::sweep_marks;
 pub use error::Error;
 pub use monitor::{NftEvent, NftMonitor};
 pub use readback::decode_dump;
