@@ -116,6 +116,16 @@ pub struct Rule {
     pub comment: Option<String>,
 }
 
+impl Rule {
+    /// Adds a comment behind those that the rule has: iptables allows several.
+    pub fn add_comment(&mut self, comment: &str) {
+        self.comment = Some(match self.comment.take() {
+            Some(before) => format!("{before}; {comment}"),
+            None => comment.to_owned(),
+        });
+    }
+}
+
 /// A condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -253,18 +263,14 @@ impl Foreign {
                 table.chains.push(chain);
             }
         }
-        for index in 0..tables.len() {
-            if !rules(&tables[index]) {
-                continue;
-            }
-            let (family, name) = (tables[index].family, tables[index].name.clone());
-            let dump =
-                self.dump("the rules", NFT_MSG_GETRULE, family.number(), |w| w.string(NFTA_RULE_TABLE, &name))?;
-            for message in Messages(&dump).filter(|message| message.family() == Some(family.number())) {
-                let Some((table, chain, rule)) = rule(&message) else { continue };
+        for table in tables.iter_mut().filter(|table| rules(table)) {
+            let (family, name) = (table.family.number(), table.name.clone());
+            let dump = self.dump("the rules", NFT_MSG_GETRULE, family, |w| w.string(NFTA_RULE_TABLE, &name))?;
+            for message in Messages(&dump).filter(|message| message.family() == Some(family)) {
                 // What the kernel filters by differs with its version.
-                if table == name
-                    && let Some(chain) = tables[index].chains.iter_mut().find(|known| known.name == chain)
+                if let Some((of, chain, rule)) = rule(&message)
+                    && of == name
+                    && let Some(chain) = table.chains.iter_mut().find(|known| known.name == chain)
                 {
                     chain.rules.push(rule);
                 }
@@ -498,7 +504,11 @@ fn read_expressions(expressions: Attributes<'_>, rule: &mut Rule) {
             }
             "reject" => rule.verdict = Some(Verdict::Reject),
             "match" => match data.string(NFTA_MATCH_NAME) {
-                Some("comment") => rule.comment = data.get(NFTA_MATCH_INFO).map(|info| text(info.payload)),
+                Some("comment") => {
+                    if let Some(info) = data.get(NFTA_MATCH_INFO) {
+                        rule.add_comment(&text(info.payload));
+                    }
+                }
                 _ => rule.conditions.push(Condition::Other),
             },
             "target" => match data.string(NFTA_TARGET_NAME) {

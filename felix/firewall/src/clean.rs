@@ -1,0 +1,224 @@
+//! Takes everything of ours from a node: what an agent, living or dead, has put into its kernel, its firewalls and its run directory.
+//!
+//! Certain is what bears our mark: the table `inet tortie`, routes of our protocol and metric, rules with our comment, the zone in
+//! firewalld. Calico's pods have interfaces of the same name and hardware address as ours, so a pod's interface is ours if the run
+//! directory has its record, or if a route of ours leads to it. Kernel settings stay: nobody knows any more what they were before.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io::Read;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::{Path, PathBuf};
+
+use tortie_felix_netlink::{Link, Mac, Net, RouteKind, RouteSpec};
+use tortie_nft_netlink::foreign::{Deletion, Family, Foreign, Table};
+
+use crate::leftovers::{LINKS, Owner, configurations, plugin_types};
+use crate::{firewalld, host};
+
+/// Our routes: their protocol number and metric.
+const PROTOCOL: u8 = 80;
+const METRIC: u32 = 1024;
+
+/// The hardware address of the host's end of our veths, which is Calico's too.
+const HOST_MAC: Mac = Mac([0xee; 6]);
+
+/// The abstract socket that an agent holds while it writes a network namespace's rules and routes.
+const SOLE: &str = "tortie-node.dataplane";
+
+/// The type of our plugin in network configurations.
+const PLUGIN: &str = "tortie-cni";
+
+/// Where a node's things are.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The agent's run directory.
+    pub run_dir: PathBuf,
+    /// The folder that the host's files are in: `/`, or where a container has them.
+    pub root: PathBuf,
+    /// How the names of pods' interfaces begin.
+    pub prefix: String,
+}
+
+/// Something of ours.
+#[derive(Debug)]
+pub struct Ours {
+    /// What it is, for people.
+    pub text: String,
+    thing: Thing,
+}
+
+#[derive(Debug)]
+enum Thing {
+    Link(u32),
+    Routes(Vec<RouteSpec>),
+    Table,
+    Rules(String),
+    Firewalld,
+    File(PathBuf),
+    RunDir(PathBuf),
+}
+
+/// Why everything of ours must not be taken away now: an agent runs, here or with that run directory. None if it may.
+pub fn agent(run_dir: &Path) -> Option<String> {
+    if let Ok(lock) = File::options().write(true).open(run_dir.join("tortie.lock"))
+        && matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
+    {
+        return Some(format!("a tortie-node runs with the run directory {}", run_dir.display()));
+    }
+    let address = SocketAddr::from_abstract_name(SOLE).ok()?;
+    let stream = UnixStream::connect_addr(&address).ok()?;
+    let who = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
+    let who = who.map(|credentials| credentials.pid()).unwrap_or_default();
+    Some(format!("a tortie-node (process {who}) writes the rules and routes of this network namespace"))
+}
+
+/// Everything of ours in the calling thread's network namespace and on its disk, in the order in which it should go: connections
+/// first, protection last. With what could not be looked at, and what is left to people.
+pub async fn find(net: &Net, node: &Node) -> (Vec<Ours>, Vec<String>) {
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    match (net.links().await, net.routes(Some(PROTOCOL)).await) {
+        (Ok(links), Ok(routes)) => {
+            let routes: Vec<RouteSpec> =
+                routes.into_iter().filter(|route| route.metric == METRIC && !in_a_tunnel(route, &links)).collect();
+            for link in interfaces(&links, &routes, node) {
+                let text = format!("interface {} of a pod", link.name);
+                found.push(Ours { text, thing: Thing::Link(link.index) });
+            }
+            if !routes.is_empty() {
+                let text = format!("{} routes proto {PROTOCOL} metric {METRIC}", routes.len());
+                found.push(Ours { text, thing: Thing::Routes(routes) });
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => errors.push(error.to_string()),
+    }
+    match Foreign::open().and_then(|mut foreign| foreign.tables(|_| false)) {
+        Ok(tables) => {
+            if tables.iter().any(is_table) {
+                found.push(Ours { text: "nftables table inet tortie".into(), thing: Thing::Table });
+            }
+            for rule in host::our_rules() {
+                found.push(Ours { text: rule.text, thing: Thing::Rules(node.prefix.clone()) });
+            }
+            if tables.iter().any(|table| table.name == "firewalld") && firewalld::knows() {
+                let text = format!("firewalld's zone {} and policy {}", firewalld::ZONE, firewalld::POLICY);
+                found.push(Ours { text, thing: Thing::Firewalld });
+            }
+        }
+        Err(error) => errors.push(error.to_string()),
+    }
+    for path in configurations(&node.root) {
+        if plugin_types(&path).iter().any(|kind| kind == PLUGIN) {
+            found.push(Ours { text: format!("network configuration {}", path.display()), thing: Thing::File(path) });
+        }
+    }
+    if node.run_dir.is_dir() {
+        let text = format!("run directory {}", node.run_dir.display());
+        found.push(Ours { text, thing: Thing::RunDir(node.run_dir.clone()) });
+    }
+    (found, errors)
+}
+
+impl Ours {
+    /// Removes it.
+    ///
+    /// # Errors
+    /// Why it stays, or what of it.
+    pub async fn remove(&self, net: &Net) -> Result<(), String> {
+        let gone = |result: Result<(), tortie_felix_netlink::Error>| match result {
+            Err(error) if !error.is_missing() => Err(error.to_string()),
+            _ => Ok(()),
+        };
+        match &self.thing {
+            Thing::Link(index) => gone(net.delete_link(*index).await),
+            Thing::Routes(routes) => {
+                for route in routes {
+                    gone(net.delete_route(route).await)?;
+                }
+                Ok(())
+            }
+            Thing::Table => {
+                let deletion = Deletion::Table { family: Family::Inet, name: "tortie".into() };
+                let deleted = Foreign::open().and_then(|mut foreign| foreign.delete(&[deletion]));
+                deleted.map_err(|error| format!("{error} (a running agent owns it: stop it first)"))
+            }
+            Thing::Rules(prefix) => host::remove_rules(prefix).map(|_| ()).map_err(|errors| errors.join("; ")),
+            Thing::Firewalld => firewalld::forget().map(|_| ()).map_err(|error| error.to_string()),
+            Thing::File(path) => fs::remove_file(path).map_err(|error| format!("{}: {error}", path.display())),
+            Thing::RunDir(path) => remove_run_dir(path),
+        }
+    }
+}
+
+fn is_table(table: &Table) -> bool {
+    table.family == Family::Inet && table.name == "tortie"
+}
+
+/// Whether a route leads into a tunnel of Calico's, which writes routes of the same protocol there.
+fn in_a_tunnel(route: &RouteSpec, links: &[Link]) -> bool {
+    let (RouteKind::Device { index } | RouteKind::Via { index: Some(index), .. }) = &route.kind else { return false };
+    let is_calicos = |name: &str| LINKS.iter().any(|(owner, tunnel)| *owner == Owner::Calico && *tunnel == name);
+    links.iter().any(|link| link.index == *index && is_calicos(&link.name))
+}
+
+/// Interfaces of our pods: those that the records name, and those that our routes lead to.
+fn interfaces<'a>(links: &'a [Link], routes: &[RouteSpec], node: &Node) -> Vec<&'a Link> {
+    let recorded = records(&node.run_dir);
+    let routed = |link: &Link| {
+        routes.iter().any(|route| {
+            // IPv6 routes of Calico's to its pods have the same metric as ours, so they prove nothing.
+            route.destination.addr().is_ipv4()
+                && matches!(route.kind, RouteKind::Device { index } if index == link.index)
+        })
+    };
+    links
+        .iter()
+        .filter(|link| link.name.starts_with(&node.prefix) && link.mac == Some(HOST_MAC))
+        .filter(|link| recorded.contains(&link.name) || routed(link))
+        .collect()
+}
+
+/// The host interfaces that the run directory's records name.
+fn records(run_dir: &Path) -> BTreeSet<String> {
+    const LARGEST: u64 = 64 << 10;
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(run_dir.join("endpoints")).into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let Some(file) = is_file.then(|| File::open(entry.path()).ok()).flatten() else { continue };
+        let mut text = Vec::new();
+        if file.take(LARGEST).read_to_end(&mut text).is_err() {
+            continue;
+        }
+        let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        names.extend(record["hostInterface"].as_str().map(str::to_owned));
+    }
+    names
+}
+
+/// Removes what agents write into their run directory, and the directory if nothing else is in it.
+fn remove_run_dir(path: &Path) -> Result<(), String> {
+    let failed = |path: &Path, error: &std::io::Error| format!("{}: {error}", path.display());
+    let endpoints = path.join("endpoints");
+    for entry in fs::read_dir(&endpoints).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == "json" || end == "new") {
+            fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
+        }
+    }
+    for file in ["tortie.sock", "tortie.lock"] {
+        match fs::remove_file(path.join(file)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path.join(file), &error)),
+            _ => {}
+        }
+    }
+    for folder in [endpoints.as_path(), path] {
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}: what is in it is not ours", folder.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
