@@ -231,10 +231,9 @@ impl Felix {
             Event::Rib(RibUpdate::Converged) => self.routes.converged(),
             Event::RulesRead(result) => self.rules.read(result, self.now, &self.compiler),
             Event::RulesApplied(result) => {
-                if result.is_ok() {
+                if self.rules.applied_with(result, self.now) {
                     self.rules_sequence = self.rules_sent;
                 }
-                self.rules.applied_with(result, self.now);
             }
             Event::RoutesRead(result) => {
                 self.route_io = RouteIo::Idle;
@@ -340,7 +339,9 @@ impl Felix {
 
     fn handle_datastore(&mut self, changes: Vec<Change>, in_sync: bool, revision: String) {
         let mut relevant = false;
+        let mut admission = in_sync && !self.in_sync;
         for change in changes {
+            admission = admission || self.endpoints.has_pod_of(&change);
             relevant |= match change {
                 Change::Upsert(object) => self.upsert(&object),
                 Change::Delete(key) => self.delete(&key),
@@ -361,7 +362,9 @@ impl Felix {
         if relevant && self.in_sync {
             self.rules.touch();
         }
-        self.admit();
+        if admission {
+            self.admit();
+        }
         if self.bgp_dirty {
             self.host_dirty = true;
             self.routes.set_blocks(self.bgp.own_blocks(&self.config.node));
@@ -529,9 +532,11 @@ impl Felix {
             return None;
         }
         let ready = self.ready();
+        let under_way = self.rules.is_under_way();
         let endpoints = || self.endpoints.admitted().map(compiled_for).collect();
-        let action = self.rules.step(self.now, ready, &mut self.compiler, endpoints)?;
-        if matches!(action, Action::ApplyRules(_)) {
+        let revision = self.endpoints.revision();
+        let action = self.rules.step(self.now, ready, &mut self.compiler, revision, endpoints)?;
+        if matches!(action, Action::ApplyRules(_)) && !under_way {
             self.rules_sent = self.sequence;
         }
         Some(action)

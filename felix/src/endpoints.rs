@@ -4,9 +4,13 @@
 //! the rules on; once the kernel holds that version the endpoint is *enforced* and gets its route. Leaving goes the same way back.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
-use crate::event::{LocalEndpoint, Millis, RequestId};
+use rustc_hash::{FxBuildHasher, FxHashSet};
+use tortie_api::{Kind, Object};
+
+use crate::event::{Change, LocalEndpoint, Millis, RequestId};
 use crate::routes::Routes;
 
 /// How long a CNI request may wait for its Pod object, for the rules and for the route.
@@ -47,6 +51,10 @@ pub(crate) type Answer = (RequestId, Result<(), String>);
 pub(crate) struct Endpoints {
     entries: BTreeMap<(String, String), Entry>,
     leaving: Vec<Leaving>,
+    /// Moves on whenever other endpoints are admitted than before, or the same ones with something changed.
+    revision: u64,
+    /// Digests of the names of the endpoints' pods.
+    pods: FxHashSet<u64>,
 }
 
 /// What has to be told about the node to answer a request that ran out of time.
@@ -58,6 +66,33 @@ pub(crate) struct Reasons<'a> {
 }
 
 impl Endpoints {
+    /// Moves on whenever the endpoints that the rules are compiled for change.
+    pub(crate) const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether a change may be of a pod that has an endpoint here. Rarely so without need, for only digests are compared.
+    pub(crate) fn has_pod_of(&self, change: &Change) -> bool {
+        match change {
+            Change::Upsert(Object::Pod(pod)) => {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+                self.pods.contains(&digest(namespace, &pod.metadata.name))
+            }
+            Change::Delete(key) if key.kind == Kind::Pod => {
+                let namespace = key.namespace.as_deref().unwrap_or("default");
+                self.pods.contains(&digest(namespace, &key.name))
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes note that endpoints came or went.
+    fn changed(&mut self) {
+        self.revision += 1;
+        let pods = self.entries.values().map(|entry| digest(&entry.endpoint.namespace, &entry.endpoint.pod));
+        self.pods = pods.collect();
+    }
+
     /// Takes an endpoint in. Returns the answers to requests that this ends, and whether the rules depend on it.
     pub(crate) fn add(
         &mut self,
@@ -104,6 +139,7 @@ impl Endpoints {
             }
         }
         self.entries.insert(key, Entry { endpoint, admitted: None, enforced: false, waiting });
+        self.changed();
         true
     }
 
@@ -123,6 +159,7 @@ impl Endpoints {
             ips = entry.endpoint.ips;
             routes.remove_pods(&ips);
             answers.extend(entry.waiting.map(|waiting| (waiting.request, Err("the pod was deleted meanwhile".into()))));
+            self.changed();
         }
         self.leaving.push(Leaving { waiting: Waiting { request, deadline: now + PATIENCE }, version, ips });
     }
@@ -143,6 +180,7 @@ impl Endpoints {
             }
             changed = true;
         }
+        self.revision += u64::from(changed);
         changed
     }
 
@@ -212,6 +250,7 @@ impl Endpoints {
             }
             !expired
         });
+        self.changed();
         touched
     }
 
@@ -234,6 +273,10 @@ impl Endpoints {
             ));
         }
     }
+}
+
+fn digest(namespace: &str, pod: &str) -> u64 {
+    FxBuildHasher.hash_one((namespace, pod))
 }
 
 /// Why an ADD did not come through.

@@ -1,10 +1,13 @@
 //! The wanted table against the kernel's.
 //!
 //! What the table depends on has a version; a change moves the version on, and what the kernel holds is known as the version it was
-//! compiled from. The compiler keeps the wanted table, and says what changed in it. One transaction is under way at a time: changes in between are gathered into the next. Whenever the kernel's
-//! answer is not a plain yes, its table is read back and compared, so no guess about it ever lasts.
+//! compiled from. The compiler keeps the wanted table, and says what changed in it. One transaction is under way at a time: changes in
+//! between are gathered into the next. A large one is written in steps, so that the kernel is never busy with rules for long. Whenever
+//! the kernel's answer is not a plain yes, its table is read back and compared, so no guess about it ever lasts.
 
-use tortie_nft::Ruleset;
+use std::collections::VecDeque;
+
+use tortie_nft::{Ruleset, Transaction};
 use tortie_policy::{Compiler, Endpoint, Generation, Update};
 
 use crate::difference::describe;
@@ -19,12 +22,15 @@ const LONGEST_PAUSE: Millis = 30_000;
 const MOVE_COST: Millis = 100;
 const MOVE_CREDIT: Millis = 20 * MOVE_COST;
 
+/// What a transaction may weigh, see [`Transaction::batches`]: some thousand rules, which the kernel takes in a few milliseconds.
+const BATCH: usize = 4_000;
+
 /// What is under way.
 #[derive(Debug, PartialEq, Eq)]
 enum Io {
     Idle,
     Reading,
-    Applying { version: u64 },
+    Applying,
 }
 
 /// The kernel's table as last read or written.
@@ -44,6 +50,14 @@ pub(crate) struct Rules {
     version: u64,
     /// The version that the kernel holds; 0 is none.
     applied: u64,
+    /// The version that was compiled last, and the revision of the endpoints then.
+    compiled: u64,
+    compiled_for: Option<u64>,
+    /// What is to be written after the step that is under way, and the version that it makes.
+    steps: VecDeque<Transaction>,
+    steps_make: u64,
+    /// Whether a refusal left only some of the steps in the kernel.
+    half_written: bool,
     io: Io,
     read_wanted: bool,
     /// Whether this process has written, and so made the table its own.
@@ -54,6 +68,8 @@ pub(crate) struct Rules {
     error: Option<String>,
     credit: Millis,
     credit_at: Millis,
+    /// When the generation may move, if something was written that asks for it.
+    move_owed: Option<Millis>,
     moves: u64,
     /// The update that was written last, until the kernel has said yes: what it changed may or may not be there.
     unconfirmed: Option<Update>,
@@ -71,6 +87,11 @@ impl Rules {
             generation: Generation::seed(seed),
             version: 1,
             applied: 0,
+            compiled: 0,
+            compiled_for: None,
+            steps: VecDeque::new(),
+            steps_make: 0,
+            half_written: false,
             io: Io::Idle,
             read_wanted: true,
             claimed: false,
@@ -80,6 +101,7 @@ impl Rules {
             error: None,
             credit: MOVE_CREDIT,
             credit_at: 0,
+            move_owed: None,
             moves: 0,
             unconfirmed: None,
             suspect: None,
@@ -177,12 +199,13 @@ impl Rules {
     /// written. Before this process has written anything, whatever is there is an earlier run's.
     fn look_for_strangers(&mut self, found: &Ruleset, compiled: &Ruleset) {
         let by = self.suspect.take();
+        let half_written = std::mem::take(&mut self.half_written);
         let before = self.unconfirmed.take().map(|update| update.before(compiled));
         let written = match &self.kernel {
             Kernel::Compiled => compiled,
             Kernel::Other(other) => other,
         };
-        if self.claimed && found != written && before.as_ref() != Some(found) {
+        if self.claimed && !half_written && found != written && before.as_ref() != Some(found) {
             let text = describe(before.as_ref().unwrap_or(written), found);
             // Where there is nothing to write there is nothing to tell.
             if !text.is_empty() {
@@ -191,20 +214,36 @@ impl Rules {
         }
     }
 
-    /// Takes the answer to a transaction.
-    pub(crate) fn applied_with(&mut self, result: Result<(), String>, now: Millis) {
-        let Io::Applying { version } = std::mem::replace(&mut self.io, Io::Idle) else { return };
+    /// Whether a transaction is under way, or some of its steps are still to come.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.io == Io::Applying || !self.steps.is_empty()
+    }
+
+    /// Takes the answer to a transaction. Returns whether with that the kernel holds what was compiled last.
+    pub(crate) fn applied_with(&mut self, result: Result<(), String>, now: Millis) -> bool {
+        if self.io != Io::Applying {
+            return false;
+        }
+        self.io = Io::Idle;
         match result {
             Ok(()) => {
-                self.applied = version;
                 self.claimed = true;
-                self.unconfirmed = None;
                 self.failures = 0;
                 self.error = None;
+                if !self.steps.is_empty() {
+                    self.half_written = true;
+                    return false;
+                }
+                self.applied = self.steps_make;
+                self.half_written = false;
+                self.unconfirmed = None;
+                self.move_owed.is_none()
             }
             Err(reason) => {
+                self.steps.clear();
                 self.read_wanted = true;
                 self.failed(format!("nftables refused a change, the rules before it stay in force: {reason}"), now);
+                false
             }
         }
     }
@@ -221,19 +260,34 @@ impl Rules {
 
     /// When [`Rules::step`] has something to do although nothing happens.
     pub(crate) fn timeout(&self) -> Option<Millis> {
-        (self.io == Io::Idle && (self.read_wanted || self.applied < self.version)).then_some(self.not_before)
+        if self.io != Io::Idle || !(self.read_wanted || self.applied < self.version) {
+            return None;
+        }
+        // Where only the move of the generation is left to do, it waits for its time.
+        let at = self.move_owed.filter(|_| !self.read_wanted && self.is_written());
+        Some(self.not_before.max(at.unwrap_or_default()))
     }
 
-    /// The next step. Before `may_write` only a read.
+    /// Whether the kernel has all that was compiled, but perhaps for a move of the generation.
+    fn is_written(&self) -> bool {
+        self.compiled == self.version && self.steps.is_empty() && matches!(self.kernel, Kernel::Compiled)
+    }
+
+    /// The next step. Before `may_write` only a read. `endpoints` are asked for when their `revision` has moved on.
     pub(crate) fn step(
         &mut self,
         now: Millis,
         may_write: bool,
         compiler: &mut Compiler,
+        revision: u64,
         endpoints: impl FnOnce() -> Vec<Endpoint>,
     ) -> Option<Action> {
         if self.io != Io::Idle || now < self.not_before {
             return None;
+        }
+        if let Some(step) = self.steps.pop_front() {
+            self.io = Io::Applying;
+            return Some(Action::ApplyRules(step));
         }
         if self.read_wanted {
             self.read_wanted = false;
@@ -243,19 +297,38 @@ impl Rules {
         if !may_write || self.applied >= self.version {
             return None;
         }
-        let mut update = compiler.update(&endpoints(), self.generation);
+        if self.is_written() && self.move_owed.is_some_and(|at| now < at) {
+            return None;
+        }
+        let mut update = if self.compiled_for == Some(revision) {
+            compiler.follow(self.generation)
+        } else {
+            compiler.update(&endpoints(), self.generation)
+        };
+        self.compiled = self.version;
+        self.compiled_for = Some(revision);
         // A kernel that was not as compiled before is compared as a whole, whatever the compiler changed.
         if let Kernel::Other(kernel) = std::mem::replace(&mut self.kernel, Kernel::Compiled) {
             update = kernel.into();
         }
-        if update.tightens(compiler.table()) {
-            if !self.may_move(now) {
-                self.kernel = Kernel::Other(update.before(compiler.table()));
-                return None;
+        if self.move_owed.is_some() || update.tightens(compiler.table()) {
+            // What is denied from now on is denied to new flows at once. Those that are under way end with the move, and who waits for
+            // this version waits for that.
+            self.move_owed = self.move_at(now);
+            match self.move_owed {
+                None => {
+                    self.generation = compiler.next_generation(self.generation, &update);
+                    self.moves += 1;
+                    compiler.move_generation(self.generation, &mut update);
+                }
+                // The stamps of a table that was otherwise made may mean something else in this one.
+                Some(at) if !update.is_in_parts() => {
+                    self.not_before = at;
+                    self.kernel = Kernel::Other(update.before(compiler.table()));
+                    return None;
+                }
+                Some(_) => {}
             }
-            self.generation = compiler.next_generation(self.generation, &update);
-            self.moves += 1;
-            compiler.move_generation(self.generation, &mut update);
         }
         self.commit(update, compiler.table())
     }
@@ -263,27 +336,29 @@ impl Rules {
     /// Asks for what is to be written. If a refusal comes instead of a yes, the kernel is read before it is looked at again.
     fn commit(&mut self, update: Update, table: &Ruleset) -> Option<Action> {
         let transaction = update.transaction(table);
+        let makes = if self.move_owed.is_some() { self.applied } else { self.version };
         // A table that an earlier process left as it is wanted is only adopted.
         if self.claimed && transaction.commands.is_empty() {
-            self.applied = self.version;
+            self.applied = makes;
             self.failures = 0;
             self.error = None;
             return None;
         }
         self.unconfirmed = Some(update);
-        self.io = Io::Applying { version: self.version };
-        Some(Action::ApplyRules(transaction))
+        self.steps_make = makes;
+        self.steps = transaction.batches(BATCH).into();
+        self.io = Io::Applying;
+        Some(Action::ApplyRules(self.steps.pop_front().unwrap_or_default()))
     }
 
-    /// Whether the generation may move now; if not, when it may is the next timeout.
-    fn may_move(&mut self, now: Millis) -> bool {
+    /// When the generation may move, if not now; if now, that is counted.
+    fn move_at(&mut self, now: Millis) -> Option<Millis> {
         self.credit = (self.credit + now.saturating_sub(self.credit_at)).min(MOVE_CREDIT);
         self.credit_at = now;
         if self.credit < MOVE_COST {
-            self.not_before = now + (MOVE_COST - self.credit);
-            return false;
+            return Some(now + (MOVE_COST - self.credit));
         }
         self.credit -= MOVE_COST;
-        true
+        None
     }
 }

@@ -99,6 +99,11 @@ impl Update {
         }
     }
 
+    /// Whether all that changed is known by itself, and the rest of the table is as it was.
+    pub fn is_in_parts(&self) -> bool {
+        matches!(self.0, Kind::Parts(_))
+    }
+
     /// The transaction that makes the table before the change `now`.
     pub fn transaction(&self, now: &Ruleset) -> Transaction {
         match &self.0 {
