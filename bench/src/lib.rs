@@ -3,8 +3,13 @@
 //! Absolute times say little on a shared machine. Each benchmark therefore runs its subjects in turn, round by round, in one
 //! process, and what counts is the ratio to the lower bound of the same run.
 
+pub mod node;
+pub mod raw;
+
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -22,11 +27,16 @@ pub struct Row {
     pub median: f64,
     /// Fastest round, seconds.
     pub min: f64,
+    /// What nine rounds of ten stay within, seconds.
+    pub p90: f64,
+    /// What 99 rounds of 100 stay within, seconds.
+    pub p99: f64,
     /// Slowest round, seconds.
     pub max: f64,
     /// Median items a second.
     pub rate: f64,
-    /// Median of this subject's time over the lower bound's, round by round.
+    /// Median of this subject's time over the lower bound's, round by round; where they had different numbers of rounds, of their
+    /// medians.
     pub ratio: f64,
 }
 
@@ -70,18 +80,22 @@ impl Work {
         self.subjects
             .iter()
             .map(|(subject, times)| {
-                let times = seconds(times);
+                let mut times = seconds(times);
                 let ratios = times.iter().zip(&bound).map(|(time, bound)| time / bound).collect();
-                let middle = median(times.clone());
+                times.sort_by(f64::total_cmp);
+                let middle = quantile(&times, 50);
+                let ratio = if times.len() == bound.len() { median(ratios) } else { middle / median(bound.clone()) };
                 Row {
                     work: self.name.clone(),
                     subject: subject.clone(),
                     items: self.items,
                     median: middle,
-                    min: times.iter().copied().fold(f64::INFINITY, f64::min),
-                    max: times.iter().copied().fold(0.0, f64::max),
+                    min: quantile(&times, 0),
+                    p90: quantile(&times, 90),
+                    p99: quantile(&times, 99),
+                    max: quantile(&times, 100),
                     rate: precise(self.items) / middle,
-                    ratio: median(ratios),
+                    ratio,
                 }
             })
             .collect()
@@ -90,7 +104,13 @@ impl Work {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    quantile(&values, 50)
+}
+
+/// The value below which so many hundredths of the sorted values are.
+fn quantile(sorted: &[f64], percent: usize) -> f64 {
+    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
 fn precise(items: usize) -> f64 {
@@ -103,16 +123,17 @@ fn precise(items: usize) -> f64 {
 /// When the file cannot be written, or the arguments are wrong.
 pub fn report(rows: &[Row]) -> Result<(), String> {
     let mut text = String::new();
-    let _ = writeln!(text, "{:<34} {:<30} {:>12} {:>14} {:>7}", "work", "subject", "median ms", "items/s", "ratio");
+    let _ = writeln!(
+        text,
+        "{:<38} {:<30} {:>10} {:>10} {:>10} {:>10} {:>12} {:>7}",
+        "work", "subject", "median ms", "p90", "p99", "max", "items/s", "ratio"
+    );
     for row in rows {
+        let [median, p90, p99, max] = [row.median, row.p90, row.p99, row.max].map(|seconds| seconds * 1e3);
+        let (work, subject, rate, ratio) = (&row.work, &row.subject, row.rate, row.ratio);
         let _ = writeln!(
             text,
-            "{:<34} {:<30} {:>12.3} {:>14.0} {:>7.2}",
-            row.work,
-            row.subject,
-            row.median * 1e3,
-            row.rate,
-            row.ratio
+            "{work:<38} {subject:<30} {median:>10.3} {p90:>10.3} {p99:>10.3} {max:>10.3} {rate:>12.0} {ratio:>7.2}",
         );
     }
     print!("{text}");
@@ -137,4 +158,36 @@ pub fn peer(name: &str) -> Result<PathBuf, String> {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers/bin")), PathBuf::from);
     let path = directory.join(name);
     if path.exists() { Ok(path) } else { Err(format!("{} is missing: run `make peers`", path.display())) }
+}
+
+/// Has `nft -f` take a text.
+///
+/// # Errors
+/// When it is missing, or refuses.
+pub fn nft_load(text: &str) -> Result<(), String> {
+    let mut child = Command::new(peer("nft")?)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("nft does not start: {error}"))?;
+    let mut input = child.stdin.take().ok_or("nft has no input")?;
+    input.write_all(text.as_bytes()).map_err(|error| format!("nft does not listen: {error}"))?;
+    drop(input);
+    let status = child.wait().map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err("nft -f refused the text".into()) }
+}
+
+/// What this process has in memory, MiB, and the most that it had.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn memory() -> Result<(usize, usize), String> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|error| format!("/proc/self/status: {error}"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("a line is missing")?;
+        let kib = line.trim().trim_end_matches(" kB").parse::<usize>().map_err(|error| error.to_string())?;
+        Ok::<_, String>(kib / 1024)
+    };
+    let read = || Ok((field("VmRSS:")?, field("VmHWM:")?));
+    read().map_err(|error: String| format!("/proc/self/status: {error}"))
 }
