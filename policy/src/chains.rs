@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use serde::Serialize;
 use tortie_api::k8s::{LabelSelector, PolicyType, SelectorOperator};
 use tortie_nft::{
     Chain, CtStates, Direction, Family, Field, Key, KeyType, Match, Op, Rule, Ruleset, Set, Side, Statement, Value,
@@ -18,8 +20,9 @@ use tortie_nft::{
 use crate::class::{Access, Named};
 use crate::cluster::{Cluster, PodState};
 use crate::followed::{Followed, Whom};
-use crate::frame::{OK_EGRESS, OK_INGRESS};
+use crate::frame::{OK_EGRESS, OK_INGRESS, REJECT};
 use crate::names::Names;
+use crate::options::DenyAction;
 use crate::peers::{NamespaceScope, Peers, PodPeer, Resolver};
 use crate::ports::Segment;
 
@@ -40,6 +43,15 @@ pub(crate) fn drop(matches: Vec<Match>, why: &str) -> Rule {
         statements: vec![Statement::Counter, Statement::Verdict(Verdict::Drop)],
         comment: Some(comment(why)),
     }
+}
+
+/// Denies, by dropping or as [`REJECT`] does, and says why.
+pub(crate) fn deny(action: DenyAction, matches: Vec<Match>, why: &str) -> Rule {
+    let mut rule = drop(matches, why);
+    if action == DenyAction::Reject {
+        rule.statements = vec![Statement::Counter, Statement::Verdict(Verdict::Goto(REJECT.to_owned()))];
+    }
+    rule
 }
 
 /// `field @set`, or with [`Op::Ne`] its contrary.
@@ -104,6 +116,7 @@ fn allowed(policy: PolicyType) -> Verdict {
 /// Writes chains, sets and maps into a ruleset, each named after its content and there once.
 #[derive(Debug)]
 pub(crate) struct Builder<'a> {
+    deny: DenyAction,
     pub(crate) resolver: Resolver<'a>,
     pub(crate) ruleset: Ruleset,
     pub(crate) names: Names,
@@ -117,9 +130,9 @@ pub(crate) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// One that writes into this ruleset.
-    pub(crate) fn new(cluster: &'a Cluster, ruleset: Ruleset, names: Names) -> Self {
+    pub(crate) fn new(cluster: &'a Cluster, ruleset: Ruleset, names: Names, deny: DenyAction) -> Self {
         let (used, followed, peers) = (BTreeSet::new(), Vec::new(), Arc::default());
-        Self { resolver: Resolver::new(cluster), ruleset, names, used, followed, peers }
+        Self { deny, resolver: Resolver::new(cluster), ruleset, names, used, followed, peers }
     }
 }
 
@@ -136,8 +149,9 @@ impl Builder<'_> {
         let reply = self.body(View { policy, direction: Direction::Reply }, access);
         let name = self.names.name(prefix(policy), &(&original, &reply, why));
         let twin = format!("{name}_r");
+        let action = self.deny;
         let with_drop = |mut rules: Vec<Rule>| {
-            rules.push(drop(Vec::new(), why));
+            rules.push(deny(action, Vec::new(), why));
             rules
         };
         self.chain(&name, || {
@@ -158,9 +172,21 @@ impl Builder<'_> {
 
     /// The chain of endpoints that nothing may pass in this direction.
     pub(crate) fn closed(&mut self, policy: PolicyType, why: &str) -> String {
-        let rules = vec![drop(Vec::new(), why)];
+        let rules = vec![deny(self.deny, Vec::new(), why)];
         let name = self.names.name(prefix(policy), &rules);
         self.chain(&name, || rules);
+        name
+    }
+
+    /// A chain that is named after `content`. Returns its name.
+    pub(crate) fn own_chain<T: Serialize>(
+        &mut self,
+        prefix: &str,
+        content: &T,
+        rules: impl FnOnce() -> Vec<Rule>,
+    ) -> String {
+        let name = self.names.name(prefix, content);
+        self.chain(&name, rules);
         name
     }
 
@@ -265,9 +291,14 @@ impl Builder<'_> {
 
     /// The interval set of the peers' blocks of one family; `None` if there is nothing in it.
     fn net_set(&mut self, peers: &Peers, family: Family) -> Option<String> {
+        self.range_set(&peers.ranges(), family)
+    }
+
+    /// The interval set of what of these blocks, each less its exceptions, is of one family; `None` if there is nothing in it.
+    pub(crate) fn range_set(&mut self, ranges: &[(IpNet, Vec<IpNet>)], family: Family) -> Option<String> {
         let (prefix, key, elements) = match family {
-            Family::V4 => ("n4_", KeyType::Ipv4Addr, intervals::union_v4(&peers.ranges())),
-            Family::V6 => ("n6_", KeyType::Ipv6Addr, intervals::union_v6(&peers.ranges())),
+            Family::V4 => ("n4_", KeyType::Ipv4Addr, intervals::union_v4(ranges)),
+            Family::V6 => ("n6_", KeyType::Ipv6Addr, intervals::union_v6(ranges)),
         };
         if elements.is_empty() {
             return None;

@@ -55,12 +55,24 @@ impl Change {
         if set.elements.contains(&key) == present {
             return;
         }
-        let before = &mut self.before.sets.entry(name.to_owned()).or_insert_with(|| shell(set)).elements;
-        let after = &mut self.after.sets.entry(name.to_owned()).or_insert_with(|| shell(set)).elements;
-        let (here, there) = if present { (after, before) } else { (before, after) };
-        // What came and went within one change never was.
-        if !there.remove(&key) {
-            here.insert(key.clone());
+        match self.after.sets.get_mut(name) {
+            // The set came with this change, and so has nothing from before.
+            Some(after) if !self.before.sets.contains_key(name) => {
+                if present {
+                    after.elements.insert(key.clone());
+                } else {
+                    after.elements.remove(&key);
+                }
+            }
+            _ => {
+                let before = &mut self.before.sets.entry(name.to_owned()).or_insert_with(|| shell(set)).elements;
+                let after = &mut self.after.sets.entry(name.to_owned()).or_insert_with(|| shell(set)).elements;
+                let (here, there) = if present { (after, before) } else { (before, after) };
+                // What came and went within one change never was.
+                if !there.remove(&key) {
+                    here.insert(key.clone());
+                }
+            }
         }
         if present {
             set.elements.insert(key);
@@ -74,6 +86,16 @@ impl Change {
         let Some(map) = table.maps.get_mut(name) else { return };
         let old = map.elements.get(key).cloned();
         if old == verdict {
+            return;
+        }
+        if let Some(after) = self.after.maps.get_mut(name).filter(|_| !self.before.maps.contains_key(name)) {
+            // The map came with this change, and so has nothing from before.
+            for elements in [&mut after.elements, &mut map.elements] {
+                match &verdict {
+                    Some(verdict) => drop(elements.insert(key.clone(), verdict.clone())),
+                    None => drop(elements.remove(key)),
+                }
+            }
             return;
         }
         let before = self.before.maps.entry(name.to_owned()).or_insert_with(|| map_shell(map));
@@ -112,20 +134,27 @@ impl Change {
 
     /// Takes the chain, set or map of this name out of the table.
     pub(crate) fn gone(&mut self, table: &mut Ruleset, name: &str) {
-        if let Some(chain) = table.chains.remove(name) {
+        // Where there is something after the change and nothing before it, it came with the change, and so never was.
+        if let Some(chain) = table.chains.remove(name)
+            && self.after.chains.remove(name).is_none()
+        {
             self.before.chains.insert(name.to_owned(), chain);
         }
         if let Some(mut set) = table.sets.remove(name) {
-            if let Some(added) = self.after.sets.remove(name) {
-                set.elements.retain(|key| !added.elements.contains(key));
+            let (removed, added) = (self.before.sets.remove(name), self.after.sets.remove(name));
+            if added.is_none() || removed.is_some() {
+                set.elements.retain(|key| !added.as_ref().is_some_and(|added| added.elements.contains(key)));
+                set.elements.extend(removed.into_iter().flat_map(|removed| removed.elements));
+                self.before.sets.insert(name.to_owned(), set);
             }
-            if let Some(removed) = self.before.sets.remove(name) {
-                set.elements.extend(removed.elements);
-            }
-            self.before.sets.insert(name.to_owned(), set);
         }
-        if let Some(map) = table.maps.remove(name) {
-            self.before.maps.insert(name.to_owned(), map);
+        if let Some(mut map) = table.maps.remove(name) {
+            let (removed, added) = (self.before.maps.remove(name), self.after.maps.remove(name));
+            if added.is_none() || removed.is_some() {
+                map.elements.retain(|key, _| !added.as_ref().is_some_and(|added| added.elements.contains_key(key)));
+                map.elements.extend(removed.into_iter().flat_map(|removed| removed.elements));
+                self.before.maps.insert(name.to_owned(), map);
+            }
         }
     }
 }

@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tortie_api::k8s::{NetworkPolicy, NetworkPolicySpec, Node, Pod, PolicyType, Protocol};
+use ipnet::IpNet;
+use tortie_api::k8s::{NetworkPolicy, NetworkPolicySpec, Pod, PolicyType, Protocol};
 use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::intern::{Id, Interner};
+use crate::special::Special;
 use crate::touched::{Changes, Seen, Touched};
 
 /// The label that the API server sets on each namespace: its name.
@@ -82,7 +84,19 @@ pub struct Cluster {
     ports: Interner<Vec<PodPort>>,
     by_address: BTreeMap<IpAddr, BTreeSet<PodId>>,
     nodes: BTreeMap<Box<str>, Vec<IpAddr>>,
+    pools: BTreeMap<Box<str>, Pool>,
+    /// The few pods that have something special.
+    special: BTreeMap<PodId, Box<Special>>,
     touched: Touched,
+}
+
+/// What is known of an IPPool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pool {
+    /// Its range.
+    pub(crate) cidr: IpNet,
+    /// Whether what leaves all pools from it is translated.
+    pub(crate) nat_outgoing: bool,
 }
 
 impl Cluster {
@@ -95,9 +109,10 @@ impl Cluster {
             }
             Object::Pod(pod) => self.set_pod(pod),
             Object::NetworkPolicy(policy) => self.set_policy(policy),
-            Object::Node(node) => {
-                self.set_node(node);
-                false
+            Object::Node(node) => self.set_node(&node.metadata.name, Some(&node.internal_ips())),
+            Object::IpPool(pool) => {
+                let state = Pool { cidr: pool.spec.cidr, nat_outgoing: pool.spec.nat_outgoing };
+                self.set_pool(&pool.metadata.name, Some(state))
             }
             _ => false,
         }
@@ -120,10 +135,8 @@ impl Cluster {
                 self.forget_namespace_if_empty(namespace);
                 removed
             }
-            Kind::Node => {
-                self.nodes.remove(key.name.as_str());
-                false
-            }
+            Kind::Node => self.set_node(&key.name, None),
+            Kind::IpPool => self.set_pool(&key.name, None),
             _ => false,
         }
     }
@@ -229,14 +242,16 @@ impl Cluster {
             host_network: pod.spec.host_network,
         };
         let old = self.pod_id(namespace, &new.name).and_then(|id| self.pods[id as usize].clone());
+        let special = Special::of(pod);
+        let same_special = self.special(namespace, &new.name) == special.as_deref();
         let relevant = match &old {
             Some(old) if old.endpoint && new.endpoint => {
-                (old.labels, old.ports, &old.ips) != (new.labels, new.ports, &new.ips)
+                (old.labels, old.ports, &old.ips) != (new.labels, new.ports, &new.ips) || !same_special
             }
             Some(old) => old.endpoint || new.endpoint,
             None => new.endpoint,
         };
-        if old.as_ref() == Some(&new) {
+        if old.as_ref() == Some(&new) && same_special {
             self.labels.release(new.labels);
             self.ports.release(new.ports);
             return false;
@@ -264,6 +279,7 @@ impl Cluster {
             state.groups.entry(new.labels).or_default().insert(id);
         }
         self.pods[id as usize] = Some(new);
+        self.special.extend(special.map(|special| (id, special)));
         relevant
     }
 
@@ -286,6 +302,7 @@ impl Cluster {
         let Some(id) = state.pods.remove(name) else { return false };
         let Some(pod) = self.pods[id as usize].take() else { return false };
         self.free_pods.push(id);
+        self.special.remove(&id);
         if let Some(group) = state.groups.get_mut(&pod.labels) {
             group.remove(&id);
             if group.is_empty() {
@@ -305,8 +322,30 @@ impl Cluster {
         pod.endpoint
     }
 
-    fn set_node(&mut self, node: &Node) {
-        self.nodes.insert(node.metadata.name.as_str().into(), node.internal_ips());
+    fn set_node(&mut self, name: &str, addresses: Option<&[IpAddr]>) -> bool {
+        let old = match addresses {
+            Some(new) => self.nodes.insert(name.into(), new.to_vec()),
+            None => self.nodes.remove(name),
+        };
+        // Only what is not to be translated depends on them.
+        let relevant = old.as_deref() != addresses && self.pools.values().any(|pool| pool.nat_outgoing);
+        if relevant {
+            self.touched.note(|changes| changes.frame = true);
+        }
+        relevant
+    }
+
+    fn set_pool(&mut self, name: &str, pool: Option<Pool>) -> bool {
+        let old = match pool {
+            Some(new) => self.pools.insert(name.into(), new),
+            None => self.pools.remove(name),
+        };
+        let asks = |pool: &Pool| pool.nat_outgoing;
+        let relevant = old != pool && (old.as_ref().is_some_and(asks) || self.pools.values().any(asks));
+        if relevant {
+            self.touched.note(|changes| changes.frame = true);
+        }
+        relevant
     }
 
     /// The pod of that name, whether an endpoint or not.
@@ -362,6 +401,24 @@ impl Cluster {
     /// The node that has this address.
     pub(crate) fn node_at(&self, address: IpAddr) -> Option<&str> {
         self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| &**name)
+    }
+
+    /// The IPPools, in the order of their names.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.values()
+    }
+
+    /// The addresses of all nodes.
+    pub(crate) fn all_node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nodes.values().flatten().copied()
+    }
+
+    /// What is special about a pod.
+    pub(crate) fn special(&self, namespace: &str, pod: &str) -> Option<&Special> {
+        if self.special.is_empty() {
+            return None;
+        }
+        self.special.get(&self.pod_id(namespace, pod)?).map(|special| &**special)
     }
 
     /// The addresses of a node.

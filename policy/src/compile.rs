@@ -11,12 +11,13 @@ use tortie_nft::{Ruleset, Value, Verdict};
 use crate::chains::Builder;
 use crate::class::{Access, Policy, names_ports};
 use crate::cluster::{Cluster, PodPort, PodState};
-use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
+use crate::frame::{EGRESS_CLASS, Frame, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
 use crate::governors::{Governors, Group};
 use crate::intern::Id;
 use crate::names::Names;
 use crate::options::CompileOptions;
+use crate::special::write_special;
 
 /// A pod's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,9 +37,12 @@ pub struct Endpoint {
 /// Equal arguments make equal rulesets, whatever the order in which the cluster learned of its resources. An endpoint whose pod
 /// has no document, or has ended, may neither send nor receive: nobody can say yet which policies are meant for it.
 pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation, options: &CompileOptions) -> Ruleset {
+    let limited = endpoints.iter().any(|endpoint| is_limited(cluster, endpoint));
+    let frame = frame(generation, Frame { cluster, options, limited });
     let mut compilation = Compilation {
         cluster,
-        builder: Builder::new(cluster, frame(generation, options), Names::default()),
+        options,
+        builder: Builder::new(cluster, frame, Names::default(), options.deny_action),
         governors: Governors::new(cluster),
         governed: FxHashMap::default(),
         classes: FxHashMap::default(),
@@ -55,8 +59,14 @@ pub(crate) const UNKNOWN: &str = "the pod is not known, or has ended";
 /// What decides a class: direction, group, and the pod's ports where policies call them by name.
 type ClassKey = (PolicyType, Group, Option<Id>);
 
+/// Whether the endpoint's pod has limits of packets or connections.
+fn is_limited(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    cluster.special(&endpoint.namespace, &endpoint.pod).is_some_and(|special| !special.limits.is_none())
+}
+
 struct Compilation<'a> {
     cluster: &'a Cluster,
+    options: &'a CompileOptions,
     builder: Builder<'a>,
     governors: Governors<'a>,
     governed: FxHashMap<Group, Rc<[Policy<'a>]>>,
@@ -74,6 +84,11 @@ impl<'a> Compilation<'a> {
             };
             if let Some(map) = self.builder.ruleset.maps.get_mut(map) {
                 map.elements.insert(vec![name()], Verdict::Goto(class));
+            }
+        }
+        for (map, verdict) in write_special(&mut self.builder, endpoint, self.options) {
+            if let Some(map) = self.builder.ruleset.maps.get_mut(map) {
+                map.elements.insert(vec![name()], verdict);
             }
         }
         let mut insert = |set: &str, key| {

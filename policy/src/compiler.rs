@@ -23,12 +23,16 @@ use crate::class::Policy;
 use crate::cluster::Cluster;
 use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
 use crate::followed::Following;
-use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
+use crate::frame::{
+    EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
+};
 use crate::generation::Generation;
+use crate::marks::MarkMask;
 use crate::governors::{Governors, Group};
 use crate::intern::{Id, Interner};
 use crate::names::Names;
 use crate::options::CompileOptions;
+use crate::special::write_special;
 use crate::tightens::{change_tightens, tightens};
 use crate::touched::{Changes, Name};
 
@@ -45,12 +49,26 @@ struct Class {
     uses: Box<[Id]>,
 }
 
+/// What is special about an endpoint: the elements for its interface, and the numbers of all that they use.
+#[derive(Debug)]
+struct Own {
+    elements: Vec<(&'static str, Verdict)>,
+    uses: Box<[Id]>,
+}
+
 /// A cluster, and the table of a node in it.
 #[derive(Debug)]
 pub struct Compiler {
     cluster: Cluster,
     options: CompileOptions,
     state: State,
+}
+
+/// What a table is made from.
+#[derive(Debug, Clone, Copy)]
+struct Context<'a> {
+    cluster: &'a Cluster,
+    options: &'a CompileOptions,
 }
 
 /// The table, and where its parts come from.
@@ -66,6 +84,10 @@ struct State {
     classes: FxHashMap<ClassKey, Class>,
     /// The endpoints, each with its class in both directions.
     endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,
+    /// The few endpoints that have something special.
+    own: BTreeMap<Endpoint, Own>,
+    /// Whether any of them has limits, so that the frame has what leads to these.
+    limited: bool,
     /// Whether endpoints share an interface: then the last of them counts, and one cannot be taken away by itself.
     ambiguous: bool,
 }
@@ -151,8 +173,21 @@ impl Compiler {
 
     /// How many selections of peers, and of ports by name, the table follows: each is a set.
     pub fn selections(&self) -> usize {
-        let fixed = self.state.generation.map_or(0, |generation| frame(generation, &self.options).sets.len());
+        let context = Context { cluster: &self.cluster, options: &self.options };
+        let fixed = self.state.generation.map_or(0, |generation| self.state.frame(context, generation).sets.len());
         self.state.table.sets.len().saturating_sub(fixed)
+    }
+
+    /// What an operator should know of the annotations of this node's pods, one sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let special = |endpoint: &Endpoint| self.cluster.special(&endpoint.namespace, &endpoint.pod);
+        let endpoints = self.state.endpoints.keys();
+        endpoints.filter_map(|endpoint| Some(special(endpoint)?.problems(endpoint, &self.options))).flatten().collect()
+    }
+
+    /// The bits of the ct mark that its tables use.
+    pub const fn mark_mask(&self) -> MarkMask {
+        self.options.mark_mask
     }
 
     /// Sets what does not depend on the cluster. If that is news, the next update compiles everything anew.
@@ -171,7 +206,8 @@ impl Compiler {
         let changes = self.cluster.take_changes();
         if let Some(changes) = changes.filter(|_| !ambiguous && self.is_short_way()) {
             let mut change = Change::default();
-            let dirty = self.state.refresh(&self.cluster, &self.options, generation, &changes, &mut change);
+            let context = Context { cluster: &self.cluster, options: &self.options };
+            let dirty = self.state.refresh(context, generation, &changes, &mut change);
             let leaving: Vec<Endpoint> =
                 self.state.endpoints.keys().filter(|endpoint| !wanted.contains(endpoint)).cloned().collect();
             let due = wanted.into_iter().filter(|endpoint| {
@@ -180,7 +216,7 @@ impl Compiler {
                     || is_touched(endpoint, &changes.pods)
             });
             let due: Vec<Endpoint> = due.cloned().collect();
-            self.state.assign(&self.cluster, &due, &leaving, &dirty, &mut change);
+            self.state.assign(context, &due, &leaving, &dirty, &mut change);
             return Update(Kind::Parts(change));
         }
         self.anew(&wanted.into_iter().cloned().collect::<Vec<_>>(), ambiguous, generation)
@@ -191,7 +227,8 @@ impl Compiler {
         let changes = self.cluster.take_changes();
         if let Some(changes) = changes.filter(|_| self.is_short_way()) {
             let mut change = Change::default();
-            let dirty = self.state.refresh(&self.cluster, &self.options, generation, &changes, &mut change);
+            let context = Context { cluster: &self.cluster, options: &self.options };
+            let dirty = self.state.refresh(context, generation, &changes, &mut change);
             let mut due: Vec<Endpoint> =
                 changes.pods.iter().flat_map(|pod| self.state.endpoints_of(pod)).map(|(pod, _)| pod.clone()).collect();
             if !dirty.is_empty() {
@@ -201,7 +238,7 @@ impl Compiler {
                 due.sort();
                 due.dedup();
             }
-            self.state.assign(&self.cluster, &due, &[], &dirty, &mut change);
+            self.state.assign(context, &due, &[], &dirty, &mut change);
             return Update(Kind::Parts(change));
         }
         let endpoints: Vec<Endpoint> = self.state.endpoints.keys().cloned().collect();
@@ -216,10 +253,11 @@ impl Compiler {
     /// Compiles everything.
     fn anew(&mut self, endpoints: &[Endpoint], ambiguous: bool, generation: Generation) -> Update {
         let before = std::mem::take(&mut self.state).table;
-        self.state.table = frame(generation, &self.options);
+        let context = Context { cluster: &self.cluster, options: &self.options };
+        self.state.table = self.state.frame(context, generation);
         self.state.generation = Some(generation);
         self.state.ambiguous = ambiguous;
-        self.state.assign(&self.cluster, endpoints, &[], &FxHashSet::default(), &mut Change::default());
+        self.state.assign(context, endpoints, &[], &FxHashSet::default(), &mut Change::default());
         Update(Kind::Anew(Box::new(before)))
     }
 
@@ -240,7 +278,8 @@ impl Compiler {
             Kind::Anew(_) => &mut change,
         };
         self.state.generation = Some(generation);
-        self.state.set_frame(frame(generation, &self.options), recorded);
+        let context = Context { cluster: &self.cluster, options: &self.options };
+        self.state.set_frame(self.state.frame(context, generation), recorded);
     }
 }
 
@@ -248,21 +287,31 @@ impl State {
     /// Brings up to date what does not depend on which endpoints there are. Returns the groups whose policies changed.
     fn refresh(
         &mut self,
-        cluster: &Cluster,
-        options: &CompileOptions,
+        context: Context<'_>,
         generation: Generation,
         changes: &Changes,
         change: &mut Change,
     ) -> FxHashSet<Group> {
         if self.generation.replace(generation) != Some(generation) || changes.frame {
-            self.set_frame(frame(generation, options), change);
+            self.set_frame(self.frame(context, generation), change);
         }
-        self.follow(cluster, changes, change);
-        self.govern(cluster, changes)
+        self.follow(context.cluster, changes, change);
+        self.govern(context.cluster, changes)
     }
 
-    /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has. The two have sets and maps of the same names.
+    /// The frame for the endpoints that there are.
+    fn frame(&self, Context { cluster, options }: Context<'_>, generation: Generation) -> Ruleset {
+        frame(generation, Frame { cluster, options, limited: self.limited })
+    }
+
+    /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has.
     fn set_frame(&mut self, wanted: Ruleset, change: &mut Change) {
+        let stays = |name: &str| {
+            wanted.chains.contains_key(name) || wanted.sets.contains_key(name) || wanted.maps.contains_key(name)
+        };
+        for name in optional().filter(|name| !stays(name)) {
+            change.gone(&mut self.table, name);
+        }
         for (name, chain) in wanted.chains {
             if self.table.chains.get(&name) != Some(&chain) {
                 // What a change has from before it stays.
@@ -272,7 +321,18 @@ impl State {
                 change.after.chains.insert(name, chain);
             }
         }
+        for (name, map) in wanted.maps {
+            if !self.table.maps.contains_key(&name) {
+                self.table.maps.insert(name.clone(), map);
+                change.came(&self.table, &name);
+            }
+        }
         for (name, set) in wanted.sets.into_iter().filter(|(name, _)| !is_filled_by_endpoints(name)) {
+            if !self.table.sets.contains_key(&name) {
+                self.table.sets.insert(name.clone(), set);
+                change.came(&self.table, &name);
+                continue;
+            }
             let old = self.table.sets.get(&name).map(|old| old.elements.clone()).unwrap_or_default();
             for key in old.difference(&set.elements) {
                 change.set_element(&mut self.table, &name, key.clone(), false);
@@ -369,7 +429,7 @@ impl State {
     /// that are of dirty groups.
     fn assign(
         &mut self,
-        cluster: &Cluster,
+        context: Context<'_>,
         due: &[Endpoint],
         leaving: &[Endpoint],
         dirty: &FxHashSet<Group>,
@@ -384,13 +444,13 @@ impl State {
             self.endpoints.remove(endpoint);
             self.forget(endpoint, change);
         }
-        self.classify(cluster, due, change);
+        self.classify(context, due, change);
         let in_use: FxHashSet<&ClassKey> = self.endpoints.values().flatten().collect();
         stale.extend(self.classes.extract_if(|key, _| !in_use.contains(key)).map(|(_, class)| class));
         let groups: FxHashSet<&Group> = in_use.iter().filter_map(|key| key.1.as_ref()).collect();
         self.governed.retain(|group, _| groups.contains(group));
         for class in stale {
-            self.release(&class, change);
+            self.release(&class.uses, change);
         }
     }
 
@@ -400,7 +460,37 @@ impl State {
         for (_, map) in DIRECTIONS {
             change.map_element(&mut self.table, map, &vec![name()], None);
         }
+        let old = self.own.remove(endpoint);
+        self.replace_own(endpoint, old, change);
         self.set_addresses(endpoint, false, change);
+    }
+
+    /// Makes the elements of what is special about an endpoint those that it has now, and lets go of what it had.
+    fn replace_own(&mut self, endpoint: &Endpoint, old: Option<Own>, change: &mut Change) {
+        let interface = vec![Value::IfName(endpoint.interface.clone())];
+        let new = self.own.get(endpoint).map_or(&[][..], |own| &own.elements);
+        for (map, _) in old.iter().flat_map(|old| &old.elements) {
+            if !new.iter().any(|(stays, _)| stays == map) {
+                change.map_element(&mut self.table, map, &interface, None);
+            }
+        }
+        for (map, verdict) in new {
+            change.map_element(&mut self.table, map, &interface, Some(verdict.clone()));
+        }
+        if let Some(old) = old {
+            self.release(&old.uses, change);
+        }
+    }
+
+    /// Gives the frame what leads to limits, or takes it away, as the endpoints have them.
+    fn lead_to_limits(&mut self, context: Context<'_>, change: &mut Change) {
+        let is_limit = |(map, _): &(&str, Verdict)| matches!(*map, LIMIT_EGRESS | LIMIT_INGRESS);
+        let limited = self.own.values().any(|own| own.elements.iter().any(is_limit));
+        if std::mem::replace(&mut self.limited, limited) != limited
+            && let Some(generation) = self.generation
+        {
+            self.set_frame(self.frame(context, generation), change);
+        }
     }
 
     fn set_addresses(&mut self, endpoint: &Endpoint, present: bool, change: &mut Change) {
@@ -413,15 +503,23 @@ impl State {
     }
 
     /// Gives these endpoints their classes, writing those that are not there.
-    fn classify(&mut self, cluster: &Cluster, endpoints: &[Endpoint], change: &mut Change) {
-        let mut builder = Builder::new(cluster, std::mem::take(&mut self.table), std::mem::take(&mut self.names));
+    fn classify(&mut self, context: Context<'_>, endpoints: &[Endpoint], change: &mut Change) {
+        let Context { cluster, options } = context;
+        let (table, names) = (std::mem::take(&mut self.table), std::mem::take(&mut self.names));
+        let mut builder = Builder::new(cluster, table, names, options.deny_action);
         let mut governors = Governors::new(cluster);
         let mut came = Vec::new();
         let mut assigned = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let keys = DIRECTIONS
                 .map(|(direction, _)| self.class(&mut builder, &mut governors, endpoint, direction, &mut came));
-            assigned.push((endpoint, keys));
+            let elements = write_special(&mut builder, endpoint, options);
+            let uses = self.hold_used(&mut builder, &mut came);
+            let old = self.own.remove(endpoint);
+            if !elements.is_empty() {
+                self.own.insert(endpoint.clone(), Own { elements, uses });
+            }
+            assigned.push((endpoint, keys, old));
         }
         let Builder { ruleset, names, followed, .. } = builder;
         self.names = names;
@@ -434,12 +532,14 @@ impl State {
         for name in came {
             change.came(&self.table, &name);
         }
-        for (endpoint, keys) in assigned {
+        self.lead_to_limits(context, change);
+        for (endpoint, keys, old) in assigned {
             for ((_, map), key) in DIRECTIONS.iter().zip(&keys) {
                 let verdict = self.classes.get(key).map(|class| Verdict::Goto(class.name.clone()));
                 let interface = vec![Value::IfName(endpoint.interface.clone())];
                 change.map_element(&mut self.table, map, &interface, verdict);
             }
+            self.replace_own(endpoint, old, change);
             self.set_addresses(endpoint, true, change);
             self.endpoints.insert(endpoint.clone(), keys);
         }
@@ -484,6 +584,12 @@ impl State {
 
     /// Keeps a class that was just written, and all that it uses.
     fn hold(&mut self, key: &ClassKey, name: String, builder: &mut Builder<'_>, came: &mut Vec<String>) {
+        let uses = self.hold_used(builder, came);
+        self.classes.insert(key.clone(), Class { name, uses });
+    }
+
+    /// Keeps all that was asked for of the builder since the last time.
+    fn hold_used(&mut self, builder: &mut Builder<'_>, came: &mut Vec<String>) -> Box<[Id]> {
         let uses = std::mem::take(&mut builder.used).into_iter().map(|name| {
             let (id, new) = self.parts.hold_or_add(name.as_str());
             if new {
@@ -491,13 +597,12 @@ impl State {
             }
             id
         });
-        let uses = uses.collect();
-        self.classes.insert(key.clone(), Class { name, uses });
+        uses.collect()
     }
 
-    /// Lets a class go, and all that only it used.
-    fn release(&mut self, class: &Class, change: &mut Change) {
-        for &part in &class.uses {
+    /// Lets parts go that a class or an endpoint used, and of these all that nobody else does.
+    fn release(&mut self, uses: &[Id], change: &mut Change) {
+        for &part in uses {
             if let Some(name) = self.parts.release(part) {
                 self.following.remove(part);
                 self.names.forget(&name);

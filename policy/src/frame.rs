@@ -5,7 +5,17 @@
 //! forward       0   egress          the source's egress class     -> ok_egress:  the flow is pending
 //! forward       1   ingress         the destination's ingress class -> ok_ingress: a pending flow is stamped
 //! input         0   to_host         pod to its own node: the pod's egress class -> ok_egress
-//! input         1   to_host_stamp   what to_host let through -> ok_ingress
+//! input         1   to_host_stamp   what to_host let through: defaultEndpointToHostAction -> ok_ingress
+//! ```
+//!
+//! and, where settings, pools or annotations ask for them:
+//!
+//! ```text
+//! forward       2   service_loop    to a service address that nobody translated
+//! forward       3   limits          packet rates and connection counts; of what policies allow, so that the denied uses up nothing
+//! input         3   limits_to_host
+//! output        3   limits_from_host
+//! postrouting 100   nat_outgoing    from a pool to outside all pools
 //! ```
 //!
 //! Traffic that is not a pod's leaves each chain first, then established and related flows with a live stamp. What is left is
@@ -21,15 +31,20 @@
 //! A verdict that allows ends in `accept`. The stamps themselves are in chains of their own that hold nothing else, because a new
 //! generation writes these anew, and a rule without verdict costs no validation of the table.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, Rule, Ruleset, Set, Side,
-    Statement, Value, Verdict, VerdictMap,
+    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule, Ruleset, Set,
+    Side, Statement, Value, Verdict, VerdictMap,
 };
 
-use crate::chains::{ct_state, drop, in_set, rule, verdict};
+use crate::chains::{ct_state, deny, drop, in_set, rule, verdict};
+use crate::cluster::Cluster;
 use crate::generation::{Generation, LIVE_SET, PENDING_SET};
 use crate::marks::MarkMask;
-use crate::options::CompileOptions;
+use crate::nat::{NAT, NAT_SETS, add_nat};
+use crate::options::{CompileOptions, DenyAction, EndpointToHost, ServiceLoop};
+use crate::services::{SERVICE_LOOP, SERVICE_SETS, UNSERVED, add_service_loop};
 
 /// The chain for what a source's egress allows.
 pub(crate) const OK_EGRESS: &str = "ok_egress";
@@ -49,61 +64,74 @@ pub(crate) const OWN4: &str = "own4";
 pub(crate) const OWN6: &str = "own6";
 /// The set of each pod's interface twice: from it and back to it.
 pub(crate) const SELF: &str = "self";
+/// The chain that tells a sender that its packet is denied.
+pub(crate) const REJECT: &str = "reject";
+/// The map from a pod's interface to the limits of what it sends.
+pub(crate) const LIMIT_EGRESS: &str = "limit_egress";
+/// The map from a pod's interface to the limits of what it is sent.
+pub(crate) const LIMIT_INGRESS: &str = "limit_ingress";
+/// The map from a pod's interface to the chain of sources that it may use beside its own addresses.
+pub(crate) const MORE_SOURCES: &str = "more_sources";
+/// The base chains of limits.
+const LIMITS: [&str; 3] = ["limits", "limits_to_host", "limits_from_host"];
 
 const ICMP: u8 = 1;
 const IPIP: u8 = 4;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
+const LISTENER_QUERY: u8 = 130;
+const LISTENER_REPORT: u8 = 131;
+const LISTENER_DONE: u8 = 132;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
+/// What the frame depends on besides the generation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) options: &'a CompileOptions,
+    /// Whether any endpoint has limits.
+    pub(crate) limited: bool,
+}
+
 /// The table of a node without endpoints.
-pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset {
+pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }: Frame<'_>) -> Ruleset {
     let mask = options.mark_mask;
-    let pods = Pods { prefix: &options.interface_prefix, mask };
+    let pods = Pods { prefix: &options.interface_prefix, mask, deny: options.deny_action };
     let mut frame = Ruleset::default();
-    let sets = [
-        (OWN4, vec![KeyType::IfName, KeyType::Ipv4Addr], "each pod's own addresses"),
-        (OWN6, vec![KeyType::IfName, KeyType::Ipv6Addr], "each pod's own addresses"),
-        (SELF, vec![KeyType::IfName, KeyType::IfName], "pods reach themselves, also by a Service"),
-        (LIVE_SET, vec![KeyType::Mark], "the generation whose stamps count"),
-        (PENDING_SET, vec![KeyType::Mark], "the stamp of flows whose egress is allowed"),
-    ];
-    for (name, key, comment) in sets {
-        let elements = match name {
-            LIVE_SET => [vec![Value::Mark(generation.live_mark(mask))]].into(),
-            PENDING_SET => [vec![Value::Mark(generation.pending_mark(mask))]].into(),
-            _ => std::collections::BTreeSet::new(),
-        };
-        frame.sets.insert(name.to_owned(), Set { key, interval: false, elements, comment: Some(comment.to_owned()) });
-    }
-    for (name, comment) in
-        [(EGRESS_CLASS, "what judges the packets of a pod"), (INGRESS_CLASS, "what judges the packets to a pod")]
-    {
-        frame.maps.insert(
-            name.to_owned(),
-            VerdictMap {
+    add_sets(&mut frame, generation, mask);
+    for (name, comment, wanted) in [
+        (EGRESS_CLASS, "which chain judges what a pod sends", true),
+        (INGRESS_CLASS, "which chain judges what a pod is sent", true),
+        (LIMIT_EGRESS, "pods with limits of what they send", limited),
+        (LIMIT_INGRESS, "pods with limits of what they are sent", limited),
+        (MORE_SOURCES, "pods that may send from further addresses", options.source_spoofing),
+    ] {
+        if wanted {
+            let map = VerdictMap {
                 key: vec![KeyType::IfName],
                 interval: false,
-                elements: std::collections::BTreeMap::new(),
+                elements: BTreeMap::new(),
                 comment: Some(comment.to_owned()),
-            },
-        );
+            };
+            frame.maps.insert(name.to_owned(), map);
+        }
     }
     let mut chain = |name: &str, hook, rules| {
         frame.chains.insert(name.to_owned(), Chain { hook, rules });
     };
-    chain("guard", Some(hook(HookPoint::Prerouting, -300)), pods.guard(options.vxlan_port));
+    chain("guard", Some(hook(HookPoint::Prerouting, -300)), pods.guard(options));
     chain("egress", Some(hook(HookPoint::Forward, 0)), pods.egress());
     chain("egress_reply", None, pods.egress_reply());
     chain("ingress", Some(hook(HookPoint::Forward, 1)), pods.ingress());
     chain("ingress_reply", None, ingress_reply());
     chain("to_host", Some(hook(HookPoint::Input, 0)), pods.to_host());
-    chain("to_host_stamp", Some(hook(HookPoint::Input, 1)), vec![verdict(vec![pods.from(Op::Eq)], goto(OK_INGRESS))]);
+    chain("to_host_stamp", Some(hook(HookPoint::Input, 1)), pods.to_host_stamp(options.endpoint_to_host));
     chain(
         OK_EGRESS,
         None,
@@ -120,9 +148,59 @@ pub(crate) fn frame(generation: Generation, options: &CompileOptions) -> Ruleset
             verdict(Vec::new(), Verdict::Accept),
         ],
     );
-    chain(STAMP_PENDING, None, vec![stamp(mask, generation.pending_mark(mask))]);
-    chain(STAMP_LIVE, None, vec![stamp(mask, generation.live_mark(mask))]);
+    chain(STAMP_PENDING, None, vec![stamp(mask, generation.pending_mark(mask)).commented("egress allows the flow")]);
+    chain(STAMP_LIVE, None, vec![stamp(mask, generation.live_mark(mask)).commented("ingress allows it too")]);
+    if options.deny_action == DenyAction::Reject || options.service_loop_prevention == ServiceLoop::Reject {
+        let tcp = vec![Match::L4Proto(Op::Eq, TCP)];
+        let rejections = vec![
+            rule(tcp, vec![Statement::Reject(RejectWith::TcpReset)]),
+            rule(Vec::new(), vec![Statement::Reject(RejectWith::AdminProhibited)]),
+        ];
+        chain(REJECT, None, rejections);
+    }
+    if limited {
+        let [forward, input, output] = LIMITS;
+        let egress = || dispatch(Field::IifName, LIMIT_EGRESS).commented("the sender's limits");
+        let ingress = || dispatch(Field::OifName, LIMIT_INGRESS).commented("the receiver's limits");
+        chain(forward, Some(hook(HookPoint::Forward, 3)), vec![egress(), ingress()]);
+        chain(input, Some(hook(HookPoint::Input, 3)), [discovery(), vec![egress()]].concat());
+        chain(output, Some(hook(HookPoint::Output, 3)), [discovery(), vec![ingress()]].concat());
+    }
+    add_service_loop(&mut frame, options);
+    add_nat(&mut frame, cluster, options);
     frame
+}
+
+/// Whether whatever a base chain says holds for flows with a stamp too, so that no stamp needs to be taken back where it changes.
+pub(crate) fn is_beside_stamps(chain: &str) -> bool {
+    LIMITS.contains(&chain) || matches!(chain, SERVICE_LOOP | NAT)
+}
+
+/// The chains, sets and maps that a frame may have or not.
+pub(crate) fn optional() -> impl Iterator<Item = &'static str> {
+    let sets = NAT_SETS.into_iter().flat_map(|(_, sources, exempt)| [sources, exempt]);
+    let sets = sets.chain(SERVICE_SETS.into_iter().map(|(_, name)| name));
+    let chains = LIMITS.into_iter().chain([NAT, SERVICE_LOOP, UNSERVED, REJECT]);
+    chains.chain(sets).chain([LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES])
+}
+
+fn add_sets(frame: &mut Ruleset, generation: Generation, mask: MarkMask) {
+    let marks = |mark| BTreeSet::from([vec![Value::Mark(mark)]]);
+    let none = BTreeSet::new;
+    for (name, key, elements, comment) in [
+        (OWN4, vec![KeyType::IfName, KeyType::Ipv4Addr], none(), "each pod's own addresses"),
+        (OWN6, vec![KeyType::IfName, KeyType::Ipv6Addr], none(), "each pod's own addresses"),
+        (SELF, vec![KeyType::IfName, KeyType::IfName], none(), "pods reach themselves, also by a Service"),
+        (LIVE_SET, vec![KeyType::Mark], marks(generation.live_mark(mask)), "the generation whose stamps count"),
+        (
+            PENDING_SET,
+            vec![KeyType::Mark],
+            marks(generation.pending_mark(mask)),
+            "the stamp of flows whose egress is allowed",
+        ),
+    ] {
+        frame.sets.insert(name.to_owned(), Set { key, interval: false, elements, comment: Some(comment.to_owned()) });
+    }
 }
 
 const fn hook(point: HookPoint, priority: i32) -> Hook {
@@ -150,6 +228,7 @@ fn live(mask: MarkMask) -> Rule {
         ],
         Verdict::Accept,
     )
+    .commented("a flow that was allowed")
 }
 
 fn itself() -> Rule {
@@ -170,6 +249,23 @@ fn errors() -> [Rule; 2] {
     })
 }
 
+fn icmp6(kind: u8) -> Vec<Match> {
+    vec![Match::L4Proto(Op::Eq, ICMPV6), Match::Icmp6Type(kind)]
+}
+
+/// What a pod and its node need to find each other, whatever policies and settings say.
+fn discovery() -> Vec<Rule> {
+    [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, ROUTER_SOLICITATION]
+        .map(|kind| verdict(icmp6(kind), Verdict::Accept))
+        .into()
+}
+
+/// That, and who listens to which group: as Calico lets it through.
+fn link_talk() -> Vec<Rule> {
+    let groups = [LISTENER_QUERY, LISTENER_REPORT, LISTENER_DONE].map(|kind| verdict(icmp6(kind), Verdict::Accept));
+    [discovery(), groups.into()].concat()
+}
+
 fn ingress_reply() -> Vec<Rule> {
     vec![dispatch(Field::IifName, INGRESS_CLASS), verdict(Vec::new(), goto(OK_INGRESS))]
 }
@@ -178,6 +274,7 @@ fn ingress_reply() -> Vec<Rule> {
 struct Pods<'a> {
     prefix: &'a str,
     mask: MarkMask,
+    deny: DenyAction,
 }
 
 impl Pods<'_> {
@@ -195,49 +292,56 @@ impl Pods<'_> {
 
     /// Neither from a pod nor to one.
     fn strangers(&self) -> Rule {
-        verdict(vec![self.from(Op::Ne), self.to(Op::Ne)], Verdict::Accept)
+        verdict(vec![self.from(Op::Ne), self.to(Op::Ne)], Verdict::Accept).commented("neither from a pod nor to one")
     }
 
-    fn guard(&self, vxlan_port: u16) -> Vec<Rule> {
-        let addr = |side, op, text: &str| Match::Addr { side, op, net: net(text) };
+    fn not_from_a_pod(&self) -> Rule {
+        verdict(vec![self.from(Op::Ne)], Verdict::Accept).commented("not from a pod")
+    }
+
+    fn unknown(&self) -> Rule {
+        deny(self.deny, vec![self.to(Op::Eq)], "to a pod that is not known")
+    }
+
+    /// What a pod sends is from its own addresses, and no tunnel's. Here nothing can be rejected: kernels before 5.9 refuse such rules.
+    fn guard(&self, options: &CompileOptions) -> Vec<Rule> {
+        let addr = |side, text: &str| Match::Addr { side, op: Op::Eq, net: net(text) };
+        let source = |family, field, set: &str| {
+            let matches = vec![Match::NfProto(family), in_set(vec![Field::IifName, field], Op::Eq, set)];
+            verdict(matches, Verdict::Accept)
+        };
+        let mut rules = vec![self.not_from_a_pod()];
+        if !options.allow_ipip_from_workloads {
+            rules.push(drop(vec![Match::L4Proto(Op::Eq, IPIP)], "IP in IP from a pod"));
+        }
+        if !options.allow_vxlan_from_workloads {
+            let (first, last) = (options.vxlan_port, options.vxlan_port);
+            rules.push(drop(
+                vec![Match::L4Proto(Op::Eq, UDP), Match::Port { side: Side::Destination, op: Op::Eq, first, last }],
+                "VXLAN from a pod",
+            ));
+        }
+        rules.push(source(Family::V4, Field::Ip4Saddr, OWN4));
+        rules.push(source(Family::V6, Field::Ip6Saddr, OWN6));
+        // Link-local addresses end at this interface: the kernel never forwards them, so a pod may choose its own.
+        rules.push(verdict(vec![Match::NfProto(Family::V6), addr(Side::Source, "fe80::/10")], Verdict::Accept));
         // Before a pod's address may be used, its owner asks whether it is free, from no address at all.
-        let unspecified = |to| {
+        rules.extend(["fe80::/10", "ff02::/16"].map(|to| {
             verdict(
                 vec![
                     Match::NfProto(Family::V6),
-                    addr(Side::Source, Op::Eq, "::/128"),
-                    addr(Side::Destination, Op::Eq, to),
+                    addr(Side::Source, "::/128"),
+                    addr(Side::Destination, to),
                     Match::L4Proto(Op::Eq, ICMPV6),
                 ],
                 Verdict::Accept,
             )
-        };
-        vec![
-            verdict(vec![self.from(Op::Ne)], Verdict::Accept),
-            drop(
-                vec![Match::NfProto(Family::V4), in_set(vec![Field::IifName, Field::Ip4Saddr], Op::Ne, OWN4)],
-                "not the pod's own address",
-            ),
-            unspecified("fe80::/10"),
-            unspecified("ff02::/16"),
-            // Link-local addresses end at this interface: the kernel never forwards them, so a pod may choose its own.
-            drop(
-                vec![
-                    Match::NfProto(Family::V6),
-                    addr(Side::Source, Op::Ne, "fe80::/10"),
-                    in_set(vec![Field::IifName, Field::Ip6Saddr], Op::Ne, OWN6),
-                ],
-                "not the pod's own address",
-            ),
-            drop(vec![Match::L4Proto(Op::Eq, IPIP)], "IP in IP from a pod"),
-            drop(
-                vec![
-                    Match::L4Proto(Op::Eq, UDP),
-                    Match::Port { side: Side::Destination, op: Op::Eq, first: vxlan_port, last: vxlan_port },
-                ],
-                "VXLAN from a pod",
-            ),
-        ]
+        }));
+        if options.source_spoofing {
+            rules.push(dispatch(Field::IifName, MORE_SOURCES).commented("workloadSourceSpoofing: Any"));
+        }
+        rules.push(drop(Vec::new(), "not the pod's own address"));
+        rules
     }
 
     fn egress(&self) -> Vec<Rule> {
@@ -246,15 +350,15 @@ impl Pods<'_> {
         rules.extend([
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("egress_reply")),
             dispatch(Field::IifName, EGRESS_CLASS),
-            verdict(Vec::new(), goto(OK_EGRESS)),
+            verdict(Vec::new(), goto(OK_EGRESS)).commented("not from a pod: only ingress has a say"),
         ]);
         rules
     }
 
     fn egress_reply(&self) -> Vec<Rule> {
         vec![
-            dispatch(Field::OifName, EGRESS_CLASS),
-            drop(vec![self.to(Op::Eq)], "to a pod that is not known"),
+            dispatch(Field::OifName, EGRESS_CLASS).commented("an answer is judged by who asked"),
+            self.unknown(),
             verdict(Vec::new(), goto(OK_EGRESS)),
         ]
     }
@@ -266,29 +370,47 @@ impl Pods<'_> {
             itself(),
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("ingress_reply")),
             dispatch(Field::OifName, INGRESS_CLASS),
-            drop(vec![self.to(Op::Eq)], "to a pod that is not known"),
-            verdict(Vec::new(), goto(OK_INGRESS)),
+            self.unknown(),
+            verdict(Vec::new(), goto(OK_INGRESS)).commented("not to a pod: only egress had a say"),
         ]
     }
 
     fn to_host(&self) -> Vec<Rule> {
-        let icmp6 = |kind| vec![Match::L4Proto(Op::Eq, ICMPV6), Match::Icmp6Type(kind)];
         let mut rules = vec![
-            verdict(vec![self.from(Op::Ne)], Verdict::Accept),
-            // What the node began is never cut.
-            verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept),
+            self.not_from_a_pod(),
+            verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept).commented("what the node began"),
             live(self.mask),
         ];
-        for kind in [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, ROUTER_SOLICITATION] {
-            rules.push(verdict(icmp6(kind), Verdict::Accept));
-        }
+        rules.extend(link_talk());
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
             rules.push(drop(icmp6(kind), "a pod is no router"));
         }
         rules.push(invalid());
         rules.extend(errors());
-        rules.extend([dispatch(Field::IifName, EGRESS_CLASS), drop(Vec::new(), "from a pod that is not known")]);
+        rules.extend([
+            dispatch(Field::IifName, EGRESS_CLASS),
+            deny(self.deny, Vec::new(), "from a pod that is not known"),
+        ]);
         rules
+    }
+
+    /// What becomes of what egress allows to the node.
+    fn to_host_stamp(&self, action: EndpointToHost) -> Vec<Rule> {
+        match action {
+            EndpointToHost::Accept | EndpointToHost::Return => {
+                vec![verdict(vec![self.from(Op::Eq)], goto(OK_INGRESS)).commented("defaultEndpointToHostAction")]
+            }
+            EndpointToHost::Drop => {
+                let mut rules = vec![
+                    self.not_from_a_pod(),
+                    verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept)
+                        .commented("what the node began"),
+                ];
+                rules.extend(link_talk());
+                rules.push(deny(self.deny, Vec::new(), "defaultEndpointToHostAction: Drop"));
+                rules
+            }
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 //! by one generation and half by another.
 //!
 //! In our bits, the lowest one tells pending from live, and those above it hold the generation's number, never 0, which is a flow
-//! that was never stamped. Sixteen bits have room for 32,767 numbers, then they start again: a flow that was denied in between and
-//! stayed silent all the while, its conntrack entry alive, would find its old stamp live again. At one tightening a second that takes
-//! nine hours of silence and the right second to speak in; with the fewest bits that we take, 127 seconds.
+//! that was never stamped. Sixteen bits have room for 32,767 numbers, the fewest that we take for 127; then they start again. A flow
+//! that was denied in between and stayed silent all the while, its conntrack entry alive, would find its old stamp live again, so
+//! whoever moves the generation must have old stamps cleared before their numbers come round: [`Generation::period`] says when.
 
 use tortie_nft::{Field, Key, Match, Ruleset, Value};
 
@@ -69,11 +69,21 @@ impl Generation {
         next
     }
 
+    /// After how many generations marks come round: as many numbers as fit beside the lowest bit, but 0.
+    pub const fn period(mask: MarkMask) -> u32 {
+        mask.max() >> 1
+    }
+
+    /// The live and pending marks of this generation and of so many after it.
+    pub fn stamps(self, more: u32, mask: MarkMask) -> Vec<u32> {
+        let generations = std::iter::successors(Some(self), |generation| Some(generation.next()));
+        let marks = |generation: Self| [generation.live_mark(mask), generation.pending_mark(mask)];
+        generations.take(more as usize + 1).flat_map(marks).collect()
+    }
+
     /// The mark of flows that this generation allows.
     pub const fn live_mark(self, mask: MarkMask) -> u32 {
-        // As many numbers as fit beside the lowest bit, but 0.
-        let numbers = mask.max() >> 1;
-        mask.deposit(((self.0 - 1) % numbers + 1) << 1)
+        mask.deposit(((self.0 - 1) % Self::period(mask) + 1) << 1)
     }
 
     /// The mark of flows that this generation's egress allows, and whose ingress is yet to be judged.
@@ -87,23 +97,23 @@ impl Generation {
         let live = &ruleset.sets.get(LIVE_SET)?.elements;
         let mut marks = live.iter().map(Key::as_slice);
         let (Some([Value::Mark(mark)]), None) = (marks.next(), marks.next()) else { return None };
-        let mask = mask_of(ruleset)?;
+        let mask = Self::mask_of(ruleset)?;
         let number = mask.extract(*mark);
         (mark & !mask.bits() == 0 && number > 1 && number & 1 == 0).then_some(Self(number >> 1))
     }
-}
 
-/// The bits in which a table looks for stamps.
-fn mask_of(ruleset: &Ruleset) -> Option<MarkMask> {
-    let conditions = ruleset.chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
-    let mut masks = conditions.filter_map(|condition| match condition {
-        Match::InSet { key, set, .. } if set == LIVE_SET => match key.as_slice() {
-            [Field::CtMarkMasked(mask)] => Some(*mask),
+    /// The bits in which a table looks for stamps, if it does.
+    pub fn mask_of(ruleset: &Ruleset) -> Option<MarkMask> {
+        let conditions = ruleset.chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches);
+        let mut masks = conditions.filter_map(|condition| match condition {
+            Match::InSet { key, set, .. } if set == LIVE_SET => match key.as_slice() {
+                [Field::CtMarkMasked(mask)] => Some(*mask),
+                _ => None,
+            },
             _ => None,
-        },
-        _ => None,
-    });
-    MarkMask::try_from(masks.next()?).ok()
+        });
+        MarkMask::try_from(masks.next()?).ok()
+    }
 }
 
 #[cfg(test)]

@@ -27,11 +27,14 @@ mod intern;
 mod marks;
 pub mod matrix;
 mod names;
+mod nat;
 pub mod offline;
 mod options;
 pub mod oracle;
 mod peers;
 mod ports;
+mod services;
+mod special;
 mod tightens;
 mod touched;
 

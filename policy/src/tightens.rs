@@ -14,7 +14,10 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 use tortie_nft::{Chain, Key, Match, Op, Rule, Ruleset, Set, Statement, Value, Verdict, VerdictMap, intervals};
 
-use crate::frame::{EGRESS_CLASS, INGRESS_CLASS, OK_EGRESS, OK_INGRESS, OWN4, OWN6, SELF, STAMP_LIVE, STAMP_PENDING};
+use crate::frame::{
+    EGRESS_CLASS, INGRESS_CLASS, OK_EGRESS, OK_INGRESS, OWN4, OWN6, REJECT, SELF, STAMP_LIVE, STAMP_PENDING,
+    is_beside_stamps, optional,
+};
 use crate::generation::{LIVE_SET, PENDING_SET};
 
 /// Whether going from `current` to `want` could deny a packet of a flow that is allowed, and stamped, now: whether `want` must be
@@ -32,7 +35,8 @@ pub fn tightens(current: &Ruleset, want: &Ruleset) -> bool {
 /// The same of a change that our own compiler made to a table, from its parts before and after, and the table after it. A member
 /// that a set loses counts whether or not another set has it too.
 pub(crate) fn change_tightens(before: &Ruleset, after: &Ruleset, now: &Ruleset) -> bool {
-    let of_frame = |name: &str| matches!(name, OWN4 | OWN6 | SELF | LIVE_SET | PENDING_SET);
+    let of_frame =
+        |name: &str| matches!(name, OWN4 | OWN6 | SELF | LIVE_SET | PENDING_SET) || optional().any(|it| it == name);
     let loses = before
         .sets
         .iter()
@@ -45,7 +49,8 @@ pub(crate) fn change_tightens(before: &Ruleset, after: &Ruleset, now: &Ruleset) 
 fn frame_differs(current: &Ruleset, want: &Ruleset) -> bool {
     let frame = |ruleset: &Ruleset| -> BTreeMap<String, Chain> {
         let of_frame = |name: &str, chain: &Chain| {
-            chain.hook.is_some() || matches!(name, "egress_reply" | "ingress_reply" | OK_EGRESS | OK_INGRESS)
+            (chain.hook.is_some() && !is_beside_stamps(name))
+                || matches!(name, "egress_reply" | "ingress_reply" | OK_EGRESS | OK_INGRESS)
         };
         let chains = ruleset.chains.iter().filter(|(name, chain)| of_frame(name, chain));
         chains.map(|(name, chain)| (name.clone(), chain.clone())).collect()
@@ -144,7 +149,7 @@ impl<'a> Comparison<'a> {
     /// Whether all that `old` leads to be allowed, `new` does too.
     fn verdict_allows(&mut self, old: &'a Verdict, new: &'a Verdict) -> bool {
         match (old, new) {
-            (Verdict::Drop, _) => true,
+            (old, _) if is_denied(old) => true,
             (_, Verdict::Goto(chain)) if is_allowed(chain) => true,
             (Verdict::Goto(old) | Verdict::Jump(old), Verdict::Goto(new) | Verdict::Jump(new)) => {
                 self.chain_allows(old, new)
@@ -171,7 +176,9 @@ impl<'a> Comparison<'a> {
 
     /// Whether all that `old` allows, one of the rules does too.
     fn rule_is_matched(&mut self, old: &'a Rule, rules: &'a [Rule]) -> bool {
-        if matches!(old.statements.last(), Some(Statement::Verdict(Verdict::Drop))) {
+        if let Some(Statement::Verdict(verdict)) = old.statements.last()
+            && is_denied(verdict)
+        {
             return true;
         }
         rules.iter().any(|new| {
@@ -255,4 +262,12 @@ fn port_ranges(map: &VerdictMap) -> Option<Vec<(u16, u16, &Verdict)>> {
 
 fn is_allowed(chain: &str) -> bool {
     matches!(chain, OK_EGRESS | OK_INGRESS)
+}
+
+fn is_denied(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Drop => true,
+        Verdict::Goto(chain) => chain == REJECT,
+        _ => false,
+    }
 }
