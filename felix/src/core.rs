@@ -22,6 +22,7 @@ use crate::settings::Settings;
 use crate::view::{BlockView, RouteView, Status};
 
 mod settings;
+mod kernel;
 mod watch;
 
 /// Read-backs of all routes are at least this far apart.
@@ -106,6 +107,8 @@ pub struct Felix {
     bgp_sent: u64,
 
     route_io: RouteIo,
+    /// What the kernel announced since the reading under way began, and who caused it.
+    announcements: Vec<(Event, Option<String>)>,
     routes_read: bool,
     read_routes_at: Option<Millis>,
     last_read: Option<Millis>,
@@ -171,6 +174,7 @@ impl Felix {
             rules_sent: 0,
             bgp_sent: 0,
             route_io: RouteIo::Idle,
+            announcements: Vec::new(),
             routes_read: false,
             read_routes_at: config.dataplane.then_some(0),
             last_read: None,
@@ -252,6 +256,7 @@ impl Felix {
                         self.read_routes_at = Some(self.now + READ_PAUSE);
                     }
                 }
+                self.catch_up();
             }
             Event::RoutesApplied(result) => {
                 self.route_io = RouteIo::Idle;
@@ -286,12 +291,12 @@ impl Felix {
             }
             Event::HostConfigured(result) => self.host_configured(result),
             Event::HostKept(report) => self.host_kept(report),
-            Event::LinkChanged(link) => self.routes.link_changed(&link),
-            Event::LinkRemoved { index } => self.routes.link_removed(index),
-            Event::AddressAdded { index, .. } => self.routes.address_added(index),
-            Event::AddressRemoved { address, .. } => self.routes.address_removed(address),
-            Event::RouteChanged(route) => self.routes.route_changed(route),
-            Event::RouteRemoved(route) => self.routes.route_removed(&route),
+            event @ (Event::LinkChanged(_)
+            | Event::LinkRemoved { .. }
+            | Event::AddressAdded { .. }
+            | Event::AddressRemoved { .. }
+            | Event::RouteChanged(_)
+            | Event::RouteRemoved(_)) => self.announced(event),
             Event::Overrun => self.read_routes(),
             Event::RulesTouched { by } => self.rules.touched(by),
             Event::HostFirewall(found) => {

@@ -82,6 +82,8 @@ impl Fib {
                 let all = Target::multipath(known.hops().chain(target.hops()).collect());
                 self.learn(key, all);
             }
+            // The same again is no other: a reading of a table that changes may come to a route twice.
+            Some(known) if *known == target || matches!(key.0, IpNet::V6(_)) => {}
             Some(_) => *self.surplus.entry(key).or_default() += 1,
         }
     }
@@ -126,25 +128,27 @@ impl Fib {
         true
     }
 
-    /// A device is down, or with `removed` gone. Returns the destinations whose routes led out of it; those that lead nowhere else are
-    /// forgotten. Of several next hops the others serve on, unless the device is gone: then the kernel drops the whole route.
+    /// A device is down, or with `removed` gone. Returns the destinations whose routes led out of it. Those that lead nowhere else are
+    /// forgotten; of several next hops the others serve on, but that IPv4 drops the whole route when one's device is removed.
     pub(crate) fn device_down(&mut self, index: u32, removed: bool, is_up: impl Fn(u32) -> bool) -> Vec<IpNet> {
         if !self.by_device.contains_key(&index) {
             return Vec::new();
         }
-        let touched: Vec<Key> = self
+        let touched: Vec<(Key, Vec<_>)> = self
             .routes
             .iter()
             .filter(|(_, target)| target.devices().any(|device| device == index))
-            .map(|(key, _)| *key)
+            .map(|(key, target)| (*key, target.hops().filter(|(_, device)| *device != index).collect()))
             .collect();
-        for key in &touched {
-            let dead = |target: &Target| removed || !target.devices().any(|device| device != index && is_up(device));
-            if self.routes.get(key).is_some_and(dead) {
+        for (key, left) in &touched {
+            let dead = !left.iter().any(|(_, device)| is_up(*device));
+            if dead || (removed && matches!(key.0, IpNet::V4(_))) {
                 self.set(*key, None);
+            } else if removed {
+                self.learn(*key, Target::multipath(left.clone()));
             }
         }
-        touched.into_iter().map(|key| key.0).collect()
+        touched.into_iter().map(|(key, _)| key.0).collect()
     }
 
     /// Forgets everything, and returns what was there.
@@ -215,6 +219,10 @@ mod tests {
         assert!(fib.get(two).is_none(), "the last one");
         fib.set(two, Some(to(&[("172.16.0.1", 2), ("172.17.0.1", 3)])));
         fib.device_down(2, true, |_| true);
-        assert!(fib.get(two).is_none() && fib.by_device.is_empty(), "the kernel drops it as a whole");
+        assert!(fib.get(two).is_none() && fib.by_device.is_empty(), "IPv4 drops it as a whole");
+        let six = key("fd01::/64");
+        fib.set(six, Some(to(&[("fd00::1", 2), ("fd00::2", 3)])));
+        fib.device_down(2, true, |_| true);
+        assert_eq!(fib.get(six), Some(&to(&[("fd00::2", 3)])), "IPv6 does not");
     }
 }

@@ -297,6 +297,8 @@ impl Routes {
         let links = &self.links;
         let is_up = |index| links.get(&index).is_some_and(|link| link.up);
         let touched = self.own.device_down(index, removed, is_up);
+        // What becomes of a route with several next hops is not the same in all kernels.
+        self.doubtful |= removed && touched.iter().any(|destination| self.own.of(*destination).next().is_some());
         self.mark_all(touched);
         self.foreign.device_down(index, removed);
         self.resolve_again(|_| true);

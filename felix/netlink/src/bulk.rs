@@ -4,6 +4,7 @@
 //! The kernel applies messages in order and answers each that fails, asked or not; so when the last one's answer is there, all
 //! that failed are known. A batch is no transaction: what did not fail is applied.
 
+use std::collections::HashSet;
 use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NetlinkPayload};
@@ -31,6 +32,9 @@ const TIMEOUT: u64 = 30;
 
 /// How often a dump that a concurrent change tore is read again.
 const DUMP_ATTEMPTS: usize = 20;
+
+/// How often an IPv6 table that comes in parts is read for two times in a row that agree.
+const AGREEMENT_ATTEMPTS: usize = 6;
 
 /// A step towards the routes one wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,53 +246,70 @@ impl Bulk {
         protocol: Option<u8>,
         mut convert: impl FnMut(RouteSpec) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        let mut all = Vec::new();
-        let mut buffer = Vec::with_capacity(READ_BUFFER);
-        for ipv4 in [true, false] {
-            let start = all.len();
-            let mut attempts = 1;
-            while !self.dump(ipv4, protocol, &mut buffer, |route| all.extend(convert(route)))? {
-                all.truncate(start);
-                attempts += 1;
-                if attempts > DUMP_ATTEMPTS {
-                    return Err(Error::kernel(READING, Errno::EINTR));
-                }
-            }
-        }
+        let (routes, _) = self.read_family(true, protocol)?;
+        let mut all: Vec<T> = routes.into_iter().filter_map(&mut convert).collect();
+        all.extend(self.read_ipv6(protocol)?.into_iter().filter_map(convert));
         Ok(all)
     }
 
-    /// Reads one family. False when it has to be read again: a change came in between, or an earlier dump was not read to its end.
-    fn dump(
-        &mut self,
-        ipv4: bool,
-        protocol: Option<u8>,
-        buffer: &mut Vec<u8>,
-        mut take: impl FnMut(RouteSpec),
-    ) -> Result<bool, Error> {
+    /// Reads the IPv6 routes, until two readings agree. The kernel finds the place where it went on by counting routes: one that is
+    /// deleted meanwhile makes it pass over another, and it does not say so. (IPv4 goes by keys.) Where readings never agree, what is
+    /// in either of the last two is taken: who wants to know what is gone hears it from a [`Monitor`](crate::Monitor).
+    fn read_ipv6(&mut self, protocol: Option<u8>) -> Result<Vec<RouteSpec>, Error> {
+        let mut before = Vec::new();
+        for _ in 0..AGREEMENT_ATTEMPTS {
+            let (routes, parts) = self.read_family(false, protocol)?;
+            if parts <= 1 || before == routes {
+                return Ok(routes);
+            }
+            before = routes;
+        }
+        before.extend(self.read_family(false, protocol)?.0);
+        let mut seen = HashSet::with_capacity(before.len());
+        before.retain(|route| seen.insert(route.clone()));
+        Ok(before)
+    }
+
+    /// Reads one family, again as long as the kernel says that it changed meanwhile. Tells in how many parts it came.
+    fn read_family(&mut self, ipv4: bool, protocol: Option<u8>) -> Result<(Vec<RouteSpec>, usize), Error> {
+        let mut routes = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            routes.clear();
+            if let Some(parts) = self.dump(ipv4, protocol, &mut routes)? {
+                return Ok((routes, parts));
+            }
+        }
+        Err(Error::kernel(READING, Errno::EINTR))
+    }
+
+    /// Reads one family once, and tells in how many parts it came. None when it has to be read again: a change came in between, or
+    /// an earlier dump was not read to its end.
+    fn dump(&mut self, ipv4: bool, protocol: Option<u8>, routes: &mut Vec<RouteSpec>) -> Result<Option<usize>, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let request = codec::dump(ipv4, protocol.unwrap_or(0), sequence);
         self.send(&request).map_err(|error| Error::socket(READING, &error))?;
-        let mut whole = true;
+        let mut buffer = Vec::with_capacity(READ_BUFFER);
+        let (mut whole, mut with_routes) = (true, 0);
         loop {
-            self.receive(buffer, || READING.to_owned())?;
-            for part in parts(buffer).filter(|part| part.sequence == sequence) {
+            self.receive(&mut buffer, || READING.to_owned())?;
+            let before = routes.len();
+            for part in parts(&buffer).filter(|part| part.sequence == sequence) {
                 whole &= part.flags & NLM_F_DUMP_INTR == 0;
                 match part.kind {
-                    codec::NEW_ROUTE => {
-                        let route = codec::read(part.payload);
-                        // The kernel's filter, where there is one, is a saving and no promise.
-                        route.filter(|route| protocol.is_none_or(|protocol| route.protocol == protocol)).map(&mut take);
-                    }
+                    // The kernel's filter, where there is one, is a saving and no promise.
+                    codec::NEW_ROUTE => routes.extend(
+                        codec::read(part.payload)
+                            .filter(|route| protocol.is_none_or(|protocol| route.protocol == protocol)),
+                    ),
                     codec::ERROR | codec::DONE => {
                         return match part.code() {
-                            0 => Ok(whole),
+                            0 => Ok(whole.then_some(with_routes + usize::from(routes.len() > before))),
                             // A table comes into being with its first route, a family with its module.
-                            libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP => Ok(true),
+                            libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP => Ok(Some(0)),
                             libc::EBUSY => {
                                 self.drain();
-                                Ok(false)
+                                Ok(None)
                             }
                             code => Err(Error::kernel(READING, Errno::from_raw(code))),
                         };
@@ -296,6 +317,7 @@ impl Bulk {
                     _ => {}
                 }
             }
+            with_routes += usize::from(routes.len() > before);
         }
     }
 

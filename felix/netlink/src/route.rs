@@ -12,7 +12,7 @@ use crate::address::family;
 use crate::{Error, Net, RouteChange};
 
 /// A route of the main table. The kernel tells routes apart by destination and metric: writing one replaces the other that has both.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RouteSpec {
     /// The destination, host bits zero.
     pub destination: IpNet,
@@ -25,7 +25,7 @@ pub struct RouteSpec {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RouteKind {
     /// Directly out of a device: whoever has the address is behind it.
     Device {
