@@ -274,7 +274,13 @@ pub(crate) fn change_documents() -> impl Strategy<Value = Value> {
         (vec(labels(), 2), 0..2usize).prop_map(|(labels, which)| frame(&labels).swap_remove(NODES.len() + which));
     prop_oneof![
         2 => namespace,
+        2 => a_pool(),
+        1 => a_node(),
         5 => (0..5usize).prop_flat_map(a_pod),
+        3 => ((0..5usize).prop_flat_map(a_pod), annotations()).prop_map(|(mut pod, annotations)| {
+            pod["metadata"]["annotations"] = annotations;
+            pod
+        }),
         1 => (0..5usize, 0..5usize).prop_flat_map(|(name, address)| (a_pod(address), Just(name)))
             .prop_map(|(mut pod, name)| {
                 pod["metadata"]["name"] = json!(format!("pod{name}"));
@@ -282,6 +288,45 @@ pub(crate) fn change_documents() -> impl Strategy<Value = Value> {
             }),
         4 => (0..4usize).prop_flat_map(a_policy),
     ]
+}
+
+/// Annotations that some pods have.
+fn annotations() -> impl Strategy<Value = Value> {
+    let qos = |name: &str| format!("qos.projectcalico.org/{name}");
+    prop_oneof![
+        Just(json!({qos("ingressPacketRate"): "100"})),
+        Just(json!({qos("ingressPacketRate"): "100", qos("ingressPacketBurst"): "7"})),
+        Just(json!({qos("egressMaxConnections"): "3", qos("ingressMaxConnections"): "3"})),
+        Just(json!({"cni.projectcalico.org/allowedSourcePrefixes": "[\"192.0.2.0/24\", \"2001:db8::/32\"]"})),
+        Just(json!({"cni.projectcalico.org/allowedSourcePrefixes": "[\"10.0.0.1\"]", qos("egressPacketRate"): "0"})),
+        Just(json!({"cni.projectcalico.org/allowedSourcePrefixes": "nonsense", qos("egressPacketRate"): "-1"})),
+        Just(json!({"other": "thing"})),
+    ]
+}
+
+fn a_pool() -> impl Strategy<Value = Value> {
+    let pool = prop_oneof![
+        Just((0, "10.0.0.0/24")),
+        Just((0, "10.0.0.0/25")),
+        Just((1, "10.0.0.128/25")),
+        Just((1, "fd00::/64")),
+        Just((2, "192.0.2.0/24")),
+    ];
+    (pool, any::<bool>(), any::<bool>()).prop_map(|((name, cidr), nat, disabled)| {
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": format!("pool{name}")},
+            "spec": {"cidr": cidr, "natOutgoing": nat, "disabled": disabled}})
+    })
+}
+
+fn a_node() -> impl Strategy<Value = Value> {
+    let addresses =
+        prop_oneof![Just(vec!["172.31.0.2", "fd00:31::2"]), Just(vec!["172.31.0.2"]), Just(vec!["172.31.0.3"])];
+    (0..NODES.len(), addresses).prop_map(|(node, addresses)| {
+        let addresses: Vec<Value> =
+            addresses.into_iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODES[node].0},
+            "status": {"addresses": addresses}})
+    })
 }
 
 /// The addresses of all endpoints that have one.

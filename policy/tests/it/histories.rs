@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tortie_api::ObjectKey;
 use tortie_nft::Ruleset;
-use tortie_policy::{CompileOptions, Compiler, Endpoint, Generation, compile, tightens};
+use tortie_policy::{
+    CompileOptions, Compiler, DenyAction, Endpoint, EndpointToHost, Generation, MarkMask, NatExclusions, NatOutgoing,
+    ServiceLoop, compile, tightens,
+};
 
 use crate::generated::{cases, change_documents};
 use crate::support::{endpoint, object};
@@ -24,6 +27,8 @@ pub(crate) enum Step {
     Detach(u8),
     /// The generation moves.
     Move,
+    /// The settings change.
+    Settings(Box<CompileOptions>),
     /// The table is brought up to date: what happened since happens at once.
     Update,
 }
@@ -41,9 +46,33 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..9u8, addresses).prop_map(|(pod, addresses)| Step::Attach(pod, addresses)),
         1 => (0..9u8).prop_map(Step::Detach),
         1 => Just(Step::Move),
+        1 => settings().prop_map(|settings| Step::Settings(Box::new(settings))),
         8 => Just(Step::Update),
     ];
     prop::collection::vec(step, 1..40)
+}
+
+/// Settings, of which each changes the shape of the table.
+fn settings() -> impl Strategy<Value = CompileOptions> {
+    let exclusions = prop_oneof![Just(NatExclusions::IpPoolsOnly), Just(NatExclusions::IpPoolsAndHostIps)];
+    let masks = prop_oneof![3 => Just(0xffff_0000_u32), 1 => Just(0x0ff0_0000), 1 => Just(0xff00)];
+    let services = prop_oneof![Just(vec![]), Just(vec!["10.96.0.0/12"]), Just(vec!["10.96.0.0/12", "fd00:96::/112"])];
+    (exclusions, masks, services, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(exclusions, mask, services, spoofing, reject, ports)| CompileOptions {
+            mark_mask: MarkMask::try_from(mask).expect("enough bits"),
+            deny_action: if reject { DenyAction::Reject } else { DenyAction::Drop },
+            endpoint_to_host: if ports { EndpointToHost::Drop } else { EndpointToHost::Accept },
+            service_loop_prevention: if spoofing { ServiceLoop::Reject } else { ServiceLoop::Drop },
+            service_cidrs: services.into_iter().map(|cidr| cidr.parse().expect("a prefix")).collect(),
+            nat_outgoing: NatOutgoing {
+                exclusions,
+                port_range: ports.then_some((1024, 65_535)),
+                ..NatOutgoing::default()
+            },
+            source_spoofing: spoofing,
+            ..CompileOptions::default()
+        },
+    )
 }
 
 /// A crowded start, then changes one or two at a time: what they meet is there, and what they miss is seen.
@@ -69,7 +98,7 @@ proptest! {
 
     #[test]
     fn an_update_is_what_compiling_anew_gives(steps in history()) {
-        let options = CompileOptions::default();
+        let mut options = CompileOptions::default();
         let mut compiler = Compiler::new(options.clone());
         let mut endpoints: BTreeMap<u8, Endpoint> = BTreeMap::new();
         let mut generation = Generation::seed(3);
@@ -92,6 +121,10 @@ proptest! {
                     endpoints.remove(&number);
                 }
                 Step::Move => generation = generation.next(),
+                Step::Settings(settings) => {
+                    options = *settings;
+                    compiler.set_options(options.clone());
+                }
                 Step::Update => {
                     let endpoints: Vec<Endpoint> = endpoints.values().cloned().collect();
                     // Where no endpoint came or went, both ways are open.
@@ -104,7 +137,7 @@ proptest! {
                     prop_assert_eq!(compiler.table(), &fresh);
                     prop_assert!(!tightens(&known, &fresh) || update.tightens(&fresh), "less cautious");
                     if update.tightens(&fresh) {
-                        generation = generation.next();
+                        generation = compiler.next_generation(generation, &update);
                         compiler.move_generation(generation, &mut update);
                         let moved = compile(compiler.cluster(), &endpoints, generation, &options);
                         prop_assert_eq!(compiler.table(), &moved);
