@@ -73,6 +73,8 @@ pub(crate) struct Rules {
     moves: u64,
     /// The update that was written last, until the kernel has said yes: what it changed may or may not be there.
     unconfirmed: Option<Update>,
+    /// Whether somebody else's hands were in the table: what it allowed meanwhile, and so who carries a live stamp, is not known.
+    distrusted: bool,
     /// Who touched the table since it was last read, as far as is known.
     suspect: Option<String>,
     /// What was found that nobody of us wrote, and who did.
@@ -104,6 +106,7 @@ impl Rules {
             move_owed: None,
             moves: 0,
             unconfirmed: None,
+            distrusted: false,
             suspect: None,
             tampered: Vec::new(),
         }
@@ -181,6 +184,8 @@ impl Rules {
                 self.look_for_strangers(&kernel, compiler.table());
                 if !self.ever_read {
                     self.ever_read = true;
+                    // Who carries the stamps of an earlier run is not known, unless all is as this one wants it.
+                    self.distrusted = !kernel.is_empty();
                     if let Some(found) = Generation::of(&kernel) {
                         self.generation = found;
                     }
@@ -205,7 +210,9 @@ impl Rules {
             Kernel::Compiled => compiled,
             Kernel::Other(other) => other,
         };
-        if self.claimed && !half_written && found != written && before.as_ref() != Some(found) {
+        let is_strange = found != written && before.as_ref() != Some(found);
+        self.distrusted |= self.ever_read && (is_strange || half_written);
+        if self.claimed && is_strange && !half_written {
             let text = describe(before.as_ref().unwrap_or(written), found);
             // Where there is nothing to write there is nothing to tell.
             if !text.is_empty() {
@@ -309,14 +316,18 @@ impl Rules {
         self.compiled_for = Some(revision);
         // A kernel that was not as compiled before is compared as a whole, whatever the compiler changed.
         if let Kernel::Other(kernel) = std::mem::replace(&mut self.kernel, Kernel::Compiled) {
+            if kernel == *compiler.table() {
+                self.distrusted = false;
+            }
             update = kernel.into();
         }
-        if self.move_owed.is_some() || update.tightens(compiler.table()) {
+        if self.distrusted || self.move_owed.is_some() || update.tightens(compiler.table()) {
             // What is denied from now on is denied to new flows at once. Those that are under way end with the move, and who waits for
             // this version waits for that.
             self.move_owed = self.move_at(now);
             match self.move_owed {
                 None => {
+                    self.distrusted = false;
                     self.generation = compiler.next_generation(self.generation, &update);
                     self.moves += 1;
                     compiler.move_generation(self.generation, &mut update);

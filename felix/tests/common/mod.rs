@@ -39,6 +39,8 @@ pub(crate) struct World {
     /// Actions that wait to be done, when `paused`.
     pub(crate) held: VecDeque<Action>,
     pub(crate) paused: bool,
+    /// Whether strangers edit the table, so that a route may be written between their edit and its repair.
+    pub(crate) strangers: bool,
     /// What the kernel says to the next transactions, and to route writes while set.
     pub(crate) refuse_rules: u32,
     pub(crate) refuse_routes: Option<String>,
@@ -65,6 +67,7 @@ impl World {
             settings: None,
             held: VecDeque::new(),
             paused: false,
+            strangers: false,
             refuse_rules: 0,
             refuse_routes: None,
             revision: 0,
@@ -278,6 +281,9 @@ impl World {
             let interface = self.links.get(index).expect("a route needs a link").name.clone();
             let address = destination.addr();
             let set = if address.is_ipv4() { "own4" } else { "own6" };
+            if self.strangers {
+                continue;
+            }
             let own = &self.table.ruleset().expect("a route before the table").sets[set].elements;
             assert!(
                 own.contains(&vec![Value::IfName(interface.clone()), Value::Addr(address)]),
