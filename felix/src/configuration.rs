@@ -23,8 +23,8 @@ type PodName = (String, String);
 pub(crate) struct Touched {
     /// What settings are made of.
     pub(crate) settings: bool,
-    /// A pod's bandwidth.
-    pub(crate) bandwidth: bool,
+    /// What a pod's interface needs.
+    pub(crate) pods: bool,
 }
 
 /// Everything that settings are made of.
@@ -34,8 +34,16 @@ pub(crate) struct Configurations {
     felix: BTreeMap<String, FelixConfigurationSpec>,
     service_cidrs: Vec<IpNet>,
     labels: StringMap,
-    bandwidth: BTreeMap<PodName, Bandwidth>,
-    bandwidth_problems: BTreeMap<PodName, Vec<String>>,
+    pods: BTreeMap<PodName, PodNeeds>,
+    pod_problems: BTreeMap<PodName, Vec<String>>,
+}
+
+/// What a pod's annotations ask of its interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PodNeeds {
+    pub(crate) bandwidth: Bandwidth,
+    /// Whether it wants to send from addresses that are not its own.
+    pub(crate) foreign_sources: bool,
 }
 
 /// What came of it.
@@ -53,8 +61,8 @@ impl Configurations {
             felix: BTreeMap::new(),
             service_cidrs: Vec::new(),
             labels: StringMap::new(),
-            bandwidth: BTreeMap::new(),
-            bandwidth_problems: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pod_problems: BTreeMap::new(),
         }
     }
 
@@ -74,7 +82,7 @@ impl Configurations {
                 touched.settings = self.labels != node.metadata.labels;
                 self.labels.clone_from(&node.metadata.labels);
             }
-            Object::Pod(pod) => touched.bandwidth = self.upsert_pod(pod),
+            Object::Pod(pod) => touched.pods = self.upsert_pod(pod),
             _ => {}
         }
         touched
@@ -88,7 +96,7 @@ impl Configurations {
             Kind::BgpConfiguration if key.name == DEFAULT => touched.settings = self.set_service_cidrs(Vec::new()),
             Kind::Pod => {
                 let pod = (key.namespace.clone().unwrap_or_default(), key.name.clone());
-                touched.bandwidth = self.set_bandwidth(pod, Bandwidth::default(), Vec::new());
+                touched.pods = self.set_pod(pod, PodNeeds::default(), Vec::new());
             }
             _ => {}
         }
@@ -101,42 +109,46 @@ impl Configurations {
         changed
     }
 
-    /// Only pods that may be this node's are kept, and of those the few that have limits.
+    /// Only pods that may be this node's are kept, and of those the few that need anything.
     fn upsert_pod(&mut self, pod: &Pod) -> bool {
         let elsewhere = pod.spec.node_name.as_deref().is_some_and(|node| !node.is_empty() && node != self.node);
-        let (bandwidth, errors) = if elsewhere || pod.metadata.annotations.is_empty() {
-            (Bandwidth::default(), Vec::new())
-        } else {
-            pod.bandwidth()
-        };
+        let (mut needs, mut errors) = (PodNeeds::default(), Vec::new());
+        if !elsewhere && !pod.metadata.annotations.is_empty() {
+            (needs.bandwidth, errors) = pod.bandwidth();
+            errors.extend(pod.traffic_limits().1);
+            match pod.allowed_source_prefixes() {
+                Ok(prefixes) => needs.foreign_sources = !prefixes.is_empty(),
+                Err(error) => errors.push(error),
+            }
+        }
         let name = (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone());
         let problems = errors.iter().map(|error| format!("Pod {}/{}: {error}", name.0, name.1)).collect();
-        self.set_bandwidth(name, bandwidth, problems)
+        self.set_pod(name, needs, problems)
     }
 
-    fn set_bandwidth(&mut self, pod: PodName, bandwidth: Bandwidth, problems: Vec<String>) -> bool {
+    fn set_pod(&mut self, pod: PodName, needs: PodNeeds, problems: Vec<String>) -> bool {
         if problems.is_empty() {
-            self.bandwidth_problems.remove(&pod);
+            self.pod_problems.remove(&pod);
         } else {
-            self.bandwidth_problems.insert(pod.clone(), problems);
+            self.pod_problems.insert(pod.clone(), problems);
         }
-        if bandwidth.is_none() {
-            return self.bandwidth.remove(&pod).is_some();
+        if needs == PodNeeds::default() {
+            return self.pods.remove(&pod).is_some();
         }
-        self.bandwidth.insert(pod, bandwidth) != Some(bandwidth)
+        self.pods.insert(pod, needs) != Some(needs)
     }
 
-    /// The limit of one pod, if it has any.
-    pub(crate) fn bandwidth_of(&self, namespace: &str, pod: &str) -> Option<Bandwidth> {
-        if self.bandwidth.is_empty() {
+    /// What a pod's interface needs, if anything.
+    pub(crate) fn needs_of(&self, namespace: &str, pod: &str) -> Option<PodNeeds> {
+        if self.pods.is_empty() {
             return None;
         }
-        self.bandwidth.get(&(namespace.to_owned(), pod.to_owned())).copied()
+        self.pods.get(&(namespace.to_owned(), pod.to_owned())).copied()
     }
 
     /// What is wrong with the annotations of this node's pods.
     pub(crate) fn problems(&self) -> impl Iterator<Item = &String> {
-        self.bandwidth_problems.values().flatten()
+        self.pod_problems.values().flatten()
     }
 
     /// The settings that follow: of each field the value of the node's own configuration, of the one that selects it, or of `default`.
@@ -212,7 +224,7 @@ mod tests {
         object("FelixConfiguration", name, &json!({"spec": spec}))
     }
 
-    const CHANGED: Touched = Touched { settings: true, bandwidth: false };
+    const CHANGED: Touched = Touched { settings: true, pods: false };
 
     #[test]
     fn the_nodes_own_wins_over_a_selected_one_and_that_over_the_default() {
@@ -292,13 +304,13 @@ mod tests {
             let spec = node.map_or_else(|| json!({}), |node| json!({"nodeName": node}));
             object("Pod", "web", &json!({"annotations": {"kubernetes.io/ingress-bandwidth": bandwidth}, "spec": spec}))
         };
-        let limited = Touched { settings: false, bandwidth: true };
+        let limited = Touched { settings: false, pods: true };
         assert_eq!(all.upsert(&pod(Some("n2"), "1M")), Touched::default());
         assert_eq!(all.upsert(&pod(None, "1M")), limited);
         assert_eq!(all.upsert(&pod(Some("n1"), "1M")), Touched::default());
         assert_eq!(all.upsert(&pod(Some("n1"), "2M")), limited);
         let rate =
-            |all: &Configurations| all.bandwidth_of("default", "web").and_then(|it| it.ingress).map(|it| it.rate);
+            |all: &Configurations| all.needs_of("default", "web").and_then(|it| it.bandwidth.ingress).map(|it| it.rate);
         assert_eq!(rate(&all), Some(2_000_000));
         assert_eq!(all.upsert(&pod(Some("n1"), "fast")), limited);
         assert_eq!((rate(&all), all.problems().count()), (None, 1));

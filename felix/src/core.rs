@@ -11,9 +11,9 @@ use tortie_nft::Ruleset;
 use tortie_policy::{CompileOptions, Compiler, Endpoint};
 
 use crate::bgp::Bgp;
+use crate::configuration::Configurations;
 use crate::drift::{DriftKind, Drifts};
 use crate::endpoints::{Answer, Endpoints, Reasons};
-use crate::configuration::Configurations;
 use crate::event::{Action, Change, Event, LocalEndpoint, Millis};
 use crate::host::Host;
 use crate::routes::Routes;
@@ -21,8 +21,8 @@ use crate::rules::Rules;
 use crate::settings::Settings;
 use crate::view::{BlockView, RouteView, Status};
 
-mod settings;
 mod kernel;
+mod settings;
 mod watch;
 
 /// Read-backs of all routes are at least this far apart.
@@ -234,6 +234,7 @@ impl Felix {
             Event::Rib(RibUpdate::Withdrawn { prefix }) => self.routes.withdraw(prefix),
             Event::Rib(RibUpdate::Converged) => self.routes.converged(),
             Event::RulesRead(result) => self.rules.read(result, self.now, &self.compiler),
+            Event::StampsSwept(result) => self.rules.swept(result, self.now),
             Event::RulesApplied(result) => {
                 if self.rules.applied_with(result, self.now) {
                     self.rules_sequence = self.rules_sent;
@@ -381,7 +382,7 @@ impl Felix {
         self.bgp_dirty |= self.bgp.upsert(object);
         let touched = self.configurations.upsert(object);
         self.settings_dirty |= touched.settings;
-        self.host_dirty |= touched.bandwidth;
+        self.host_dirty |= touched.pods;
         self.compiler.cluster_mut().upsert(object)
     }
 
@@ -392,7 +393,7 @@ impl Felix {
         }
         let touched = self.configurations.remove(key);
         self.settings_dirty |= touched.settings;
-        self.host_dirty |= touched.bandwidth;
+        self.host_dirty |= touched.pods;
         self.compiler.cluster_mut().remove(key)
     }
 
@@ -516,10 +517,7 @@ impl Felix {
             if let Some(drift) = self.drifts.report(self.now) {
                 return Some(Action::Report(drift));
             }
-            let action = self
-                .poll_rules()
-                .or_else(|| self.poll_routes())
-                .or_else(|| self.poll_bgp());
+            let action = self.poll_rules().or_else(|| self.poll_routes()).or_else(|| self.poll_bgp());
             if action.is_some() {
                 return action;
             }
@@ -540,7 +538,8 @@ impl Felix {
         let under_way = self.rules.is_under_way();
         let endpoints = || self.endpoints.admitted().map(compiled_for).collect();
         let revision = self.endpoints.revision();
-        let action = self.rules.step(self.now, ready, &mut self.compiler, revision, endpoints)?;
+        let step = self.rules.step(self.now, ready, &mut self.compiler, revision, endpoints);
+        let action = step.or_else(|| if ready { self.rules.sweep(self.now) } else { None })?;
         if matches!(action, Action::ApplyRules(_)) && !under_way {
             self.rules_sent = self.sequence;
         }
@@ -637,10 +636,12 @@ impl Felix {
     pub fn status(&self) -> Status {
         let mut problems = Vec::new();
         problems.extend(self.rules.error().map(str::to_owned));
+        problems.extend(self.rules.stamps_error().map(str::to_owned));
         problems.extend(self.host_error.clone());
         problems.extend(self.host_firewall.iter().cloned());
         problems.extend(self.host_problems.iter().cloned());
         problems.extend(self.configurations.problems().cloned());
+        problems.extend(self.compiler.problems());
         problems.extend(self.bgp_error.clone());
         problems.extend(self.bgp_problems.iter().cloned());
         if self.ready() {
@@ -651,7 +652,7 @@ impl Felix {
             in_sync: self.in_sync,
             revision: self.revision.clone(),
             programmed_revision: self.programmed.clone(),
-            generation: self.rules.generation().live_mark() >> 17,
+            generation: self.rules.generation().number(),
             endpoints: self.endpoints.all().count(),
             problems,
             warnings: self.warnings.clone(),

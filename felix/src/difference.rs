@@ -13,9 +13,13 @@ pub(crate) fn describe(written: &Ruleset, found: &Ruleset) -> String {
     let mut words: Vec<String> = Vec::new();
     for command in found.diff(written).commands {
         let text = match command {
-            Command::AddChain { chain, .. } if found.chains.contains_key(&chain) => format!("chain {chain} has another hook"),
+            Command::AddChain { chain, .. } if found.chains.contains_key(&chain) => {
+                format!("chain {chain} has another hook")
+            }
             Command::AddChain { chain, .. } => format!("chain {chain} is gone"),
-            Command::FlushChain { chain } if written.chains.contains_key(&chain) => format!("chain {chain} has other rules"),
+            Command::FlushChain { chain } if written.chains.contains_key(&chain) => {
+                format!("chain {chain} has other rules")
+            }
             Command::AddRule { chain, .. } if found.chains.get(&chain).is_some_and(|found| found.rules.is_empty()) => {
                 format!("chain {chain} is empty")
             }
@@ -33,7 +37,9 @@ pub(crate) fn describe(written: &Ruleset, found: &Ruleset) -> String {
             Command::AddMapElements { map, elements } if found.maps.contains_key(&map) => {
                 format!("map {map} lacks {}", elements_of(elements.len()))
             }
-            Command::DeleteMapElements { map, elements } => format!("map {map} has {} more", elements_of(elements.len())),
+            Command::DeleteMapElements { map, elements } => {
+                format!("map {map} has {} more", elements_of(elements.len()))
+            }
             Command::AddCounter { counter, .. } => format!("counter {counter} is gone"),
             Command::DeleteCounter { counter } => format!("counter {counter} is not ours"),
             _ => continue,

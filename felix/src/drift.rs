@@ -223,7 +223,11 @@ mod tests {
         }
         assert_eq!(drifts.latest().count(), 1);
         route(&mut drifts, 999 + SAME, "10.0.0.0/26");
-        assert_eq!(drifts.latest().map(|drift| drift.times).collect::<Vec<_>>(), [1_000, 1], "long after it is another");
+        assert_eq!(
+            drifts.latest().map(|drift| drift.times).collect::<Vec<_>>(),
+            [1_000, 1],
+            "long after it is another"
+        );
         assert!(drifts.counts().all(|(kind, count)| count == if kind == DriftKind::Route { 1_001 } else { 0 }));
     }
 

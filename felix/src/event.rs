@@ -14,6 +14,7 @@ use crate::drift::Drift;
 use crate::host::{Host, HostReport};
 use crate::host_firewall::HostFirewall;
 use crate::settings::Settings;
+use crate::stamps::Sweep;
 
 /// Milliseconds on a clock that only goes forward; where it starts does not matter.
 pub type Millis = u64;
@@ -230,6 +231,8 @@ pub enum Event {
     RulesRead(Result<Option<Ruleset>, String>),
     /// The answer to [`Action::ApplyRules`].
     RulesApplied(Result<(), String>),
+    /// How many flows' stamps were cleared: the answer to [`Action::SweepStamps`].
+    StampsSwept(Result<u64, String>),
     /// Interfaces and routes: the answer to [`Action::ReadRoutes`].
     RoutesRead(Result<Snapshot, String>),
     /// The answer to [`Action::ApplyRoutes`]: what of it failed, or why it is unknown what of it took effect.
@@ -292,6 +295,8 @@ pub enum Action {
     /// Apply, all or nothing: [`Event::RulesApplied`]. An empty transaction, once after a restart, only makes the table this
     /// process's own.
     ApplyRules(Transaction),
+    /// Clear these stamps from the ct marks of all flows, beside anything else that is under way: [`Event::StampsSwept`].
+    SweepStamps(Sweep),
     /// Read interfaces and routes: [`Event::RoutesRead`].
     ReadRoutes,
     /// Apply in order, each on its own: [`Event::RoutesApplied`].
@@ -311,4 +316,22 @@ pub enum Action {
         /// Why not, with the remedy.
         result: Result<(), String>,
     },
+}
+
+impl Action {
+    /// What it is called in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ReadRules => "read-rules",
+            Self::ApplyRules(_) => "apply-rules",
+            Self::SweepStamps(_) => "sweep-stamps",
+            Self::ReadRoutes => "read-routes",
+            Self::ApplyRoutes(_) => "apply-routes",
+            Self::ConfigureBgp(_) => "configure-bgp",
+            Self::ConfigureHost(_) => "configure-host",
+            Self::Settings(_) => "settings",
+            Self::Report(_) => "report",
+            Self::Done { .. } => "answer",
+        }
+    }
 }

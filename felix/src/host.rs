@@ -1,6 +1,6 @@
 //! What a node must be like besides its rules and routes: forwarding, the MTU of pods, and how fast they may be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tortie_api::k8s::Bandwidth;
@@ -20,6 +20,8 @@ pub struct Host {
     pub refresh: Option<Millis>,
     /// The limits of the pods that have any, by the host's end of their veth.
     pub bandwidth: BTreeMap<String, Bandwidth>,
+    /// The pods that may send from others' addresses, likewise: the kernel must not check the reverse path of what they send.
+    pub foreign_sources: BTreeSet<String>,
 }
 
 /// What became of it.

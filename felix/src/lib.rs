@@ -22,26 +22,27 @@ mod difference;
 mod drift;
 mod endpoints;
 mod event;
+mod fib;
 mod host;
 mod host_firewall;
-mod fib;
 mod numbers;
 mod resolve;
 mod routes;
 mod rules;
 pub mod settings;
+mod stamps;
 mod view;
 
 pub use crate::core::{Config, Felix};
 pub use drift::{Drift, DriftKind};
 pub use event::{
-    Action, Change, Event, Link, LocalEndpoint, Millis, RequestId, Route, RouteChange, RouteFailure, Snapshot,
-    Target,
+    Action, Change, Event, Link, LocalEndpoint, Millis, RequestId, Route, RouteChange, RouteFailure, Snapshot, Target,
 };
 pub use host::{Host, HostRepair, HostReport};
 pub use host_firewall::{HostFirewall, HostFirewallRepair};
 pub use numbers::Numbers;
 pub use settings::Settings;
+pub use stamps::Sweep;
 pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
 
 /// The routing protocol number of every route that Tortie writes, so that ownership is never a guess.

@@ -8,10 +8,11 @@
 use std::collections::VecDeque;
 
 use tortie_nft::{Ruleset, Transaction};
-use tortie_policy::{Compiler, Endpoint, Generation, Update};
+use tortie_policy::{Compiler, Endpoint, Generation, MarkMask, Update};
 
 use crate::difference::describe;
 use crate::event::{Action, Millis};
+use crate::stamps::Stamps;
 
 /// The first pause after a second failure in a row, doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Millis = 100;
@@ -24,6 +25,9 @@ const MOVE_CREDIT: Millis = 20 * MOVE_COST;
 
 /// What a transaction may weigh, see [`Transaction::batches`]: some thousand rules, which the kernel takes in a few milliseconds.
 const BATCH: usize = 4_000;
+
+/// How long what waits for a sweep of stamps waits before it looks again, though the sweep's answer is what it waits for.
+const SWEEP_PAUSE: Millis = 1_000;
 
 /// What is under way.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,6 +75,9 @@ pub(crate) struct Rules {
     /// When the generation may move, if something was written that asks for it.
     move_owed: Option<Millis>,
     moves: u64,
+    stamps: Stamps,
+    /// The bits of stamps in what was compiled last.
+    mask: MarkMask,
     /// The update that was written last, until the kernel has said yes: what it changed may or may not be there.
     unconfirmed: Option<Update>,
     /// Whether somebody else's hands were in the table: what it allowed meanwhile, and so who carries a live stamp, is not known.
@@ -105,6 +112,8 @@ impl Rules {
             credit_at: 0,
             move_owed: None,
             moves: 0,
+            stamps: Stamps::default(),
+            mask: MarkMask::default(),
             unconfirmed: None,
             distrusted: false,
             suspect: None,
@@ -186,8 +195,9 @@ impl Rules {
                     self.ever_read = true;
                     // Who carries the stamps of an earlier run is not known, unless all is as this one wants it.
                     self.distrusted = !kernel.is_empty();
-                    if let Some(found) = Generation::of(&kernel) {
+                    if let (Some(found), Some(mask)) = (Generation::of(&kernel), Generation::mask_of(&kernel)) {
                         self.generation = found;
+                        self.stamps.in_force(found, mask);
                     }
                 }
                 self.kernel = if kernel == *compiler.table() { Kernel::Compiled } else { Kernel::Other(kernel) };
@@ -243,6 +253,7 @@ impl Rules {
                 }
                 self.applied = self.steps_make;
                 self.half_written = false;
+                self.stamps.in_force(self.generation, self.mask);
                 self.unconfirmed = None;
                 self.move_owed.is_none()
             }
@@ -251,6 +262,18 @@ impl Rules {
                 self.read_wanted = true;
                 self.failed(format!("nftables refused a change, the rules before it stay in force: {reason}"), now);
                 false
+            }
+        }
+    }
+
+    /// Takes the answer to a sweep of stamps. What waited for it goes on at once.
+    pub(crate) fn swept(&mut self, result: Result<u64, String>, now: Millis) {
+        let held = self.stamps.hold();
+        self.stamps.swept(result, now);
+        if held {
+            self.move_owed = self.move_owed.map(|at| at.min(now));
+            if self.failures == 0 {
+                self.not_before = self.not_before.min(now);
             }
         }
     }
@@ -265,8 +288,25 @@ impl Rules {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// When [`Rules::step`] has something to do although nothing happens.
+    /// A sweep of stamps, once it is time. It goes on beside everything else.
+    pub(crate) fn sweep(&mut self, now: Millis) -> Option<Action> {
+        self.stamps.sweep(now).map(Action::SweepStamps)
+    }
+
+    /// Why stamps cannot be swept, if they cannot.
+    pub(crate) fn stamps_error(&self) -> Option<&str> {
+        self.stamps.error()
+    }
+
+    /// When [`Rules::step`] or [`Rules::sweep`] has something to do although nothing happens.
     pub(crate) fn timeout(&self) -> Option<Millis> {
+        [self.step_at(), self.stamps.timeout()].into_iter().flatten().min()
+    }
+
+    fn step_at(&self) -> Option<Millis> {
+        if self.stamps.hold() && !self.stamps.has_table() && !self.read_wanted {
+            return None;
+        }
         if self.io != Io::Idle || !(self.read_wanted || self.applied < self.version) {
             return None;
         }
@@ -304,6 +344,10 @@ impl Rules {
         if !may_write || self.applied >= self.version {
             return None;
         }
+        self.mask = compiler.mark_mask();
+        if !self.stamps.has_table() && !self.stamps.allow(self.generation, self.mask) {
+            return None;
+        }
         if self.is_written() && self.move_owed.is_some_and(|at| now < at) {
             return None;
         }
@@ -324,11 +368,12 @@ impl Rules {
         if self.distrusted || self.move_owed.is_some() || update.tightens(compiler.table()) {
             // What is denied from now on is denied to new flows at once. Those that are under way end with the move, and who waits for
             // this version waits for that.
-            self.move_owed = self.move_at(now);
+            let next = compiler.next_generation(self.generation, &update);
+            self.move_owed = self.move_at(now, next);
             match self.move_owed {
                 None => {
                     self.distrusted = false;
-                    self.generation = compiler.next_generation(self.generation, &update);
+                    self.generation = next;
                     self.moves += 1;
                     compiler.move_generation(self.generation, &mut update);
                 }
@@ -363,7 +408,10 @@ impl Rules {
     }
 
     /// When the generation may move, if not now; if now, that is counted.
-    fn move_at(&mut self, now: Millis) -> Option<Millis> {
+    fn move_at(&mut self, now: Millis, next: Generation) -> Option<Millis> {
+        if !self.stamps.allow(next, self.mask) {
+            return Some(now + SWEEP_PAUSE);
+        }
         self.credit = (self.credit + now.saturating_sub(self.credit_at)).min(MOVE_CREDIT);
         self.credit_at = now;
         if self.credit < MOVE_COST {

@@ -10,17 +10,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tortie_api::calico::felix::{
-    DenyAction, EndpointToHostAction, FelixConfigurationSpec, LogLevel, NatOutgoingExclusions, ServiceLoopPrevention,
-    SourceSpoofing, Switch,
+    DenyAction, EndpointToHostAction, FelixConfigurationSpec, LogLevel, MTU_INTERFACES, NatOutgoingExclusions,
+    ServiceLoopPrevention, SourceSpoofing, Switch,
 };
 
 use crate::event::Millis;
 
 /// How often rules, routes and interfaces are compared with what they should be, Calico's default.
 const REFRESH: Millis = 90_000;
-
-/// Calico's default of `mtuIfacePattern`: the names that kernels and udev give to Ethernet, wireless and the like.
-pub const MTU_INTERFACES: &str = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)";
 
 /// How this node is to be treated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,7 +164,7 @@ impl Default for Settings {
             mtu_interfaces: MTU_INTERFACES.to_owned(),
             health: Listener { enabled: true, host: None, port: None },
             health_timeouts: BTreeMap::new(),
-            metrics: Listener { enabled: false, host: None, port: None },
+            metrics: Listener { enabled: true, host: None, port: None },
             process_metrics: true,
             log_level: None,
         }

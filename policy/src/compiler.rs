@@ -27,9 +27,9 @@ use crate::frame::{
     EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
 };
 use crate::generation::Generation;
-use crate::marks::MarkMask;
 use crate::governors::{Governors, Group};
 use crate::intern::{Id, Interner};
+use crate::marks::MarkMask;
 use crate::names::Names;
 use crate::options::CompileOptions;
 use crate::special::write_special;

@@ -1,14 +1,14 @@
 //! Where settings change, and what the node's interfaces and kernel settings should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tortie_policy::CompileOptions;
+use tortie_policy::{CompileOptions, DenyAction, EndpointToHost, MarkMask, NatExclusions, NatOutgoing, ServiceLoop};
 
 use super::Felix;
 use crate::drift::DriftKind;
 use crate::event::Action;
 use crate::host::{Host, HostReport};
-use crate::settings::{RuleSettings, Settings};
+use crate::settings::{self, RuleSettings, ServiceLoops, Settings};
 
 impl Felix {
     /// The settings that are in force.
@@ -39,14 +39,17 @@ impl Felix {
 
     /// What the node should be like, as far as it is no rule and no route.
     fn wanted_host(&self) -> Host {
-        let endpoints = self.endpoints.all();
-        let bandwidth: BTreeMap<String, _> = endpoints
-            .filter_map(|endpoint| {
-                let limits = self.configurations.bandwidth_of(&endpoint.namespace, &endpoint.pod)?;
-                Some((endpoint.interface.clone(), limits))
-            })
-            .collect();
         let settings = &self.settings;
+        let (mut bandwidth, mut foreign_sources) = (BTreeMap::new(), BTreeSet::new());
+        for endpoint in self.endpoints.all() {
+            let Some(needs) = self.configurations.needs_of(&endpoint.namespace, &endpoint.pod) else { continue };
+            if !needs.bandwidth.is_none() {
+                bandwidth.insert(endpoint.interface.clone(), needs.bandwidth);
+            }
+            if needs.foreign_sources && settings.rules.source_spoofing {
+                foreign_sources.insert(endpoint.interface.clone());
+            }
+        }
         let had_ipv6 = self.host.as_ref().is_some_and(|host| host.forward_ipv6);
         Host {
             forward_ipv4: settings.forwarding,
@@ -54,6 +57,7 @@ impl Felix {
             mtu_interfaces: settings.mtu_interfaces.clone(),
             refresh: settings.interfaces_refresh,
             bandwidth,
+            foreign_sources,
         }
     }
 
@@ -102,5 +106,35 @@ impl Felix {
 
 /// What the compiler is told.
 fn compile_options(rules: &RuleSettings) -> CompileOptions {
-    CompileOptions { vxlan_port: rules.vxlan_port, ..CompileOptions::default() }
+    CompileOptions {
+        vxlan_port: rules.vxlan_port,
+        allow_vxlan_from_workloads: rules.allow_vxlan,
+        allow_ipip_from_workloads: rules.allow_ipip,
+        // Validation lets no other mask through.
+        mark_mask: MarkMask::try_from(rules.mark_mask).unwrap_or_default(),
+        deny_action: if rules.reject { DenyAction::Reject } else { DenyAction::Drop },
+        endpoint_to_host: match rules.endpoint_to_host {
+            settings::EndpointToHost::Accept => EndpointToHost::Accept,
+            settings::EndpointToHost::Drop => EndpointToHost::Drop,
+            settings::EndpointToHost::Return => EndpointToHost::Return,
+        },
+        service_loop_prevention: match rules.service_loop_prevention {
+            ServiceLoops::Drop => ServiceLoop::Drop,
+            ServiceLoops::Reject => ServiceLoop::Reject,
+            ServiceLoops::Allow => ServiceLoop::Disabled,
+        },
+        service_cidrs: rules.service_cidrs.clone(),
+        nat_outgoing: NatOutgoing {
+            address: rules.nat_address,
+            port_range: rules.nat_ports,
+            exclusions: if rules.nat_excludes_hosts {
+                NatExclusions::IpPoolsAndHostIps
+            } else {
+                NatExclusions::IpPoolsOnly
+            },
+            interface_filter: rules.nat_interface.clone(),
+        },
+        source_spoofing: rules.source_spoofing,
+        ..CompileOptions::default()
+    }
 }

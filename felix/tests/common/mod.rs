@@ -12,7 +12,7 @@ use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
 use tortie_api::{Object, ObjectKey};
 use tortie_felix::{
     Action, Change, Config, Event, Felix, Link, LocalEndpoint, Millis, ROUTE_METRIC, ROUTE_PROTOCOL, Route,
-    RouteChange, RouteFailure, Settings, Snapshot, Target,
+    RouteChange, RouteFailure, Settings, Snapshot, Sweep, Target,
 };
 use tortie_nft::fake::Fake;
 use tortie_nft::{Executor, Ruleset, Value};
@@ -21,13 +21,25 @@ use tortie_policy::host_interface;
 /// This node's uplink.
 pub(crate) const ETH0: u32 = 2;
 
+/// A kernel's routes, where they are real.
+pub(crate) trait FibOf {
+    fn read(&mut self) -> Snapshot;
+    fn write(&mut self, changes: &[RouteChange]) -> Vec<RouteFailure>;
+}
+
 /// The core, its world, and what passed between them.
 pub(crate) struct World {
     pub(crate) felix: Felix,
     pub(crate) now: Millis,
     pub(crate) table: Fake,
+    /// The sweeps of stamps that were asked for, what the kernel says to them, and whether it says so only later.
+    pub(crate) sweeps: Vec<Sweep>,
+    pub(crate) sweep_result: Result<u64, String>,
+    pub(crate) hold_sweeps: bool,
     pub(crate) fib: BTreeMap<(IpNet, u32), Route>,
     pub(crate) links: BTreeMap<u32, Link>,
+    /// In place of `fib`, where it is real.
+    pub(crate) kernel: Option<Box<dyn FibOf>>,
     pub(crate) answers: BTreeMap<u64, Result<(), String>>,
     pub(crate) bgp: Option<tortie_bird_lite::Config>,
     /// Every action but reads and answers.
@@ -58,8 +70,12 @@ impl World {
             felix: Felix::new(config(node)),
             now: 1_000,
             table: Fake::new(),
+            sweeps: Vec::new(),
+            sweep_result: Ok(0),
+            hold_sweeps: false,
             fib: BTreeMap::new(),
             links: BTreeMap::new(),
+            kernel: None,
             answers: BTreeMap::new(),
             bgp: None,
             writes: Vec::new(),
@@ -183,6 +199,11 @@ impl World {
                 self.answers.insert(request, result);
             } else if let Action::Settings(settings) = action {
                 self.settings = Some(*settings);
+            } else if let Action::SweepStamps(sweep) = action {
+                self.sweeps.push(sweep);
+                if !self.hold_sweeps {
+                    self.felix.handle(Event::StampsSwept(self.sweep_result.clone()), self.now);
+                }
             } else if self.paused {
                 self.held.push_back(action);
             } else {
@@ -221,6 +242,9 @@ impl World {
             Action::ApplyRules(transaction) => {
                 Event::RulesApplied(self.table.apply(&transaction).map_err(|error| error.to_string()))
             }
+            Action::ReadRoutes if self.kernel.is_some() => {
+                Event::RoutesRead(Ok(self.kernel.as_mut().map(|kernel| kernel.read()).unwrap_or_default()))
+            }
             Action::ReadRoutes => Event::RoutesRead(Ok(Snapshot {
                 links: self.links.values().cloned().collect(),
                 routes: self.fib.values().cloned().collect(),
@@ -231,11 +255,16 @@ impl World {
                 Event::BgpConfigured(Ok(()))
             }
             Action::ConfigureHost(_) => Event::HostConfigured(Ok(())),
-            Action::Done { .. } | Action::Report(_) | Action::Settings(_) => unreachable!("answered before"),
+            Action::Done { .. } | Action::Report(_) | Action::Settings(_) | Action::SweepStamps(_) => {
+                unreachable!("answered before")
+            }
         }
     }
 
     fn write_routes(&mut self, changes: Vec<RouteChange>) -> Vec<RouteFailure> {
+        if let Some(kernel) = &mut self.kernel {
+            return kernel.write(&changes);
+        }
         let mut failures = Vec::new();
         for change in changes {
             let route = change.route().clone();
