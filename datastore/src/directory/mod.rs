@@ -5,6 +5,7 @@
 
 mod last_good;
 mod layout;
+mod objects;
 mod store;
 mod view;
 mod watcher;
@@ -12,7 +13,7 @@ mod watcher;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -35,6 +36,9 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// How often a directory that is gone is looked for.
 const LOST_RETRY: Duration = Duration::from_millis(250);
 
+/// How long whoever asks waits for a watch that has just begun.
+const FIRST_READING: Duration = Duration::from_secs(10);
+
 /// Batches that may wait for a slow receiver; behind these the kernel queues events.
 const BACKLOG: usize = 16;
 
@@ -52,8 +56,10 @@ type Events = EventStream<Vec<u8>>;
 pub struct Directory {
     root: PathBuf,
     store: Store,
-    /// What [`Datastore::get`] and [`Datastore::list`] read last.
+    /// What [`Datastore::get`] and [`Datastore::list`] read last, where nobody watches.
     cache: Arc<Mutex<Option<View>>>,
+    /// The view of the watch that was started last, if it still runs.
+    watched: Arc<Mutex<Weak<Mutex<View>>>>,
     /// Since when a watch has been at work.
     busy: Arc<Mutex<Option<Instant>>>,
 }
@@ -74,7 +80,13 @@ impl Directory {
                 tracing::debug!(directory, %error, "cannot make the place for what agents write");
             }
         }
-        Ok(Self { store: Store::new(&root), root, cache: Arc::default(), busy: Arc::default() })
+        Ok(Self {
+            store: Store::new(&root),
+            root,
+            cache: Arc::default(),
+            watched: Arc::default(),
+            busy: Arc::default(),
+        })
     }
 
     /// The directory's path, canonical.
@@ -103,8 +115,17 @@ impl Directory {
         Error::Store { place: self.root.display().to_string(), reason: reason.to_owned() }
     }
 
-    /// Brings the cached view up to date and reads from it.
+    /// Reads from a view that is up to date: that of the watch, if there is one, so that what a directory holds is in memory once.
     fn with_view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(view) = watched.and_then(|view| wait_for(&view).then_some(view)) {
+            let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+            // Manifests are the watch's to read, for only it knows when their writers are done. What agents write appears whole.
+            let mut files: BTreeSet<PathBuf> = view.known_below(Path::new(layout::OBJECTS)).into_iter().collect();
+            files.extend(files_below(&self.root, layout::OBJECTS));
+            view.refresh_changed(files);
+            return read(&view);
+        }
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let view = cache.get_or_insert_with(|| View::new(self.root.clone(), LastGood::read_only(&self.root)));
         let mut files: BTreeSet<PathBuf> = view.known_below(Path::new("")).into_iter().collect();
@@ -118,7 +139,9 @@ impl Directory {
 impl Datastore for Directory {
     async fn watch(&self) -> Result<mpsc::Receiver<Batch>, Error> {
         let inotify = self.inotify()?;
-        let view = View::new(self.root.clone(), LastGood::writing(&self.root));
+        let view = Arc::new(Mutex::new(View::new(self.root.clone(), LastGood::writing(&self.root))));
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&view);
+        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let watcher = Watcher::new(self.root.clone(), view, inotify.watches());
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let this = self.clone();
@@ -192,7 +215,7 @@ impl Directory {
         watcher = self.step(watcher, Watcher::rescan).await?;
         let mut last_batch = None;
         loop {
-            if let Some(batch) = watcher.poll_batch() {
+            while let Some(batch) = watcher.poll_batch() {
                 if sender.send(batch).await.is_err() {
                     return Ok(());
                 }
@@ -301,11 +324,26 @@ pub(crate) fn last_good(root: &Path, file: &Path) -> Option<Contents> {
 
 /// Every file of a directory that counts, relative to it.
 fn content_files(root: &Path) -> Vec<PathBuf> {
+    ["", layout::OBJECTS, layout::PODS].into_iter().flat_map(|part| files_below(root, part)).collect()
+}
+
+/// The files of a part of a directory, relative to the whole.
+fn files_below(root: &Path, part: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for part in ["", layout::OBJECTS, layout::PODS] {
-        files::walk(&root.join(part), &mut found, &mut Vec::new());
-    }
+    files::walk(&root.join(part), &mut found, &mut Vec::new());
     found.iter().filter_map(|path| path.strip_prefix(root).ok().map(Path::to_owned)).collect()
+}
+
+/// Waits until a watch has read everything once. False if that takes too long.
+fn wait_for(view: &Mutex<View>) -> bool {
+    let deadline = Instant::now() + FIRST_READING;
+    while !view.lock().unwrap_or_else(PoisonError::into_inner).tells() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 /// Identifies the content of a directory as it is now: user documents and what agents published. It is the same in every process that reads

@@ -17,6 +17,7 @@ use tortie_api::{Kind, Object, ObjectKey};
 
 use super::last_good::LastGood;
 use super::layout::{self, FileKind};
+use super::objects::{ObjectId, Objects};
 use crate::files::Stamp;
 use crate::manifests::{self, Place};
 use crate::{Change, Problem, files};
@@ -56,24 +57,21 @@ pub(super) struct View {
     files: BTreeMap<PathBuf, File>,
     /// What is wrong with directories, by directory.
     directory_problems: BTreeMap<PathBuf, Vec<Problem>>,
-    claims: HashMap<ObjectKey, BTreeMap<ClaimOrder, Claim>>,
+    objects: Objects,
+    /// Whether changes are told: not while everything is read for the first time.
+    tells: bool,
+    /// What changed and was not told yet.
+    changes: Vec<Change>,
     published: HashMap<(String, String), Vec<IpAddr>>,
     digest: RevisionDigest,
-}
-
-/// First in order of path, then in order of line.
-type ClaimOrder = (Arc<Path>, usize);
-
-struct Claim {
-    object: Object,
-    line: usize,
 }
 
 /// What is known of one file.
 struct File {
     /// Its content, if it could be read.
     hash: Option<Hash>,
-    claims: Vec<(ObjectKey, ClaimOrder)>,
+    /// The objects that it claims.
+    claims: Box<[ObjectId]>,
     publication: Option<(String, String)>,
     problems: Vec<Problem>,
     /// The file's stamp when it was read last, where that tells a later change.
@@ -91,7 +89,9 @@ impl View {
             last_good,
             files: BTreeMap::new(),
             directory_problems: BTreeMap::new(),
-            claims: HashMap::new(),
+            objects: Objects::default(),
+            tells: false,
+            changes: Vec::new(),
             published: HashMap::new(),
             digest: RevisionDigest::default(),
         }
@@ -128,13 +128,10 @@ impl View {
         let directories = self.directory_problems.values().flatten();
         let files = self.files.values().flat_map(|file| &file.problems);
         let mut problems: Vec<Problem> = directories.chain(files).cloned().collect();
-        let mut contested: Vec<_> = self.claims.iter().filter(|(_, claims)| claims.len() > 1).collect();
-        contested.sort_by_key(|(key, _)| *key);
-        for (key, claims) in contested {
-            let mut places =
-                claims.iter().map(|((file, _), claim)| Place { file: self.root.join(file), line: claim.line });
+        for (key, claims) in self.objects.contested() {
+            let mut places = claims.iter().map(|claim| Place { file: self.root.join(&*claim.file), line: claim.line });
             let Some(first) = places.next() else { continue };
-            problems.extend(places.map(|place| manifests::duplicate(key, &first, &place)));
+            problems.extend(places.map(|place| manifests::duplicate(&key, &first, &place)));
         }
         problems.extend(self.last_good.problem());
         problems
@@ -154,7 +151,7 @@ impl View {
 
     /// One object as it is in force.
     pub(super) fn object(&self, key: &ObjectKey) -> Option<Object> {
-        let mut object = self.claims.get(key)?.values().next()?.object.clone();
+        let mut object = self.objects.get(key)?;
         if let Object::Pod(pod) = &mut object {
             // Only agents say which addresses a pod has, as an API server lets nobody else write a status: what a manifest says of them
             // may be stale, or somebody else's.
@@ -167,29 +164,44 @@ impl View {
 
     /// All objects of a kind that are in force, in order of key.
     pub(super) fn objects(&self, kind: Kind) -> Vec<Object> {
-        let mut keys: Vec<&ObjectKey> = self.claims.keys().filter(|key| key.kind == kind).collect();
-        keys.sort();
-        keys.into_iter().filter_map(|key| self.object(key)).collect()
+        self.objects.keys(kind).iter().filter_map(|key| self.object(key)).collect()
     }
 
-    /// Reads files again and says what that changed. A file that is gone takes its objects with it.
-    pub(super) fn refresh(&mut self, files: impl IntoIterator<Item = PathBuf>) -> Vec<Change> {
+    /// The keys of all objects of a kind, in order.
+    pub(super) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+        self.objects.keys(kind)
+    }
+
+    /// From now on changes are told.
+    pub(super) fn tell(&mut self) {
+        self.tells = true;
+    }
+
+    /// Whether changes are told.
+    pub(super) fn tells(&self) -> bool {
+        self.tells
+    }
+
+    /// What changed since this was asked last, from when [`View::tell`] was called.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Reads files again. A file that is gone takes its objects with it.
+    pub(super) fn refresh(&mut self, files: impl IntoIterator<Item = PathBuf>) {
         let mut before = Before::new();
         for file in files {
             if let Some(kind) = layout::file_kind(&file) {
                 self.refresh_file(&file, kind, &mut before);
             }
         }
-        let mut changes = Vec::new();
         for (key, before) in before {
-            let after = self.object(&key);
-            match (before, after) {
-                (before, Some(after)) if before.as_ref() != Some(&after) => changes.push(Change::Upsert(after)),
-                (Some(_), None) => changes.push(Change::Delete(key)),
+            match (before, self.object(&key)) {
+                (before, Some(after)) if before.as_ref() != Some(&after) => self.changes.push(Change::Upsert(after)),
+                (Some(_), None) => self.changes.push(Change::Delete(key)),
                 _ => {}
             }
         }
-        changes
     }
 
     /// [`View::refresh`] of those files whose stamps do not say that they are what they were.
@@ -290,7 +302,13 @@ impl View {
         self.published.insert(name.clone(), publication.pod_ips);
         self.set_file(
             path,
-            File { hash: Some(hash), claims: Vec::new(), publication: Some(name), problems: Vec::new(), stamp: None },
+            File {
+                hash: Some(hash),
+                claims: Box::default(),
+                publication: Some(name),
+                problems: Vec::new(),
+                stamp: None,
+            },
         );
     }
 
@@ -319,7 +337,7 @@ impl View {
         documents: Vec<manifests::Document>,
         kind: FileKind,
         before: &mut Before,
-    ) -> Vec<(ObjectKey, ClaimOrder)> {
+    ) -> Box<[ObjectId]> {
         let path: Arc<Path> = path.into();
         let mut claimed = Vec::new();
         for (position, document) in documents.into_iter().enumerate() {
@@ -327,25 +345,18 @@ impl View {
             if kind == FileKind::Manifest {
                 object.metadata_mut().resource_version = Some(content_version(&document.value));
             }
-            let key = object.key();
-            self.note(&key, before);
-            let order = (Arc::clone(&path), position);
-            let claim = Claim { object, line: document.place.line };
-            self.claims.entry(key.clone()).or_default().insert(order.clone(), claim);
-            claimed.push((key, order));
+            self.note(&object.key(), before);
+            claimed.push(self.objects.claim(&path, position, document.place.line, object));
         }
-        claimed
+        claimed.into()
     }
 
     fn unclaim(&mut self, path: &Path, before: &mut Before) {
         let claims = self.files.get_mut(path).map(|file| std::mem::take(&mut file.claims)).unwrap_or_default();
-        for (key, order) in claims {
-            self.note(&key, before);
-            if let Some(claims) = self.claims.get_mut(&key) {
-                claims.remove(&order);
-                if claims.is_empty() {
-                    self.claims.remove(&key);
-                }
+        for &id in &claims {
+            if let Some(key) = self.objects.key(id) {
+                self.note(&key, before);
+                self.objects.unclaim(id, path);
             }
         }
     }
@@ -358,7 +369,7 @@ impl View {
 
     /// Remembers how an object was before the first change to it.
     fn note(&self, key: &ObjectKey, before: &mut Before) {
-        if !before.contains_key(key) {
+        if self.tells && !before.contains_key(key) {
             before.insert(key.clone(), self.object(key));
         }
     }

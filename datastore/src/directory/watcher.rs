@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use inotify::{EventMask, EventOwned, WatchDescriptor, WatchMask, Watches};
-use tortie_api::Kind;
+use tortie_api::{Kind, ObjectKey};
 
 use super::layout;
 use super::view::View;
@@ -26,10 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often everything is read again while not everything can be watched.
 const POLL: Duration = Duration::from_secs(2);
 
+/// How many of the objects that were there at the start are delivered at once.
+const AT_ONCE: usize = 1_000;
+
 /// The state of one watch. It blocks on the disk, and therefore runs where that is allowed.
 pub(super) struct Watcher {
     root: PathBuf,
-    view: View,
+    view: Arc<Mutex<View>>,
     watches: Watches,
     by_descriptor: HashMap<WatchDescriptor, PathBuf>,
     by_directory: BTreeMap<PathBuf, WatchDescriptor>,
@@ -41,8 +45,8 @@ pub(super) struct Watcher {
     lost: bool,
     /// What was delivered last, to tell whether there is anything to say.
     delivered: Option<(String, Vec<Problem>)>,
-    /// Changes that wait for a batch.
-    changes: Vec<Change>,
+    /// Of what there was at the start, the objects that are to be delivered yet, the last one first; none before everything was read.
+    undelivered: Option<Vec<ObjectKey>>,
 }
 
 #[derive(Clone, Copy)]
@@ -54,7 +58,7 @@ struct Wait {
 
 impl Watcher {
     /// A watcher that has read nothing yet.
-    pub(super) fn new(root: PathBuf, view: View, watches: Watches) -> Self {
+    pub(super) fn new(root: PathBuf, view: Arc<Mutex<View>>, watches: Watches) -> Self {
         Self {
             root,
             view,
@@ -65,7 +69,7 @@ impl Watcher {
             unwatched: None,
             lost: false,
             delivered: None,
-            changes: Vec::new(),
+            undelivered: None,
         }
     }
 
@@ -91,13 +95,13 @@ impl Watcher {
     /// Watches and reads everything.
     pub(super) fn rescan(&mut self) {
         self.unwatched = None;
-        self.view.forget_directories(Path::new(""));
+        self.view().forget_directories(Path::new(""));
         let mut found = BTreeSet::new();
         self.scan(Path::new(""), 0, &mut found);
         if self.lost {
             return;
         }
-        let known = self.view.known_below(Path::new(""));
+        let known = self.view().known_below(Path::new(""));
         self.refresh(known.into_iter().filter(|file| !found.contains(file)).collect(), found);
     }
 
@@ -140,8 +144,8 @@ impl Watcher {
         if mask.contains(EventMask::ISDIR) {
             if mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE) {
                 self.unwatch(&path);
-                self.view.forget_directories(&path);
-                files.extend(self.view.known_below(&path));
+                self.view().forget_directories(&path);
+                files.extend(self.view().known_below(&path));
             } else if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO)
                 && layout::is_directory_of_interest(&path)
             {
@@ -165,7 +169,7 @@ impl Watcher {
             // A new file is read when it is closed; a new name for an old one is never written, so never closed.
             self.root.join(&path).symlink_metadata().is_ok_and(|metadata| metadata.nlink() > 1)
         } else if mask.contains(EventMask::ATTRIB) {
-            self.view.is_unreadable(&path)
+            self.view().is_unreadable(&path)
         } else {
             mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO | EventMask::MOVED_FROM | EventMask::DELETE)
         };
@@ -185,29 +189,47 @@ impl Watcher {
         self.refresh(BTreeSet::new(), due);
     }
 
-    /// What there is to say, if anything. Nothing is said before every file has been read once.
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is to say, if anything; to be asked until there is nothing. Nothing is said before every file has been read once, and
+    /// what there was then is said in pieces.
     pub(super) fn poll_batch(&mut self) -> Option<Batch> {
-        if self.delivered.is_none() && !self.waiting.is_empty() {
+        if self.delivered.is_none() && !self.waiting.is_empty() && self.undelivered.is_none() {
             return None;
         }
-        let revision = self.view.revision();
-        let mut problems = self.view.problems();
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let revision = view.revision();
+        let mut problems = view.problems();
         problems.extend(self.unwatched.clone());
         if self.lost {
             let message = "the directory is gone; what it held last stays in force until it is back".to_owned();
             problems.push(Problem { place: self.root.display().to_string(), message, warning: false });
         }
-        let said = (revision, problems);
-        if self.changes.is_empty() && self.delivered.as_ref() == Some(&said) {
-            return None;
-        }
+        let mut changes = Vec::new();
         if self.delivered.is_none() {
-            let all = Kind::ALL.into_iter().flat_map(|kind| self.view.objects(kind));
-            self.changes = all.map(Change::Upsert).collect();
+            let undelivered = self.undelivered.get_or_insert_with(|| {
+                view.tell();
+                let mut keys: Vec<_> = Kind::ALL.into_iter().flat_map(|kind| view.keys(kind)).collect();
+                keys.reverse();
+                keys
+            });
+            let piece = undelivered.split_off(undelivered.len().saturating_sub(AT_ONCE));
+            changes.extend(piece.iter().rev().filter_map(|key| view.object(key)).map(Change::Upsert));
+            if !undelivered.is_empty() {
+                return Some(Batch { changes, in_sync: false, revision, problems });
+            }
+            self.undelivered = None;
+        }
+        changes.append(&mut view.take_changes());
+        let said = (revision, problems);
+        if changes.is_empty() && self.delivered.as_ref() == Some(&said) {
+            return None;
         }
         self.delivered = Some(said.clone());
         let (revision, problems) = said;
-        Some(Batch { changes: std::mem::take(&mut self.changes), in_sync: true, revision, problems })
+        Some(Batch { changes, in_sync: true, revision, problems })
     }
 
     /// Reads files, all at once, so that what moves from one to another is never told as gone. Those that a listing found wait if
@@ -224,15 +246,14 @@ impl Watcher {
             }
         }
         self.waiting.retain(|file, _| !files.contains(file));
-        let changes = self.view.refresh(files);
-        self.changes.extend(changes);
+        self.view().refresh(files);
     }
 
     /// Watches a directory and those below it, and lists their files.
     fn scan(&mut self, directory: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {
         if depth > files::DEPTH_LIMIT {
             let problem = files::too_deep(&self.root.join(directory));
-            return self.view.set_directory_problems(directory, vec![problem]);
+            return self.view().set_directory_problems(directory, vec![problem]);
         }
         if !self.watch(directory) {
             return;
@@ -325,7 +346,7 @@ impl Watcher {
             directories.push(layout::STATE.into());
         }
         directories.retain(|path| layout::is_directory_of_interest(path));
-        self.view.set_directory_problems(directory, problems);
+        self.view().set_directory_problems(directory, problems);
         directories
     }
 }
@@ -360,7 +381,7 @@ mod tests {
         write("a.yaml", "a");
         let inotify = Inotify::init().unwrap();
         let view = View::new(root.clone(), LastGood::read_only(&root));
-        let mut watcher = Watcher::new(root.clone(), view, inotify.watches());
+        let mut watcher = Watcher::new(root.clone(), Arc::new(Mutex::new(view)), inotify.watches());
         watcher.rescan();
         assert_eq!(watcher.poll_batch().unwrap().changes.len(), 1);
         assert_eq!(watcher.poll_batch(), None);
