@@ -169,8 +169,8 @@ fn errors_name_the_field_the_value_and_the_remedy() {
         ),
         (
             "default",
-            json!({"nftablesMarkMask": 4_278_190_080_u32}),
-            "spec.nftablesMarkMask: Invalid value: 4278190080: must have at least 16 bits set, all of them in a row, such as 0xffff0000 (4294901760)",
+            json!({"nftablesMarkMask": 254}),
+            "spec.nftablesMarkMask: Invalid value: 254: must have at least 8 bits set, such as 0xffff0000 (4294901760)",
         ),
         (
             "default",

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct Record {
     pub network: String,
     /// The interface's MTU, in bytes.
     pub mtu: u32,
+    /// Whether that MTU is the network configuration's, and not that of the network between nodes, which pods follow.
+    #[serde(default)]
+    pub fixed_mtu: bool,
     /// The endpoint.
     #[serde(flatten)]
     pub endpoint: Endpoint,
@@ -66,6 +70,11 @@ impl Store {
             }
         };
         paths.into_iter().filter(is_record).filter_map(read).collect()
+    }
+
+    /// When a record came or went last; none if that is unknown.
+    pub(crate) fn changed(&self) -> Option<SystemTime> {
+        fs::metadata(&self.directory).and_then(|metadata| metadata.modified()).ok()
     }
 
     /// The record of one attachment.
@@ -152,7 +161,7 @@ mod tests {
             mac: "02:00:00:00:00:01".into(),
             ips: vec!["10.244.0.1".parse().expect("ip")],
         };
-        let record = Record { network: "tortie".into(), mtu: 1500, endpoint };
+        let record = Record { network: "tortie".into(), mtu: 1500, fixed_mtu: false, endpoint };
         store.save(&record).expect("saved");
         fs::write(folder.path().join("endpoints/x@eth0.json"), "{").expect("rubbish");
         fs::write(folder.path().join("endpoints/y@eth0.new"), "{").expect("half a record");

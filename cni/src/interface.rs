@@ -11,6 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tortie_admin::types::Endpoint;
 use tortie_felix_netlink::{Error, Mac, Net, Netns, RouteKind, RouteSpec, VethSpec, netns, sysctl};
 
+use crate::{mtu, shaping};
+
 /// The IPv4 next hop of every pod.
 pub(crate) const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -22,9 +24,6 @@ pub(crate) const HOST_MAC: Mac = Mac([0xee; 6]);
 
 /// The protocol number of all our routes.
 const PROTOCOL: u8 = 80;
-
-/// MTU where no default route says what the underlay has, in bytes.
-const DEFAULT_MTU: u32 = 1500;
 
 /// The node's side: its namespace, and a handle on it.
 #[derive(Debug, Clone)]
@@ -49,28 +48,23 @@ impl Host {
         Ok(self.net.link(interface).await?.is_some())
     }
 
-    /// The MTU for a new pod: that of the device which the default route leads to.
-    pub(crate) async fn mtu(&self) -> Result<u32, Error> {
-        for route in self.net.routes(None).await? {
-            let (RouteKind::Device { index } | RouteKind::Via { index: Some(index), .. }) = route.kind else {
-                continue;
-            };
-            if route.destination.prefix_len() == 0
-                && let Some(link) = self.net.link_by_index(index).await?
-            {
-                return Ok(link.mtu);
-            }
-        }
-        Ok(DEFAULT_MTU)
+    /// The MTU for a new pod, see [`mtu::underlay`].
+    pub(crate) async fn mtu(&self, interfaces: &str) -> Result<u32, Error> {
+        let pattern = mtu::pattern(interfaces)
+            .ok_or_else(|| Error::Invalid(format!("mtuIfacePattern {interfaces:?} is no regular expression")))?;
+        mtu::underlay(&self.net, &self.net.links().await?, &pattern).await
     }
 
-    /// Deletes the host's end, and with it the pod's; one that is gone is no error.
+    /// Deletes the host's end, and with it the pod's, and what shaped the pod's bandwidth; what is gone is no error.
     pub(crate) async fn delete(&self, interface: &str) -> Result<(), Error> {
-        let Some(link) = self.net.link(interface).await? else { return Ok(()) };
-        match self.net.delete_link(link.index).await {
-            Err(error) if !error.is_missing() => Err(error),
-            _ => Ok(()),
+        for name in [Some(interface.to_owned()), shaping::device_of(interface)].into_iter().flatten() {
+            let Some(link) = self.net.link(&name).await? else { continue };
+            match self.net.delete_link(link.index).await {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Makes and configures both ends; the hardware address of the pod's.
@@ -180,7 +174,7 @@ fn pod_routes(ip: IpAddr, index: u32) -> Vec<RouteSpec> {
 }
 
 /// Settings of the host's end, before it is set up. `rp_filter` is the administrator's.
-fn host_settings(interface: &str, has_v6: bool) -> Vec<(String, &'static str)> {
+pub(crate) fn host_settings(interface: &str, has_v6: bool) -> Vec<(String, &'static str)> {
     let mut settings = vec![
         (format!("net/ipv4/conf/{interface}/forwarding"), "1"),
         (format!("net/ipv4/conf/{interface}/send_redirects"), "0"),

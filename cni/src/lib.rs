@@ -2,7 +2,7 @@
 //!
 //! The container runtime calls the plugin ([`plugin::main`]), a thin client that hands the call to the agent over its socket. In the
 //! agent, [`server::CniServer`] does the work, so that one process knows every endpoint: addresses come from [`ipam::Ipam`], the
-//! interface is made here, and the agent's [`Dataplane`] puts rules and route into the kernel before the pod may start.
+//! interface is made here and kept as it should be ([`keeper`]), and the agent's [`Dataplane`] puts rules and route into the kernel before the pod may start.
 //!
 //! Whatever was done is on disk before the next step ([`endpoints`]), so an ADD or DEL that breaks off anywhere is repaired by the
 //! next call, or by [`server::CniServer::recover`] at the agent's next start.
@@ -11,10 +11,13 @@ pub mod endpoints;
 mod error;
 mod interface;
 pub mod ipam;
+pub mod keeper;
+mod mtu;
 pub mod plugin;
 mod request;
 mod result;
 pub mod server;
+mod shaping;
 
 use async_trait::async_trait;
 use tortie_admin::types::Endpoint;
@@ -31,4 +34,9 @@ pub trait Dataplane: Send + Sync {
 
     /// Takes everything of the endpoint out of the kernel, before its link is deleted. An unknown endpoint is no error.
     async fn remove_endpoint(&self, container_id: &str, ifname: &str) -> Result<(), String>;
+
+    /// A regular expression of the interfaces whose smallest MTU is that of pods: FelixConfiguration's `mtuIfacePattern`.
+    fn mtu_interfaces(&self) -> String {
+        tortie_api::calico::felix::MTU_INTERFACES.to_owned()
+    }
 }

@@ -22,6 +22,9 @@ const LONGEST_VARIABLE: usize = 4096;
 /// The longest container id or network name that is taken, in bytes: it becomes part of a file's name.
 const LONGEST_ID: usize = 160;
 
+/// The MTUs that a veth takes, in bytes.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
+
 /// A verb of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -80,6 +83,8 @@ pub(crate) struct Call {
     pub(crate) pod: Option<PodName>,
     /// The result of the plugins before this one in the chain.
     pub(crate) previous: Option<Value>,
+    /// The MTU that the network configuration asks for, in bytes; that of the network between nodes if none.
+    pub(crate) mtu: Option<u32>,
     /// GC: the attachments that are in use, as container id and interface name.
     pub(crate) valid: BTreeSet<(String, String)>,
 }
@@ -92,6 +97,8 @@ struct NetworkConfiguration {
     #[serde(default)]
     name: String,
     prev_result: Option<Value>,
+    #[serde(default)]
+    mtu: u32,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<Attachment>>,
 }
@@ -134,6 +141,7 @@ impl Call {
             netns: None,
             pod: None,
             previous: None,
+            mtu: None,
             valid: BTreeSet::new(),
         };
         if command == Command::Version {
@@ -169,6 +177,13 @@ impl Call {
         }
         self.network = config.name;
         self.previous = config.prev_result;
+        if config.mtu != 0 && !MTU.contains(&config.mtu) {
+            return Err(configuration(format!(
+                "mtu is {}; it must be between 68 and 65535, or 0 for that of the network between nodes",
+                config.mtu
+            )));
+        }
+        self.mtu = Some(config.mtu).filter(|mtu| *mtu != 0);
         if self.command == Command::Gc {
             let Some(attachments) = config.valid_attachments else {
                 // An empty list means that nothing is in use; a missing one must not.

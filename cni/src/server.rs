@@ -177,7 +177,10 @@ impl Inner {
                 CniError::new(CniError::ADDRESSES, format!("pod {}/{}", pod.namespace, pod.name), error)
             })?,
         };
-        let mtu = self.host.mtu().await.map_err(|error| kernel(&error))?;
+        let mtu = match call.mtu {
+            Some(mtu) => mtu,
+            None => self.host.mtu(&self.dataplane.mtu_interfaces()).await.map_err(|error| kernel(&error))?,
+        };
         let ips = self.ipam.assign(&claim).await.map_err(addresses)?;
         let endpoint = Endpoint {
             namespace: pod.namespace.clone(),
@@ -190,7 +193,7 @@ impl Inner {
             mac: String::new(),
             ips,
         };
-        let mut record = Record { network: call.network.clone(), mtu, endpoint };
+        let mut record = Record { network: call.network.clone(), mtu, fixed_mtu: call.mtu.is_some(), endpoint };
         match self.set_up(&mut record, &netns).await {
             Ok(()) => Ok(result::success(&call.version, &record.endpoint, mtu, call.previous.as_ref())),
             Err(error) => {

@@ -6,8 +6,8 @@ use crate::calico::felix::RouteTableRange;
 use crate::field::{FieldError, Path};
 use crate::k8s::PORT_RANGE;
 
-/// The stamps of allowed flows need this many bits of the conntrack mark, in a row.
-const MARK_BITS: u32 = 16;
+/// The stamps of allowed flows need this many bits of the conntrack mark, as Calico's marks do.
+const MARK_BITS: u32 = 8;
 
 /// The kernel's own limits of an interface's MTU for IPv4, in bytes; 0 asks for detection.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
@@ -22,9 +22,9 @@ pub(super) fn configuration(configuration: &FelixConfiguration, errors: &mut Err
         errors.push(FieldError::forbidden(path.field("nodeSelector"), remedy));
     }
     if let Some(mask) = spec.nftables_mark_mask
-        && !is_run(mask, MARK_BITS)
+        && mask.count_ones() < MARK_BITS
     {
-        let remedy = "must have at least 16 bits set, all of them in a row, such as 0xffff0000 (4294901760)";
+        let remedy = "must have at least 8 bits set, such as 0xffff0000 (4294901760)";
         errors.push(FieldError::invalid(path.field("nftablesMarkMask"), &mask, remedy));
     }
     for (field, port) in [
@@ -91,27 +91,6 @@ fn route_tables(configuration: &FelixConfiguration, path: &Path, errors: &mut Er
     }
 }
 
-/// Whether the set bits are one run of at least `length`.
-fn is_run(mask: u32, length: u32) -> bool {
-    let bits = mask.count_ones();
-    bits >= length && mask.leading_zeros() + bits + mask.trailing_zeros() == u32::BITS
-}
-
 fn is_host(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_run;
-
-    #[test]
-    fn masks_are_runs_of_bits() {
-        for good in [0xffff_0000, 0x00ff_ff00, u32::MAX, 0xffff, 0x1fff_f000] {
-            assert!(is_run(good, 16), "{good:#x}");
-        }
-        for bad in [0, 0xff00_0000, 0xffff_0001, 0xfffe_ffff, 0xaaaa_aaaa] {
-            assert!(!is_run(bad, 16), "{bad:#x}");
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! IPAM over both datastores, and the server against a real kernel, in namespaces that end with the test. Needs root.
 
 mod ipam;
+mod keeper;
 mod memory;
 mod server;

@@ -50,17 +50,17 @@ impl Dataplane for Routes {
     }
 }
 
-struct Node {
+pub(crate) struct Node {
     name: String,
-    server: CniServer,
+    pub(crate) server: CniServer,
     store: Arc<Memory>,
     routes: Arc<Routes>,
-    net: Net,
-    netns: Netns,
-    run_dir: tempfile::TempDir,
+    pub(crate) net: Net,
+    pub(crate) netns: Netns,
+    pub(crate) run_dir: tempfile::TempDir,
 }
 
-async fn node(objects: &[Value]) -> Node {
+pub(crate) async fn node(objects: &[Value]) -> Node {
     node_of("node-1", Arc::new(Memory::with(objects))).await
 }
 
@@ -107,13 +107,13 @@ impl Node {
         self.server.handle(request(command, container, pod)).await
     }
 
-    async fn add(&self, container: &str, pod: &Pod) -> Value {
+    pub(crate) async fn add(&self, container: &str, pod: &Pod) -> Value {
         let response = self.call("ADD", container, pod).await;
         assert!(response.ok, "{}", response.body);
         response.body
     }
 
-    async fn del(&self, container: &str, pod: &Pod) {
+    pub(crate) async fn del(&self, container: &str, pod: &Pod) {
         let response = self.call("DEL", container, pod).await;
         assert!(response.ok && response.body.is_null(), "{}", response.body);
     }
@@ -129,14 +129,14 @@ impl Node {
 }
 
 /// A pod's namespace, under a path that a runtime would give.
-struct Pod {
+pub(crate) struct Pod {
     name: String,
-    netns: Netns,
+    pub(crate) netns: Netns,
     path: String,
 }
 
 impl Pod {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let netns = netns::anonymous().expect("a namespace");
         let path = format!(
             "/proc/{}/fd/{}",
@@ -147,7 +147,7 @@ impl Pod {
     }
 }
 
-fn request(command: &str, container: &str, pod: &Pod) -> CniRequest {
+pub(crate) fn request(command: &str, container: &str, pod: &Pod) -> CniRequest {
     CniRequest {
         command: command.into(),
         container_id: container.into(),

@@ -1,5 +1,5 @@
-//! Changes of interfaces' forwarding and reverse path filters, by whomever: the settings that the kernel announces by itself
-//! (`RTM_NEWNETCONF`). Others have to be read to be known.
+//! Which interfaces changed, by whomever: their MTU and whether they are up, and of their settings those that the kernel announces by
+//! itself (`RTM_NEWNETCONF`: forwarding and reverse path filters). Other settings have to be read to be known.
 
 use std::io;
 
@@ -10,6 +10,9 @@ use crate::net::current_runtime;
 use crate::socket::{READ_BUFFER, parts, tune};
 use crate::{Error, Netns};
 
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
+
 /// `RTM_NEWNETCONF`.
 const NEW_NETCONF: u16 = 80;
 
@@ -18,15 +21,19 @@ const HEADER: usize = 4;
 
 const ATTRIBUTE_INDEX: u16 = 1;
 
-/// What a change is of.
+/// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Netconf {
-    /// One interface's, by its number.
+    /// A setting of one interface, by its number.
     Interface(u32),
-    /// Of `conf/all`, or of one that is not told: changes were lost.
+    /// A setting of `conf/all`.
     All,
-    /// Of `conf/default`, which new interfaces start from.
+    /// A setting of `conf/default`, which new interfaces start from.
     Default,
+    /// The interface itself.
+    Link(u32),
+    /// It is not known what: changes were lost.
+    Overrun,
 }
 
 /// A subscription to these changes in one namespace, from the moment of its making on.
@@ -54,7 +61,7 @@ impl NetconfMonitor {
 
     fn open() -> Result<Self, Error> {
         let failed = |error: io::Error| Error::socket("listen to changes of network settings", &error);
-        let groups = [libc::RTNLGRP_IPV4_NETCONF, libc::RTNLGRP_IPV6_NETCONF];
+        let groups = [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_NETCONF, libc::RTNLGRP_IPV6_NETCONF];
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
         tune(socket.socket_ref())?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(failed)?;
@@ -74,12 +81,14 @@ impl NetconfMonitor {
             match self.socket.recv_from(&mut self.buffer).await {
                 Ok(sender) if sender.port_number() != 0 => {}
                 Ok(_) => {
-                    self.events.extend(
-                        parts(&self.buffer).filter(|part| part.kind == NEW_NETCONF).map(|part| subject(part.payload)),
-                    );
+                    self.events.extend(parts(&self.buffer).filter_map(|part| match part.kind {
+                        NEW_NETCONF => Some(subject(part.payload)),
+                        NEW_LINK | DELETE_LINK => Some(link(part.payload)),
+                        _ => None,
+                    }));
                     self.events.reverse();
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Netconf::All),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Netconf::Overrun),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::socket("listen to changes of network settings", &error)),
             }
@@ -87,7 +96,14 @@ impl NetconfMonitor {
     }
 }
 
-/// What a message is about.
+/// Which interface a message is about: `struct ifinfomsg`.
+fn link(payload: &[u8]) -> Netconf {
+    const INDEX: std::ops::Range<usize> = 4..8;
+    let index = payload.get(INDEX).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    index.and_then(|index| u32::try_from(index).ok()).map_or(Netconf::Overrun, Netconf::Link)
+}
+
+/// Which settings a message is about.
 fn subject(payload: &[u8]) -> Netconf {
     const ALL: i32 = -1;
     const DEFAULT: i32 = -2;
@@ -100,7 +116,7 @@ fn subject(payload: &[u8]) -> Netconf {
             return match i32::from_ne_bytes(*bytes) {
                 ALL => Netconf::All,
                 DEFAULT => Netconf::Default,
-                index => u32::try_from(index).map_or(Netconf::All, Netconf::Interface),
+                index => u32::try_from(index).map_or(Netconf::Overrun, Netconf::Interface),
             };
         }
         if length < 4 {
@@ -108,7 +124,7 @@ fn subject(payload: &[u8]) -> Netconf {
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Netconf::All
+    Netconf::Overrun
 }
 
 #[cfg(test)]
@@ -125,8 +141,10 @@ mod tests {
         assert_eq!(subject(&message(7)), Netconf::Interface(7));
         assert_eq!(subject(&message(-1)), Netconf::All);
         assert_eq!(subject(&message(-2)), Netconf::Default);
+        assert_eq!(link(&[0, 0, 1, 0, 7, 0, 0, 0, 0]), Netconf::Link(7));
+        assert_eq!(link(&[0, 0, 1, 0, 7]), Netconf::Overrun);
         for broken in [&[][..], &[2, 0, 0, 0], &[2, 0, 0, 0, 0, 0, 2, 0], &[2, 0, 0, 0, 8, 0, 1, 0]] {
-            assert_eq!(subject(broken), Netconf::All, "{broken:?}");
+            assert_eq!(subject(broken), Netconf::Overrun, "{broken:?}");
         }
     }
 }

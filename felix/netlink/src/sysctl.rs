@@ -13,11 +13,21 @@ use crate::netns::Netns;
 /// # Errors
 /// When there is no such setting, or the kernel refuses the value.
 pub fn set(path: &str, value: &str) -> Result<(), Error> {
+    ensure(path, value).map(|_| ())
+}
+
+/// As [`set`]; returns the value that the setting had, if it had another.
+///
+/// # Errors
+/// As [`set`].
+pub fn ensure(path: &str, value: &str) -> Result<Option<String>, Error> {
     let file = file(path)?;
-    if fs::read_to_string(&file).is_ok_and(|now| now.trim_end() == value) {
-        return Ok(());
+    let before = fs::read_to_string(&file).map(|text| text.trim_end().to_owned());
+    if before.as_ref().is_ok_and(|now| now == value) {
+        return Ok(None);
     }
-    fs::write(&file, value).map_err(|error| Error::socket(format!("set {path}={value}"), &error))
+    fs::write(&file, value).map_err(|error| Error::socket(format!("set {path}={value}"), &error))?;
+    Ok(Some(before.unwrap_or_default()))
 }
 
 /// Reads a setting of the calling thread's namespace.

@@ -163,4 +163,8 @@ async fn strangers_changes_of_forwarding_are_announced() {
         let found = async { while monitor.next().await.expect("a change") != expected {} };
         tokio::time::timeout(wait, found).await.unwrap_or_else(|_| panic!("{setting}: no announcement"));
     }
+    pair.net.set_mtu(pair.index, 1400).await.expect("set");
+    let found = async { while monitor.next().await.expect("a change") != Netconf::Link(pair.index) {} };
+    tokio::time::timeout(wait, found).await.expect("an announcement");
+    assert_eq!(pair.net.link("veth0").await.expect("read").expect("there").mtu, 1400);
 }

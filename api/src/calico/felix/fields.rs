@@ -320,7 +320,7 @@ fields! {
     Honoured "text" nftables_filter_deny_action: DenyAction = "nftablesFilterDenyAction";
     /// There are no policies before DNAT yet.
     NotYet "text" nftables_mangle_allow_action: AllowAction = "nftablesMangleAllowAction" same "\"Accept\"";
-    /// The bits of the conntrack mark that stamp allowed flows; at least 16 in a row.
+    /// The bits of the conntrack mark that stamp allowed flows, at least 8; others' bits are left alone.
     Honoured "plain" nftables_mark_mask: u32 = "nftablesMarkMask";
     /// Rules are always nftables.
     NotYet "text" nftables_mode: NftablesMode = "nftablesMode" same "\"Enabled\"", "\"Auto\"";

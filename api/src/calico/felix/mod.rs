@@ -16,6 +16,9 @@ pub use values::*;
 
 use crate::meta::ObjectMeta;
 
+/// Calico's default of `mtuIfacePattern`: the names that kernels and udev give to Ethernet, wireless and the like.
+pub const MTU_INTERFACES: &str = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)";
+
 /// `projectcalico.org/v3 FelixConfiguration`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FelixConfiguration {
