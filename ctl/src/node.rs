@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use serde::Serialize;
-use tortie_admin::types::{BgpPeer, NodeStatus};
+use tortie_admin::types::{BgpPeer, Drift, NodeStatus};
 
 use crate::ask;
-use crate::cli::Node;
 use crate::output::{self, Output};
 use crate::settings::Settings;
+
+/// So many drifts are shown unless the table is to be wide.
+const DRIFTS: usize = 5;
 
 /// One agent's state and its peers.
 #[derive(Serialize)]
@@ -19,8 +21,7 @@ struct Report {
     peers: Vec<BgpPeer>,
 }
 
-pub(crate) async fn run(settings: &Settings, output: Output, command: &Node) -> Result<()> {
-    let Node::Status = command;
+pub(crate) async fn run(settings: &Settings, output: Output) -> Result<()> {
     let statuses = ask::all::<NodeStatus>(settings, "/v1/status").await?;
     let peers = ask::all::<Vec<BgpPeer>>(settings, "/v1/bgp/peers").await?;
     let all: Vec<BgpPeer> = peers.rows.iter().flatten().cloned().collect();
@@ -32,12 +33,14 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: &Node) -> 
             peers: all.iter().filter(|peer| peer.node == status.node).cloned().collect(),
         })
         .collect();
-    output.print(&reports, |_| reports.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+    output.print(&reports, |output| {
+        reports.iter().map(|report| text(report, output.wide())).collect::<Vec<_>>().join("\n")
+    })?;
     statuses.check()?;
     peers.check()
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Report, wide: bool) -> String {
     let status = &report.status;
     let mut text = String::new();
     let ready = if status.ready { "ready" } else { "not ready" };
@@ -54,6 +57,7 @@ fn text(report: &Report) -> String {
     for warning in &status.warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
+    text.push_str(&drifts(&status.drifts, if wide { usize::MAX } else { DRIFTS }));
     for (family, ipv4) in [("IPv4", true), ("IPv6", false)] {
         let peers: Vec<&BgpPeer> = report.peers.iter().filter(|peer| peer.peer.is_ipv4() == ipv4).collect();
         let _ = writeln!(text, "\n{family} BGP status");
@@ -65,6 +69,43 @@ fn text(report: &Report) -> String {
         text.push_str(&output::boxed(["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"], rows));
     }
     text
+}
+
+/// What others changed of ours in the kernel, the latest first; nothing if nobody did.
+fn drifts(drifts: &[Drift], shown: usize) -> String {
+    if drifts.is_empty() {
+        return String::new();
+    }
+    let row = |drift: &Drift| {
+        let times = if drift.times > 1 { format!(" ({} times)", drift.times) } else { String::new() };
+        let state = if drift.repaired { "repaired" } else { "not repaired" };
+        let by = drift.by.clone().unwrap_or_else(|| "unknown".to_owned());
+        [
+            format!("{} ago", age(drift.age_seconds)),
+            drift.kind.clone(),
+            drift.object.clone(),
+            format!("{}{times}", drift.found),
+            state.to_owned(),
+            by,
+        ]
+    };
+    let rows = drifts.iter().rev().take(shown).map(row);
+    let table = output::columns(["WHEN", "WHAT", "OBJECT", "FOUND", "STATE", "BY"], rows);
+    let more = match drifts.len().saturating_sub(shown) {
+        0 => String::new(),
+        more => format!("{more} older ones: -o wide\n"),
+    };
+    format!("\nDrift: changed by others\n{table}{more}")
+}
+
+/// A time span as kubectl prints it.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// A row in calicoctl's words.
@@ -92,6 +133,30 @@ fn clock(since: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drift_is_told_with_age_state_and_author_the_latest_first() {
+        let drift = |object: &str, age_seconds, by: Option<&str>, times| Drift {
+            at: String::new(),
+            age_seconds,
+            kind: "route".into(),
+            object: object.into(),
+            found: "no route".into(),
+            repaired: times > 1,
+            by: by.map(str::to_owned),
+            times,
+        };
+        let all = [drift("10.0.0.0/26", 7300, None, 1), drift("10.0.0.64/26", 59, Some("ip (7)"), 3)];
+        let text = drifts(&all, 5);
+        let expected = "\nDrift: changed by others\n\
+            WHEN      WHAT    OBJECT         FOUND                STATE          BY\n\
+            59s ago   route   10.0.0.64/26   no route (3 times)   repaired       ip (7)\n\
+            2h ago    route   10.0.0.0/26    no route             not repaired   unknown\n";
+        assert_eq!(text, expected);
+        assert!(drifts(&all, 1).ends_with("ip (7)\n1 older ones: -o wide\n"), "{}", drifts(&all, 1));
+        assert_eq!(drifts(&[], 5), "");
+        assert_eq!([age(119), age(120), age(7200), age(200_000)], ["119s", "2m", "2h", "2d"]);
+    }
 
     #[test]
     fn rows_use_calicoctls_words() {

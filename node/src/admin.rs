@@ -18,10 +18,11 @@ use tortie_admin::types::{
 use tortie_bird_speaker::Handle;
 use tortie_cni::server::CniServer;
 use tortie_cni::{Dataplane, load_endpoints};
-use tortie_felix::Event;
+use tortie_felix::{Event, Settings};
 use tortie_felix_netlink::Net;
 
 use crate::cli::Component;
+use crate::keeper::KeeperHandle;
 use crate::owner::{Message, OwnerHandle};
 use crate::{bgp, convert};
 
@@ -88,6 +89,7 @@ impl Admin {
 
 async fn status(State(admin): State<Arc<Admin>>) -> Answer<NodeStatus> {
     let mut status = admin.ask(Message::Status).await?;
+    let drifts = admin.ask(Message::Drifts).await?;
     if let Some(speaker) = admin.speaker()
         && let Some(restart) = speaker.restart().await
     {
@@ -107,6 +109,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<NodeStatus> {
         endpoints: status.endpoints,
         problems: status.problems,
         warnings: status.warnings,
+        drifts: drifts.into_iter().map(|(drift, age)| convert::drift(drift, age)).collect(),
     }))
 }
 
@@ -167,10 +170,13 @@ async fn unknown(uri: Uri) -> Refusal {
     Refusal(StatusCode::NOT_FOUND, reason)
 }
 
-/// The CNI server's way to the kernel: the owner, which answers when rules and route are where they should be.
+/// The CNI server's way to the kernel: the owner, which answers when rules and route are where they should be, and the keeper, which
+/// brings about the pod's limits.
 pub(crate) struct Kernel {
     pub(crate) owner: OwnerHandle,
     pub(crate) net: Net,
+    pub(crate) keeper: KeeperHandle,
+    pub(crate) settings: watch::Receiver<Settings>,
 }
 
 #[async_trait]
@@ -180,13 +186,20 @@ impl Dataplane for Kernel {
         if let Ok(Some(link)) = self.net.link(&endpoint.host_interface).await {
             self.owner.event(Event::LinkChanged(convert::link(link))).await;
         }
+        let interface = endpoint.host_interface.clone();
         let answer = self.owner.ask(|reply| Message::Add { endpoint, reply }).await;
-        answer.unwrap_or_else(|| Err(STOPPING.into()))
+        answer.unwrap_or_else(|| Err(STOPPING.into()))?;
+        self.keeper.settle(&interface).await;
+        Ok(())
     }
 
     async fn remove_endpoint(&self, container_id: &str, ifname: &str) -> Result<(), String> {
         let (container_id, ifname) = (container_id.to_owned(), ifname.to_owned());
         let answer = self.owner.ask(|reply| Message::Remove { container_id, ifname, reply }).await;
         answer.unwrap_or_else(|| Err(STOPPING.into()))
+    }
+
+    fn mtu_interfaces(&self) -> String {
+        self.settings.borrow().mtu_interfaces.clone()
     }
 }

@@ -10,6 +10,7 @@
 //!                                    └───────────────────────────────────────┘
 //!   admin server (unix socket)   1x   CLI, lab, CNI plugin
 //!   health server (loopback)     1x   /liveness, /readiness
+//!   metrics server (loopback)    1x   /metrics
 //! ```
 //!
 //! The owner alone has state; the others carry messages. If one of them ends, the agent ends with an error and its supervisor starts
@@ -25,23 +26,28 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tortie_cni::keeper::Keeper;
 use tortie_cni::load_endpoints;
 use tortie_cni::server::{CniServer, ServerConfig};
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
 use tortie_felix::{Config, Event, Felix, Settings};
-use tortie_felix_netlink::{Bulk, Monitor, Net};
+use tortie_felix_netlink::{Bulk, Monitor, Net, NetconfMonitor};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Kernel};
 use crate::cli::{Component, DatastoreAddress, Options};
+use crate::health::{Health, Watchdog};
+use crate::instruments::Instruments;
+use crate::keeper::{self, KeeperHandle};
 use crate::logging::Log;
 use crate::owner::{Owner, OwnerHandle};
 use crate::record::Recorder;
 use crate::rundir::RunDir;
+use crate::serve::{address, serve};
 use crate::sole::Sole;
 use crate::writers::Writers;
-use crate::{bgp, convert, health, watch as listen};
+use crate::{bgp, convert, host_firewall, instruments, metrics, watch as listen};
 
 /// How long requests under way have when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -102,27 +108,60 @@ async fn supervise(
     tokio::spawn(log.follow(settings_seen.clone()));
     let mut tasks = JoinSet::new();
 
+    let instruments = Instruments::new();
     let bulk = Bulk::current()?;
     // Subscribed before the core asks for the first read-back.
     if dataplane {
         let monitor = Monitor::current()?;
         monitor.ignore(&[bulk.port()])?;
-        tasks.spawn(listen::kernel(monitor, owner.clone()));
+        tasks.spawn(listen::kernel(monitor, owner.clone(), instruments.metrics.clone()));
     }
     let runtime = tokio::runtime::Handle::current();
-    let writers = Writers::start(&owner, &runtime, options.plain_table, bulk).context("cannot start a thread")?;
+    let writers =
+        Writers::start(&owner, &runtime, options.plain_table, bulk, &instruments).context("cannot start a thread")?;
+    if dataplane {
+        listen::nftables(owner.clone(), instruments.metrics.clone()).context("cannot start a thread")?;
+    }
+    let way_to_rules = writers.way_to_rules();
+    let (keeper, keeper_jobs) = KeeperHandle::channel();
+    if dataplane {
+        let monitor = NetconfMonitor::current()?;
+        tasks.spawn(keeper::run(Keeper::new(&options.run_dir)?, monitor, keeper_jobs, owner.clone()));
+    }
+    if dataplane {
+        host_firewall::start(owner.clone(), tokio::runtime::Handle::current()).context("cannot start a thread")?;
+    }
     let recorder = Recorder::open(options.record.as_deref(), &felix)?;
-    let owner_ended = start_owner(Owner::new(Felix::new(felix), recorder, writers, configs, settings), inbox)?;
+    let core = Owner::new(Felix::new(felix), recorder, writers, configs, settings, keeper.clone(), instruments.clone());
+    let owner_ended = start_owner(core, inbox)?;
 
     let endpoints = load(&options.run_dir, dataplane).await?;
     owner.event(Event::Restored { endpoints }).await;
     tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone()));
     tokio::spawn(bgp::run(wanted, speaker.clone(), owner.clone()));
-    tokio::spawn(health::serve(options.health_address, owner.clone()));
+    let watchdog = Arc::clone(&instruments.watchdog);
+    let health = Health::new(watchdog, owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
+    let pages = metrics::Source {
+        metrics: instruments.metrics,
+        owner: owner.clone(),
+        rules: way_to_rules,
+        speaker: speaker_seen.clone(),
+        settings: settings_seen.clone(),
+    };
+    let settings_for_cni = settings_seen.clone();
+    let (health_at, metrics_at) = (options.health_address, options.metrics_address);
+    let (health_address, health_addresses) = watch::channel(Some(health_at));
+    let (metrics_address, metrics_addresses) = watch::channel(Some(metrics_at));
+    tokio::spawn(serve("health", health_addresses, health.router()));
+    tokio::spawn(serve("metrics", metrics_addresses, pages.router()));
+    tokio::spawn(follow(settings_seen, instruments.watchdog, move |settings| {
+        health_address.send_if_modified(|known| replace_if_other(known, address(&settings.health, health_at)));
+        metrics_address.send_if_modified(|known| replace_if_other(known, address(&settings.metrics, metrics_at)));
+    }));
 
     let (recovered, cni_recovered) = watch::channel(false);
     let cni = if components.contains(&Component::Cni) {
-        let kernel = Kernel { owner: owner.clone(), net: Net::current()? };
+        let kernel = Kernel { owner: owner.clone(), net: Net::current()?, keeper, settings: settings_for_cni };
         let config = ServerConfig::new(node.clone(), options.run_dir.clone());
         let server = CniServer::new(config, Arc::clone(&datastore), Arc::new(kernel))?;
         tokio::spawn(recover(server.clone(), recovered));
@@ -170,6 +209,26 @@ async fn supervise(
     let signal = result?;
     info!("{signal}: tortie-node stops; rules and routes stay in force");
     Ok(())
+}
+
+/// Follows the settings that are about watching the agent.
+async fn follow(
+    mut settings: watch::Receiver<Settings>,
+    watchdog: Arc<Watchdog>,
+    move_servers: impl Fn(&Settings) + Send + 'static,
+) {
+    while settings.changed().await.is_ok() {
+        let settings = settings.borrow_and_update();
+        watchdog.set_limits(instruments::limits(&settings.health_timeouts));
+        move_servers(&settings);
+    }
+}
+
+/// Puts `new` into the place of what is known, and says whether that is news.
+fn replace_if_other<T: PartialEq>(known: &mut T, new: T) -> bool {
+    let other = *known != new;
+    *known = new;
+    other
 }
 
 /// Lets the CNI server put right what an earlier run left half done. CNI calls wait for it.

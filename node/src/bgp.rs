@@ -94,7 +94,7 @@ pub(crate) fn route(node: &str, view: RouteView) -> BgpRoute {
 }
 
 /// A time as RFC 3339 writes it, in UTC and whole seconds.
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);

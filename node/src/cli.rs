@@ -49,6 +49,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9099")]
     pub(crate) health_address: std::net::SocketAddr,
 
+    /// Where `/metrics` is served
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9091")]
+    pub(crate) metrics_address: std::net::SocketAddr,
+
     /// Leave the nftables table to whoever has the right to change it, as on kernels before Linux 6.9. Tests of such kernels' ways use it
     #[arg(long, hide = true)]
     pub(crate) plain_table: bool,
@@ -146,6 +150,7 @@ mod tests {
         assert_eq!(options.run_dir, PathBuf::from("/run/tortie"));
         assert_eq!(options.components, [Component::Felix, Component::Bgp, Component::Cni]);
         assert_eq!(options.health_address.to_string(), "127.0.0.1:9099");
+        assert_eq!(options.metrics_address.to_string(), "127.0.0.1:9091");
     }
 
     #[test]

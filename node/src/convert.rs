@@ -1,10 +1,15 @@
 //! Between the core's values and those of the edges.
 
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use tortie_admin::types::{self, Endpoint};
-use tortie_felix::{BlockView, Change, Link, LocalEndpoint, Route, RouteChange, RouteFailure, RouteView, Target};
+use tortie_felix::{
+    BlockView, Change, Drift, Link, LocalEndpoint, Route, RouteChange, RouteFailure, RouteView, Target,
+};
 use tortie_felix_netlink::{self as netlink, RouteKind, RouteSpec};
+
+use crate::bgp;
 
 pub(crate) fn endpoint(endpoint: &Endpoint) -> LocalEndpoint {
     LocalEndpoint {
@@ -14,6 +19,20 @@ pub(crate) fn endpoint(endpoint: &Endpoint) -> LocalEndpoint {
         ifname: endpoint.ifname.clone(),
         interface: endpoint.host_interface.clone(),
         ips: endpoint.ips.clone(),
+    }
+}
+
+/// A drift that was noticed `age` ago.
+pub(crate) fn drift(drift: Drift, age: Duration) -> types::Drift {
+    types::Drift {
+        at: bgp::rfc3339(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
+        age_seconds: age.as_secs(),
+        kind: drift.what.as_str().to_owned(),
+        object: drift.object,
+        found: drift.found,
+        repaired: drift.repaired,
+        by: drift.by,
+        times: drift.times,
     }
 }
 

@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tortie_admin::types::Endpoint;
-use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, RequestId, RouteView, Settings, Status};
+use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, Numbers, RequestId, RouteView, Settings, Status};
 use tracing::{debug, info, warn};
 
 use crate::convert;
+use crate::health::{CORE, Part};
+use crate::instruments::{Budget, Instruments, Stopwatch};
+use crate::keeper::KeeperHandle;
+use crate::metrics::Batch;
 use crate::record::Recorder;
 use crate::writers::{RouteJob, RuleJob, Writers};
 
@@ -48,6 +52,11 @@ pub(crate) enum Message {
     Routes(oneshot::Sender<Vec<RouteView>>),
     Blocks(oneshot::Sender<Vec<BlockView>>),
     Render(oneshot::Sender<Option<String>>),
+    Numbers(oneshot::Sender<Numbers>),
+    /// What others changed, and how long ago.
+    Drifts(oneshot::Sender<Vec<(Drift, Duration)>>),
+    /// Whether anybody is there.
+    Alive(oneshot::Sender<()>),
 }
 
 /// How everybody else reaches the owner.
@@ -76,6 +85,11 @@ impl OwnerHandle {
         let _ = self.messages.send(Message::Datastore { event, problems }).await;
     }
 
+    /// Returns when the owner has taken this in, or is gone.
+    pub(crate) async fn is_alive(&self) {
+        let _ = self.ask(Message::Alive).await;
+    }
+
     /// Asks something. `None` when the owner is gone.
     pub(crate) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
         let (reply, answer) = oneshot::channel();
@@ -88,6 +102,8 @@ impl OwnerHandle {
 struct Request {
     /// What is true when it succeeds.
     what: String,
+    /// Whether it adds an endpoint.
+    adds: bool,
     ips: Vec<IpAddr>,
     since: Instant,
     reply: oneshot::Sender<Result<(), String>>,
@@ -112,6 +128,7 @@ pub(crate) struct Owner {
     writers: Writers,
     bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
     settings: watch::Sender<Settings>,
+    keeper: KeeperHandle,
     requests: HashMap<RequestId, Request>,
     bgp_identity: Option<(u32, std::net::Ipv4Addr, usize)>,
     next_request: RequestId,
@@ -122,6 +139,11 @@ pub(crate) struct Owner {
     problems_at: Option<Instant>,
     announced_sync: bool,
     programmed: String,
+    instruments: Instruments,
+    part: Part,
+    stopwatch: Stopwatch,
+    /// How many drifts may still be logged.
+    drift_log: Budget,
 }
 
 impl Owner {
@@ -131,7 +153,10 @@ impl Owner {
         writers: Writers,
         bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
         settings: watch::Sender<Settings>,
+        keeper: KeeperHandle,
+        instruments: Instruments,
     ) -> Self {
+        let part = instruments.watchdog.part(CORE);
         Self {
             felix,
             recorder,
@@ -139,6 +164,7 @@ impl Owner {
             writers,
             bgp,
             settings,
+            keeper,
             requests: HashMap::new(),
             bgp_identity: None,
             next_request: 0,
@@ -148,6 +174,10 @@ impl Owner {
             problems_at: None,
             announced_sync: false,
             programmed: String::new(),
+            instruments,
+            part,
+            stopwatch: Stopwatch::default(),
+            drift_log: Budget::new(Instant::now()),
         }
     }
 
@@ -168,10 +198,15 @@ impl Owner {
                     message => message,
                 },
             };
+            let woke = Instant::now();
+            self.part.begins(woke);
+            let mut batch = Batch::default();
             if let Some(message) = message {
+                batch.note(&message);
                 self.take(message);
                 for _ in 1..AT_ONCE {
                     let Ok(message) = inbox.try_recv() else { break };
+                    batch.note(&message);
                     self.take(message);
                 }
             }
@@ -182,6 +217,9 @@ impl Owner {
             }
             self.act();
             self.report();
+            let done = Instant::now();
+            self.instruments.metrics.took_in(batch, done - woke, done);
+            self.part.ends(done);
         }
     }
 
@@ -192,7 +230,11 @@ impl Owner {
     fn handle(&mut self, event: Event) {
         let now = self.now();
         self.recorder.event(now, &event);
+        let asks = Stopwatch::starts(&event);
         self.felix.handle(event, now);
+        if asks && self.felix.rules_pending() {
+            self.stopwatch.start(Instant::now());
+        }
         self.problems_at.get_or_insert_with(|| Instant::now() + PROBLEMS_AFTER);
     }
 
@@ -206,7 +248,7 @@ impl Owner {
             Message::Add { endpoint, reply } => {
                 let endpoint = convert::endpoint(&endpoint);
                 let what = format!("pod {}/{} is connected", endpoint.namespace, endpoint.pod);
-                let request = self.request(what, endpoint.ips.clone(), reply);
+                let request = self.request(what, true, endpoint.ips.clone(), reply);
                 self.handle(Event::AddEndpoint { request, endpoint });
             }
             Message::Remove { container_id, ifname, reply } => {
@@ -216,19 +258,32 @@ impl Owner {
                     |endpoint| format!("pod {}/{} is disconnected", endpoint.namespace, endpoint.pod),
                 );
                 let ips = gone.map(|endpoint| endpoint.ips.clone()).unwrap_or_default();
-                let request = self.request(what, ips, reply);
+                let request = self.request(what, false, ips, reply);
                 self.handle(Event::RemoveEndpoint { request, container_id, ifname });
             }
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::Routes(reply) => drop(reply.send(self.felix.routes())),
             Message::Blocks(reply) => drop(reply.send(self.felix.blocks())),
             Message::Render(reply) => drop(reply.send(self.felix.wanted_rules().map(ToString::to_string))),
+            Message::Numbers(reply) => drop(reply.send(self.felix.numbers())),
+            Message::Drifts(reply) => {
+                let now = self.now();
+                let age = |drift: &Drift| Duration::from_millis(now.saturating_sub(drift.at));
+                drop(reply.send(self.felix.drifts().map(|drift| (drift.clone(), age(drift))).collect()));
+            }
+            Message::Alive(reply) => drop(reply.send(())),
         }
     }
 
-    fn request(&mut self, what: String, ips: Vec<IpAddr>, reply: oneshot::Sender<Result<(), String>>) -> RequestId {
+    fn request(
+        &mut self,
+        what: String,
+        adds: bool,
+        ips: Vec<IpAddr>,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) -> RequestId {
         self.next_request += 1;
-        self.requests.insert(self.next_request, Request { what, ips, since: Instant::now(), reply });
+        self.requests.insert(self.next_request, Request { what, adds, ips, since: Instant::now(), reply });
         self.next_request
     }
 
@@ -243,18 +298,21 @@ impl Owner {
         self.recorder.poll();
         while let Some(action) = self.felix.poll() {
             self.recorder.action(&action);
+            self.instruments.metrics.wants(action.name());
             match action {
                 Action::ReadRules => self.writers.rules(RuleJob::Read),
                 Action::ApplyRules(transaction) => {
                     debug!(commands = transaction.commands.len(), "changing rules");
+                    self.stopwatch.write();
                     self.writers.rules(RuleJob::Apply(transaction));
                 }
+                Action::SweepStamps(sweep) => self.writers.rules(RuleJob::Sweep(sweep)),
                 Action::ReadRoutes => self.writers.routes(RouteJob::Read),
                 Action::ApplyRoutes(changes) => {
                     debug!(changes = changes.len(), "changing routes");
                     self.writers.routes(RouteJob::Apply(changes));
                 }
-                Action::ConfigureHost(host) => self.writers.routes(RouteJob::Host(host)),
+                Action::ConfigureHost(host) => self.keeper.host(host),
                 Action::ConfigureBgp(config) => {
                     self.report_bgp(&config);
                     let _ = self.bgp.send(config);
@@ -263,19 +321,29 @@ impl Owner {
                 Action::Settings(settings) => drop(self.settings.send_replace(*settings)),
                 Action::Done { request, result } => {
                     if let Some(request) = self.requests.remove(&request) {
+                        if request.adds && result.is_ok() {
+                            self.instruments.metrics.cni_added(request.since.elapsed());
+                        }
                         request.answer(result);
                     }
                 }
             }
         }
         self.recorder.flush();
+        if !self.felix.rules_pending()
+            && let Some(took) = self.stopwatch.stop(Instant::now())
+        {
+            self.instruments.metrics.committed(took);
+        }
     }
 
     /// Logs what somebody else changed.
     fn report_drift(&mut self, drift: &Drift) {
+        let Some(withheld) = self.drift_log.spend(Instant::now()) else { return };
         let by = drift.by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
         let state = if drift.repaired { "repaired" } else { "not repaired yet" };
-        warn!("{} {} was changed{by}: {}; {state}", drift.what.as_str(), drift.object, drift.found);
+        let more = if withheld > 0 { format!(" ({withheld} more were not logged)") } else { String::new() };
+        warn!("{} {} was changed{by}: {}; {state}{more}", drift.what.as_str(), drift.object, drift.found);
     }
 
     /// Logs whom we peer with, when that changes; what we announce is said at debug, for it changes with blocks and pods.
@@ -296,6 +364,7 @@ impl Owner {
                 debug!(revision = self.programmed, "kernel and speaker have the datastore's revision");
             } else {
                 self.announced_sync = true;
+                self.instruments.watchdog.is_ready(Instant::now());
                 let milliseconds = self.now();
                 info!(revision = self.programmed, milliseconds, "ready: the node is as the datastore wants it");
             }

@@ -1,16 +1,22 @@
-//! The threads that write the kernel: one for rules, one for routes and host settings. Each does one job at a time, in order, and
+//! The threads that write the kernel: one for rules, one for routes. Each does one job at a time, in order, and
 //! tells the owner how it went. They block, so they are threads and not tasks.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use tokio::runtime;
-use tortie_felix::{Event, Host, RouteChange, Snapshot};
-use tortie_felix_netlink::{Bulk, Net, sysctl};
+use tokio::sync::oneshot;
+use tortie_felix::{Event, RouteChange, Snapshot, Sweep};
+use tortie_felix_netlink::{Bulk, Net};
 use tortie_nft::Transaction;
-use tortie_nft_netlink::{Error as NftError, NftSocket};
-use tracing::{debug, warn};
+use tortie_nft_netlink::{Error as NftError, NftSocket, sweep_marks};
+use tracing::debug;
 
 use crate::convert;
+use crate::health::{NFTABLES, Part, ROUTES};
+use crate::instruments::{Instruments, Way};
+use crate::metrics::Metrics;
 use crate::owner::OwnerHandle;
 
 /// For the rules' thread.
@@ -18,6 +24,10 @@ use crate::owner::OwnerHandle;
 pub(crate) enum RuleJob {
     Read,
     Apply(Transaction),
+    /// Clear old stamps of flows, beside everything else.
+    Sweep(Sweep),
+    /// Tell what the table's counters have counted, packets and bytes.
+    Counters(oneshot::Sender<BTreeMap<String, (u64, u64)>>),
 }
 
 /// For the routes' thread.
@@ -25,14 +35,13 @@ pub(crate) enum RuleJob {
 pub(crate) enum RouteJob {
     Read,
     Apply(Vec<RouteChange>),
-    Host(Box<Host>),
 }
 
 /// The way to the two threads; they end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Writers {
-    rules: Sender<RuleJob>,
-    routes: Sender<RouteJob>,
+    rules: Way<RuleJob>,
+    routes: Way<RouteJob>,
 }
 
 impl Writers {
@@ -43,29 +52,44 @@ impl Writers {
         runtime: &runtime::Handle,
         plain_table: bool,
         bulk: Bulk,
+        instruments: &Instruments,
     ) -> std::io::Result<Self> {
         let (rules, rule_jobs) = channel();
         let (routes, route_jobs) = channel();
         let (owner_of_rules, owner_of_routes, runtime) = (owner.clone(), owner.clone(), runtime.clone());
+        let parts = [instruments.watchdog.part(NFTABLES), instruments.watchdog.part(ROUTES)];
+        let (rules, routes) = (Way::new(rules, parts[0].clone()), Way::new(routes, parts[1].clone()));
+        let [desk_of_rules, desk_of_routes] = parts.map(|part| Desk { part, metrics: instruments.metrics.clone() });
         std::thread::Builder::new()
             .name("nftables".into())
-            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table))?;
+            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table, &desk_of_rules))?;
         std::thread::Builder::new()
             .name("routes".into())
-            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, bulk))?;
+            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, bulk, &desk_of_routes))?;
         Ok(Self { rules, routes })
     }
 
     pub(crate) fn rules(&self, job: RuleJob) {
-        let _ = self.rules.send(job);
+        self.rules.send(job);
+    }
+
+    /// The way to the rules' thread, for questions.
+    pub(crate) fn way_to_rules(&self) -> Way<RuleJob> {
+        self.rules.clone()
     }
 
     pub(crate) fn routes(&self, job: RouteJob) {
-        let _ = self.routes.send(job);
+        self.routes.send(job);
     }
 }
 
-fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool) {
+/// Where a thread notes what it does.
+struct Desk {
+    part: Part,
+    metrics: std::sync::Arc<Metrics>,
+}
+
+fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool, desk: &Desk) {
     let open = || {
         let mut socket = NftSocket::open()?;
         if plain_table {
@@ -75,13 +99,46 @@ fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool)
     };
     let mut socket = None;
     while let Ok(job) = jobs.recv() {
+        let began = Instant::now();
         let event = match job {
-            RuleJob::Read => Event::RulesRead(with_socket(&mut socket, open, NftSocket::read)),
+            RuleJob::Read => {
+                let result = with_socket(&mut socket, open, NftSocket::read);
+                desk.metrics.rules_read(result.is_ok());
+                Some(Event::RulesRead(result))
+            }
             RuleJob::Apply(transaction) => {
-                Event::RulesApplied(with_socket(&mut socket, open, |socket| socket.apply(&transaction)))
+                let result = with_socket(&mut socket, open, |socket| socket.apply(&transaction));
+                desk.metrics.rules_applied(transaction.commands.len(), result.is_ok(), began);
+                Some(Event::RulesApplied(result))
+            }
+            RuleJob::Sweep(sweep) => {
+                sweep_stamps(sweep, owner);
+                None
+            }
+            RuleJob::Counters(reply) => {
+                let result = with_socket(&mut socket, open, NftSocket::counter_values);
+                let _ = reply.send(result.unwrap_or_default());
+                None
             }
         };
-        owner.blocking_event(event);
+        desk.part.ends(Instant::now());
+        if let Some(event) = event {
+            owner.blocking_event(event);
+        }
+    }
+}
+
+/// Sweeps in a thread of its own, for that takes long where there are many flows. It comes to its end with the sweep.
+fn sweep_stamps(sweep: Sweep, owner: &OwnerHandle) {
+    let teller = owner.clone();
+    let work = move || {
+        let began = Instant::now();
+        let result = sweep_marks(sweep.bits, &sweep.kept).map_err(|error| error.to_string());
+        debug!(?result, milliseconds = began.elapsed().as_millis(), "swept conntrack of old stamps");
+        teller.blocking_event(Event::StampsSwept(result.map(|cleared| cleared as u64)));
+    };
+    if let Err(error) = std::thread::Builder::new().name("stamps".into()).spawn(work) {
+        owner.blocking_event(Event::StampsSwept(Err(error.to_string())));
     }
 }
 
@@ -106,15 +163,30 @@ fn with_socket<T>(
 }
 
 /// The socket for routes is kept for life, also after an error: answers that came too late are told by their numbers.
-fn write_routes(jobs: &Receiver<RouteJob>, owner: &OwnerHandle, runtime: &runtime::Handle, mut bulk: Bulk) {
+fn write_routes(
+    jobs: &Receiver<RouteJob>,
+    owner: &OwnerHandle,
+    runtime: &runtime::Handle,
+    mut bulk: Bulk,
+    desk: &Desk,
+) {
     let _guard = runtime.enter();
     let mut net = None;
     while let Ok(job) = jobs.recv() {
+        let began = Instant::now();
         let event = match job {
-            RouteJob::Read => Event::RoutesRead(read_routes(&mut net, &mut bulk, runtime)),
-            RouteJob::Apply(changes) => Event::RoutesApplied(apply_routes(&mut bulk, &changes)),
-            RouteJob::Host(host) => Event::HostConfigured(configure_host(&host)),
+            RouteJob::Read => {
+                let result = read_routes(&mut net, &mut bulk, runtime);
+                desk.metrics.routes_read(began);
+                Event::RoutesRead(result)
+            }
+            RouteJob::Apply(changes) => {
+                let result = apply_routes(&mut bulk, &changes);
+                desk.metrics.routes_applied(result.as_ref().is_ok_and(Vec::is_empty), began);
+                Event::RoutesApplied(result)
+            }
         };
+        desk.part.ends(Instant::now());
         owner.blocking_event(event);
     }
 }
@@ -136,36 +208,4 @@ fn apply_routes(bulk: &mut Bulk, changes: &[RouteChange]) -> Result<Vec<tortie_f
     let wanted: Vec<_> = changes.iter().map(convert::route_change).collect();
     let failures = bulk.apply(&wanted).map_err(|error| error.to_string())?;
     Ok(failures.iter().filter_map(|failure| convert::route_failure(changes, failure)).collect())
-}
-
-fn configure_host(host: &Host) -> Result<(), String> {
-    let set = |setting: &str, value| {
-        sysctl::set(setting, value).map_err(|error| format!("{error}: pods cannot be reached without it"))
-    };
-    if host.forward_ipv4 {
-        set("net.ipv4.ip_forward", "1")?;
-    }
-    if host.forward_ipv6 {
-        const FORWARDING: &str = "net.ipv6.conf.all.forwarding";
-        if sysctl::get(FORWARDING).is_ok_and(|now| now == "0") {
-            keep_router_advertisements();
-        }
-        set(FORWARDING, "1")?;
-    }
-    Ok(())
-}
-
-/// A node that forwards IPv6 no longer listens to routers where `accept_ra` is 1, and would lose the default route that it has from
-/// them when that expires. 2 means: listen although forwarding.
-fn keep_router_advertisements() {
-    let Ok(interfaces) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
-    let names = interfaces.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    for name in names.filter(|name| name != "all" && name != "default" && !name.starts_with("cali")) {
-        let setting = format!("net/ipv6/conf/{name}/accept_ra");
-        if sysctl::get(&setting).is_ok_and(|now| now == "1")
-            && let Err(error) = sysctl::set(&setting, "2")
-        {
-            warn!("{error}: {name} no longer learns routes from IPv6 routers");
-        }
-    }
 }

@@ -38,6 +38,32 @@ pub struct NodeStatus {
     /// What is configured and has no effect, one sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What others changed of ours in the kernel lately, the oldest first.
+    #[serde(default)]
+    pub drifts: Vec<Drift>,
+}
+
+/// Something of ours in the kernel that somebody else changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drift {
+    /// RFC 3339 time when it was noticed, UTC; of several times the last.
+    pub at: String,
+    /// How many seconds ago that was.
+    pub age_seconds: u64,
+    /// `rules`, `route`, `interface`, `sysctl` or `host-firewall`.
+    pub kind: String,
+    /// The table, a route's destination, an interface, a sysctl's path.
+    pub object: String,
+    /// What was found in place of what was written.
+    pub found: String,
+    /// Whether it is again as wanted.
+    pub repaired: bool,
+    /// The process that did it, as `NAME (PID)`, where the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// How often it happened, things that are left out for their number included.
+    pub times: u64,
 }
 
 /// One local endpoint: `GET /v1/endpoints`.
