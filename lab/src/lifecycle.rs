@@ -329,7 +329,7 @@ impl Lab {
         let calls = new.into_iter().filter_map(|pod| {
             let node = nodes.iter().find(|node| node.name == pod.node)?;
             Some(async move {
-                let added = if ready::has_ended(node) {
+                let added = if ready::has_ended(&self.paths, node) {
                     Err(Error::Failed(format!("pod {}: the agent of {} has ended", pod.full_name(), node.name)))
                 } else {
                     in_time(deadline, "ADD", node, &pod, attach::add(&self.paths, node, &pod)).await

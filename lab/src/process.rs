@@ -91,6 +91,28 @@ pub fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
+/// The process id of the agent that runs with a run directory, whoever started it: it holds the lock there.
+pub fn agent(run_dir: &Path) -> Option<u32> {
+    let lock = run_dir.join("tortie.lock").canonicalize().ok()?;
+    let inode = std::fs::metadata(&lock).ok()?.ino();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // Another file system may have a file of the same number.
+    holders(&locks, inode).find(|pid| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.map(|file| file.path()).any(|file| std::fs::read_link(file).is_ok_and(|target| target == lock))
+    })
+}
+
+/// Who holds a lock by flock(2) on a file of this inode, as proc_locks(5) lists them. Who waits for one is listed with `->`.
+fn holders(locks: &str, inode: u64) -> impl Iterator<Item = u32> {
+    locks.lines().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let [kind, _, _, pid, place, ..] = fields.as_slice() else { return None };
+        let same = place.rsplit(':').next().is_some_and(|number| number.parse() == Ok(inode));
+        if *kind == "FLOCK" && same { pid.parse().ok() } else { None }
+    })
+}
+
 /// Process ids that are in one of the namespaces of these names.
 pub fn inside(names: &[String]) -> Vec<i32> {
     let inodes: HashSet<(u64, u64)> = names
@@ -134,5 +156,25 @@ mod tests {
     fn this_process_is_alive() {
         assert!(is_alive(std::process::id()));
         assert!(!is_alive(u32::MAX));
+    }
+
+    #[test]
+    fn an_agent_is_found_by_its_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(agent(folder.path()), None);
+        let lock = File::create(folder.path().join("tortie.lock")).expect("a file");
+        assert_eq!(agent(folder.path()), None, "not locked");
+        lock.try_lock().expect("a lock");
+        assert_eq!(agent(folder.path()), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(agent(folder.path()), None, "free again");
+    }
+
+    #[test]
+    fn locks_are_read_as_the_kernel_lists_them() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 2255 fe:00:77 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 2256 fe:00:77 0 EOF\n\
+            2: POSIX  ADVISORY  WRITE 9 fe:00:77 0 EOF\n3: FLOCK  ADVISORY  READ 8 00:1d:177 0 EOF\nwhat\n";
+        assert_eq!(holders(locks, 77).collect::<Vec<_>>(), [2255]);
+        assert_eq!(holders(locks, 7).count(), 0);
     }
 }

@@ -103,7 +103,7 @@ pub async fn ps(lab: &str) -> Result<Ps, Error> {
                 name: node.name.clone(),
                 netns: node.netns.clone(),
                 ip: node.ipv4.addr(),
-                pid: node.pid.filter(|pid| process::is_alive(*pid)),
+                pid: if node.external { None } else { process::agent(&paths.run_dir(&node.name)) },
                 socket: (!node.external).then(|| paths.socket(&node.name)),
             })
             .collect(),

@@ -23,6 +23,9 @@ const TORTIE: u8 = 80;
 /// How long one answer of an agent may take while we wait for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an agent may be away that a supervisor starts again.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How often we look.
 const INTERVAL: Duration = Duration::from_millis(40);
 
@@ -40,14 +43,16 @@ impl Lack {
     }
 
     /// What an agent that does not answer lacks. One that has ended will not come back by waiting.
-    fn answer(node: &Node, reason: String) -> Self {
-        Self { text: reason, hopeless: has_ended(node) }
+    fn answer(paths: &Paths, node: &Node, reason: String) -> Self {
+        Self { text: reason, hopeless: has_ended(paths, node) }
     }
 }
 
-/// Whether the node's agent should run and does not.
-pub fn has_ended(node: &Node) -> bool {
-    !node.external && !node.pid.is_some_and(process::is_alive)
+/// Whether the node's agent should run and does not. It need not be the one that the lab started: a supervisor may have started
+/// another. One that has just been started has no lock yet.
+pub fn has_ended(paths: &Paths, node: &Node) -> bool {
+    let runs = || node.pid.is_some_and(process::is_alive) || process::agent(&paths.run_dir(&node.name)).is_some();
+    !node.external && !runs()
 }
 
 /// Waits until the agents of these nodes answer and have read the datastore, or have ended, or time is up.
@@ -58,7 +63,7 @@ pub async fn agents(state: &State, paths: &Paths, deadline: Instant) {
             match status(paths, node).await {
                 Ok(status) if status.datastore_in_sync => {}
                 Ok(_) => missing.push(Lack::yet(format!("{}: the agent has not read the datastore", node.name))),
-                Err(reason) => missing.push(Lack::answer(node, reason)),
+                Err(reason) => missing.push(Lack::answer(paths, node, reason)),
             }
         }
         Ok(missing)
@@ -79,6 +84,7 @@ async fn poll<F: Future<Output = Result<Vec<Lack>, Error>>>(
     look: impl Fn() -> F,
 ) -> Result<Vec<String>, Error> {
     let mut missing: Vec<Lack> = Vec::new();
+    let mut hopeless_since = None;
     loop {
         // A last look is worth a moment, but no more.
         match tokio::time::timeout_at(deadline.max(Instant::now() + PATIENCE), look()).await {
@@ -86,7 +92,12 @@ async fn poll<F: Future<Output = Result<Vec<Lack>, Error>>>(
             Err(_) if missing.is_empty() => missing.push(Lack::yet("an answer to what is missing, in time".to_owned())),
             Err(_) => {}
         }
-        if missing.iter().all(|lack| lack.hopeless) || Instant::now() >= deadline {
+        if !missing.iter().all(|lack| lack.hopeless) {
+            hopeless_since = None;
+        }
+        let mut given_up = || hopeless_since.get_or_insert_with(Instant::now).elapsed() >= GRACE;
+        let over = missing.is_empty() || Instant::now() >= deadline;
+        if over || (missing.iter().all(|lack| lack.hopeless) && given_up()) {
             return Ok(missing.into_iter().map(|lack| lack.text).collect());
         }
         tokio::time::sleep(INTERVAL).await;
@@ -124,7 +135,7 @@ async fn lacks(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<Lack>, Er
 async fn status(paths: &Paths, node: &Node) -> Result<NodeStatus, String> {
     let answer = Client::new(paths.socket(&node.name)).with_timeout(PATIENCE).get("/v1/status").await;
     answer.map_err(|error| {
-        if node.pid.is_some_and(process::is_alive) {
+        if !has_ended(paths, node) {
             format!("{}: the agent does not answer: {error}", node.name)
         } else {
             let text = std::fs::read_to_string(paths.log(&node.name)).unwrap_or_default();
@@ -138,7 +149,7 @@ async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh
     let name = &node.name;
     let status = match status(paths, node).await {
         Ok(status) => status,
-        Err(reason) => return Ok(vec![Lack::answer(node, reason)]),
+        Err(reason) => return Ok(vec![Lack::answer(paths, node, reason)]),
     };
     let mut missing = Vec::new();
     if status.programmed_revision != revision {
@@ -148,20 +159,20 @@ async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh
     }
     if mesh {
         match Client::new(paths.socket(name)).with_timeout(PATIENCE).get::<Vec<BgpPeer>>("/v1/bgp/peers").await {
-            Ok(peers) => missing.extend(sessions(state, node, &peers)),
+            Ok(peers) => missing.extend(sessions(state, paths, node, &peers)),
             Err(error) => missing.push(format!("{name}: no list of BGP peers: {error}")),
         }
     }
     if missing.is_empty() {
-        missing = routes(state, node, mesh).await?;
+        missing = routes(state, paths, node, mesh).await?;
     }
     Ok(missing.into_iter().map(Lack::yet).collect())
 }
 
 /// Sessions with other agents that run and are not up. Either family's session will do: one carries both.
-fn sessions(state: &State, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
+fn sessions(state: &State, paths: &Paths, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
     let mut missing = Vec::new();
-    for other in state.agents().filter(|other| other.name != node.name && !has_ended(other)) {
+    for other in state.agents().filter(|other| other.name != node.name && !has_ended(paths, other)) {
         let theirs = |peer: &&BgpPeer| [other.ipv4.addr(), other.ipv6.addr()].contains(&peer.peer);
         if peers.iter().filter(theirs).any(|peer| peer.state == "Established") {
             continue;
@@ -177,12 +188,12 @@ fn sessions(state: &State, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
 }
 
 /// Pods that this node's FIB does not lead to and should: its own, and with a mesh those of nodes whose agents run.
-async fn routes(state: &State, node: &Node, mesh: bool) -> Result<Vec<String>, Error> {
+async fn routes(state: &State, paths: &Paths, node: &Node, mesh: bool) -> Result<Vec<String>, Error> {
     let net = Net::in_netns(&netns::open(&node.netns).map_err(Error::net)?).map_err(Error::net)?;
     let ours = net.routes(Some(TORTIE)).await.map_err(Error::net)?;
     let nodes: HashMap<&str, &Node> = state.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
     let mut missing = Vec::new();
-    let announced = |pod: &Pod| mesh && nodes.get(pod.node.as_str()).is_some_and(|owner| !has_ended(owner));
+    let announced = |pod: &Pod| mesh && nodes.get(pod.node.as_str()).is_some_and(|owner| !has_ended(paths, owner));
     for pod in state.pods.iter().filter(|pod| pod.node == node.name || announced(pod)) {
         for ip in &pod.ips {
             let covering = ours
