@@ -77,6 +77,9 @@ impl Node {
                     self.commits.push(start.elapsed());
                     Event::RulesApplied(Ok(()))
                 }
+                Action::SweepStamps(_) => Event::StampsSwept(Ok(0)),
+                // There are no flows here.
+                Action::SweepStamps(_) => Event::StampsSwept(Ok(0)),
                 Action::ReadRoutes => Event::RoutesRead(Ok(Snapshot::default())),
                 Action::ApplyRoutes(_) => Event::RoutesApplied(Ok(Vec::new())),
                 Action::ConfigureBgp(_) => Event::BgpConfigured(Ok(())),
