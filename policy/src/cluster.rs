@@ -14,6 +14,7 @@ use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::intern::{Id, Interner};
+use crate::peers::canonical_selector;
 use crate::special::Special;
 use crate::touched::{Changes, Seen, Touched};
 
@@ -40,7 +41,7 @@ pub(crate) struct PodState {
     /// Its namespace.
     pub(crate) namespace: Arc<str>,
     /// Its name.
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     /// Its labels.
     pub(crate) labels: Id,
     /// Its declared ports, in the order they were declared.
@@ -48,7 +49,7 @@ pub(crate) struct PodState {
     /// Its addresses.
     pub(crate) ips: Box<[IpAddr]>,
     /// The node it runs on.
-    pub(crate) node: Option<Box<str>>,
+    pub(crate) node: Option<Arc<str>>,
     /// Whether it is an endpoint, and so what selectors select: neither on its node's network, nor ended.
     pub(crate) endpoint: bool,
     /// Whether it shares its node's network.
@@ -65,11 +66,11 @@ pub(crate) struct NamespaceState {
     /// Whether there is a document.
     documented: bool,
     /// Its pods by name.
-    pub(crate) pods: BTreeMap<Box<str>, PodId>,
+    pub(crate) pods: BTreeMap<Arc<str>, PodId>,
     /// Its endpoints by label set.
     pub(crate) groups: BTreeMap<Id, BTreeSet<PodId>>,
     /// Its policies by name.
-    pub(crate) policies: BTreeMap<Box<str>, Arc<NetworkPolicySpec>>,
+    pub(crate) policies: BTreeMap<Arc<str>, Arc<NetworkPolicySpec>>,
 }
 
 /// The state of a cluster as far as policy depends on it: namespaces, pods, NetworkPolicies, and the addresses of nodes.
@@ -82,7 +83,9 @@ pub struct Cluster {
     free_pods: Vec<PodId>,
     labels: Interner<StringMap>,
     ports: Interner<Vec<PodPort>>,
-    by_address: BTreeMap<IpAddr, BTreeSet<PodId>>,
+    by_address: BTreeSet<(IpAddr, PodId)>,
+    /// The names of nodes that pods run on, each once.
+    node_names: BTreeSet<Arc<str>>,
     nodes: BTreeMap<Box<str>, Vec<IpAddr>>,
     pools: BTreeMap<Box<str>, Pool>,
     /// The few pods that have something special.
@@ -203,7 +206,7 @@ impl Cluster {
     }
 
     fn set_policy(&mut self, policy: &NetworkPolicy) -> bool {
-        let mut spec = policy.spec.clone();
+        let mut spec = compact(&policy.spec);
         if spec.policy_types.is_empty() {
             // As the API server defaults it.
             spec.policy_types.push(PolicyType::Ingress);
@@ -237,7 +240,7 @@ impl Cluster {
             labels: self.labels.hold(pod.metadata.labels.clone()),
             ports: self.ports.hold(ports),
             ips: pod.addresses().into(),
-            node: pod.spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Into::into),
+            node: pod.spec.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| self.node_name(node)),
             endpoint: pod.is_endpoint(),
             host_network: pod.spec.host_network,
         };
@@ -271,7 +274,7 @@ impl Cluster {
             self.pods.len() as PodId - 1
         });
         for ip in &new.ips {
-            self.by_address.entry(*ip).or_default().insert(id);
+            self.by_address.insert((*ip, id));
         }
         let state = self.namespace_mut(namespace);
         state.pods.insert(new.name.clone(), id);
@@ -310,12 +313,7 @@ impl Cluster {
             }
         }
         for ip in &pod.ips {
-            if let Some(holders) = self.by_address.get_mut(ip) {
-                holders.remove(&id);
-                if holders.is_empty() {
-                    self.by_address.remove(ip);
-                }
-            }
+            self.by_address.remove(&(*ip, id));
         }
         self.labels.release(pod.labels);
         self.ports.release(pod.ports);
@@ -346,6 +344,20 @@ impl Cluster {
             self.touched.note(|changes| changes.frame = true);
         }
         relevant
+    }
+
+    /// The name of a node, to be kept by its pods.
+    fn node_name(&mut self, node: &str) -> Arc<str> {
+        if let Some(name) = self.node_names.get(node) {
+            return Arc::clone(name);
+        }
+        // Nodes come and go less often than their number doubles.
+        if self.node_names.len() > 2 * self.nodes.len() + 100 {
+            self.node_names.retain(|name| Arc::strong_count(name) > 1);
+        }
+        let name: Arc<str> = node.into();
+        self.node_names.insert(Arc::clone(&name));
+        name
     }
 
     /// The pod of that name, whether an endpoint or not.
@@ -389,8 +401,8 @@ impl Cluster {
 
     /// All endpoints that have, or claim, this address.
     pub(crate) fn endpoints_at(&self, address: IpAddr) -> impl Iterator<Item = &PodState> {
-        let holders = self.by_address.get(&address).into_iter().flatten();
-        holders.map(|&id| self.pod(id)).filter(|pod| pod.endpoint)
+        let holders = self.by_address.range((address, PodId::MIN)..=(address, PodId::MAX));
+        holders.map(|&(_, id)| self.pod(id)).filter(|pod| pod.endpoint)
     }
 
     /// The endpoint that has this address; the first by name if several claim it.
@@ -463,6 +475,20 @@ impl Cluster {
     }
 }
 
+/// The same in less memory: a map of one label takes as much room as one of eleven, a list of requirements what it needs.
+fn compact(spec: &NetworkPolicySpec) -> NetworkPolicySpec {
+    let mut spec = spec.clone();
+    spec.pod_selector = canonical_selector(&spec.pod_selector);
+    let from = spec.ingress.iter_mut().flat_map(|rule| &mut rule.from);
+    let to = spec.egress.iter_mut().flat_map(|rule| &mut rule.to);
+    for peer in from.chain(to) {
+        for selector in [&mut peer.pod_selector, &mut peer.namespace_selector].into_iter().flatten() {
+            *selector = canonical_selector(selector);
+        }
+    }
+    spec
+}
+
 #[cfg(test)]
 mod tests {
     use tortie_api::ObjectMeta;
@@ -517,7 +543,7 @@ mod tests {
         assert!(cluster.by_address.is_empty(), "{:?}", cluster.by_address);
         web.status = status;
         assert!(cluster.upsert(&Object::Pod(web)), "its address");
-        assert_eq!(cluster.by_address.keys().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.1"]);
+        assert_eq!(cluster.by_address.iter().map(|(ip, _)| ip.to_string()).collect::<Vec<_>>(), ["10.0.0.1"]);
     }
 
     #[test]

@@ -80,7 +80,7 @@ struct State {
     /// The names of all chains, sets and maps outside the frame, each held by the classes that use it.
     parts: Interner<str>,
     following: Following,
-    governed: FxHashMap<Group, BTreeMap<Box<str>, Arc<NetworkPolicySpec>>>,
+    governed: FxHashMap<Group, BTreeMap<Arc<str>, Arc<NetworkPolicySpec>>>,
     classes: FxHashMap<ClassKey, Class>,
     /// The endpoints, each with its class in both directions.
     endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,

@@ -103,7 +103,7 @@ impl Peers {
 }
 
 /// The selector as requirements alone, sorted, without repetition.
-fn canonical_selector(selector: &LabelSelector) -> LabelSelector {
+pub(crate) fn canonical_selector(selector: &LabelSelector) -> LabelSelector {
     let exact = selector.match_labels.iter().map(|(key, value)| LabelSelectorRequirement {
         key: key.clone(),
         operator: SelectorOperator::In,

@@ -13,7 +13,7 @@ use tortie_api::meta::StringMap;
 const MANY: usize = 2_000;
 
 /// A namespace, and a name in it.
-pub(crate) type Name = (Arc<str>, Box<str>);
+pub(crate) type Name = (Arc<str>, Arc<str>);
 
 /// What selectors see of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
