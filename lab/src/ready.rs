@@ -135,12 +135,12 @@ async fn lacks(state: &State, paths: &Paths, mesh: bool) -> Result<Vec<Lack>, Er
 async fn status(paths: &Paths, node: &Node) -> Result<NodeStatus, String> {
     let answer = Client::new(paths.socket(&node.name)).with_timeout(PATIENCE).get("/v1/status").await;
     answer.map_err(|error| {
-        if !has_ended(paths, node) {
-            format!("{}: the agent does not answer: {error}", node.name)
-        } else {
+        if has_ended(paths, node) {
             let text = std::fs::read_to_string(paths.log(&node.name)).unwrap_or_default();
             let last = text.lines().last().unwrap_or("(nothing)");
             format!("{}: the agent has ended; the last line of its log was: {last}", node.name)
+        } else {
+            format!("{}: the agent does not answer: {error}", node.name)
         }
     })
 }

@@ -76,13 +76,13 @@ pub(crate) struct Watchdog {
 
 /// One part, and since when it has been at a piece of work.
 #[derive(Debug, PartialEq, Eq)]
-struct Busy {
+struct Stand {
     part: &'static str,
     busy: Option<Duration>,
     limit: Duration,
 }
 
-impl Busy {
+impl Stand {
     fn is_stuck(&self) -> bool {
         self.busy.is_some_and(|busy| busy > self.limit)
     }
@@ -109,7 +109,7 @@ impl Watchdog {
     }
 
     /// How each part stands. `others` are parts that tell themselves since when they are busy.
-    fn look(&self, now: Instant, others: &[(&'static str, Option<Duration>)]) -> Vec<Busy> {
+    fn look(&self, now: Instant, others: &[(&'static str, Option<Duration>)]) -> Vec<Stand> {
         let started = lock(&self.ready).is_some();
         let limits = lock(&self.limits);
         let limit = |part: &str| {
@@ -120,7 +120,7 @@ impl Watchdog {
         let own = parts
             .iter()
             .map(|(part, state)| (*part, lock(&state.0).since.map(|since| now.saturating_duration_since(since))));
-        own.chain(others.iter().copied()).map(|(part, busy)| Busy { part, busy, limit: limit(part) }).collect()
+        own.chain(others.iter().copied()).map(|(part, busy)| Stand { part, busy, limit: limit(part) }).collect()
     }
 }
 
@@ -186,10 +186,10 @@ async fn liveness(State(health): State<Health>) -> (StatusCode, String) {
 }
 
 /// The answer about liveness: who is stuck, then how all parts stand.
-fn answer(parts: &[Busy]) -> (StatusCode, String) {
+fn answer(parts: &[Stand]) -> (StatusCode, String) {
     let mut text = String::new();
-    let stuck: Vec<&Busy> = parts.iter().filter(|part| part.is_stuck()).collect();
-    for Busy { part, busy, limit } in &stuck {
+    let stuck: Vec<&Stand> = parts.iter().filter(|part| part.is_stuck()).collect();
+    for Stand { part, busy, limit } in &stuck {
         let busy = busy.unwrap_or_default().as_secs();
         let _ = writeln!(
             text,
@@ -200,7 +200,7 @@ fn answer(parts: &[Busy]) -> (StatusCode, String) {
     if stuck.is_empty() {
         text.push_str("live\n");
     }
-    for Busy { part, busy, .. } in parts {
+    for Stand { part, busy, .. } in parts {
         let _ = match busy {
             Some(busy) => writeln!(text, "{part}: at work for {:.1} s", busy.as_secs_f64()),
             None => writeln!(text, "{part}: waits for work"),

@@ -4,6 +4,9 @@
 //! working; what is ours begins with `tortie_`. docs/metrics.md lists all of them, and a test holds the two equal. No label has a
 //! value that grows with the cluster. Nothing is computed unless somebody asks.
 
+// Prometheus' numbers are floating point.
+#![allow(clippy::cast_precision_loss, clippy::cast_sign_loss)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
