@@ -160,14 +160,14 @@ fn accepting(to: &str, from: &str) -> Value {
             "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": from}}}]}]}})
 }
 
-/// Whether a packet arrives, sent anew until it does or some time has passed.
-fn arrives(from: &UdpSocket, to: &UdpSocket, address: Ipv4Addr, patience: Duration) -> bool {
+/// Whether a packet arrives, sent anew until it does or some time has passed. What it says tells it from earlier ones that were late.
+fn arrives(what: &str, from: &UdpSocket, to: &UdpSocket, address: Ipv4Addr, patience: Duration) -> bool {
     let mut buffer = [0; 16];
     let tries = patience.as_millis() / 20;
     (0..tries).any(|_| {
-        from.send_to(b"packet", (address, PORT)).expect("a packet goes out");
-        match to.recv_from(&mut buffer) {
-            Ok(_) => true,
+        from.send_to(what.as_bytes(), (address, PORT)).expect("a packet goes out");
+        match to.recv(&mut buffer) {
+            Ok(length) => buffer[..length] == *what.as_bytes(),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
             Err(error) => panic!("{error}"),
         }
@@ -183,8 +183,8 @@ fn speaks_after_a_round(sweeps: bool) -> bool {
         let [client, server] =
             [("client", CLIENT), ("server", SERVER)].map(|(name, address)| Pod::start(name, address).socket());
         let patience = Duration::from_secs(20);
-        assert!(arrives(&client, &server, SERVER, patience), "it is allowed");
-        assert!(arrives(&server, &client, CLIENT, patience), "and answered");
+        assert!(arrives("hello", &client, &server, SERVER, patience), "it is allowed");
+        assert!(arrives("welcome", &server, &client, CLIENT, patience), "and answered");
 
         // The first move of the round denies the flow, the others something else.
         let first = node.felix.status().generation;
@@ -196,7 +196,7 @@ fn speaks_after_a_round(sweeps: bool) -> bool {
             node.apply(&[accepting("client", from)]);
         }
         assert_eq!((node.felix.status().generation - first) as usize, ROUND, "the numbers have come round");
-        arrives(&client, &server, SERVER, Duration::from_millis(500))
+        arrives("again", &client, &server, SERVER, Duration::from_millis(500))
     });
     thread.join().expect("the node did what it had to")
 }
