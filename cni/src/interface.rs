@@ -82,8 +82,7 @@ impl Host {
         set(&self.netns, host_settings(&endpoint.host_interface, has_v6)).await?;
         self.net.set_up(index).await?;
         if has_v6 {
-            let own = Ipv6Net::new_assert(GATEWAY_V6, 64);
-            self.net.add_address(index, IpNet::V6(own)).await?;
+            self.net.add_address(index, own_address()).await?;
         }
         configure_pod(endpoint, pod, has_v6).await
     }
@@ -119,6 +118,11 @@ impl Host {
         }
         Ok(None)
     }
+}
+
+/// The address of the host's end of every veth, IPv6's alone.
+pub(crate) fn own_address() -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(GATEWAY_V6, 64))
 }
 
 /// Opens a pod's namespace.

@@ -1,7 +1,7 @@
 //! Keeps pods' interfaces and the node's kernel settings as they should be, whoever changes them.
 //!
-//! What is looked after: forwarding of the node and of each pod's interface, the settings that [`crate::interface`] gives the host's
-//! end, the MTU of both ends, and limits of bandwidth. The keeper holds no timer and no subscription: whoever owns it says what is
+//! What is looked after: forwarding of the node and of each pod's interface, that the host's end is up with the settings and the address
+//! that [`crate::interface`] gives it, the MTU of both ends, and limits of bandwidth. The keeper holds no timer and no subscription: whoever owns it says what is
 //! wanted, and when to look. It believes the kernel, so looking twice writes once.
 //!
 //! Two settings of the kernel's are the sum of a general and a particular one, and the general one is dealt with here. Redirects are
@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use regex_lite::Regex;
 use tortie_api::k8s::Bandwidth;
 use tortie_felix_netlink::{Error, Link, Net, Netns, sysctl};
@@ -147,10 +148,18 @@ impl Keeper {
             Scope::All => true,
             Scope::Some { interfaces, names, .. } => interfaces.contains(&link.index) || names.contains(&link.name),
         };
+        let addresses = match self.net.all_addresses().await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                findings.problems.push(format!("pods' interfaces cannot be looked at: {error}"));
+                return findings;
+            }
+        };
         let records = std::mem::take(&mut self.records);
         for record in &records {
             if let Some(link) = present.link(&record.endpoint.host_interface).filter(|link| in_scope(link)) {
                 self.keep_pod(wanted, &present, record, link, &mut findings).await;
+                self.keep_up(record, link, &addresses, &mut findings).await;
             }
         }
         self.records = records;
@@ -264,6 +273,32 @@ impl Keeper {
                 tracing::debug!(pod = pod_of(record), %error, "the pod went while its bandwidth was set");
             }
             Err(error) => findings.problems.push(shaping::problem(&pod_of(record), &error)),
+        }
+    }
+
+    /// Sets the host's end up, which must have its settings by then, and gives it its address, which goes when it is set down.
+    async fn keep_up(&mut self, record: &Record, link: &Link, addresses: &[(u32, IpNet)], findings: &mut Findings) {
+        let own = interface::own_address();
+        let has_v6 = record.endpoint.ips.iter().any(std::net::IpAddr::is_ipv6);
+        let found = if !link.up {
+            "is down".to_owned()
+        } else if has_v6 && !addresses.contains(&(link.index, own)) {
+            format!("has no address {own}")
+        } else {
+            self.right.insert(format!("{}/up", link.name));
+            return;
+        };
+        let repair = async {
+            self.net.set_up(link.index).await?;
+            if has_v6 { self.net.add_address(link.index, own).await } else { Ok(()) }
+        };
+        match repair.await {
+            Ok(()) if !self.right.insert(format!("{}/up", link.name)) => {
+                findings.repairs.push(Repair { object: link.name.clone(), sysctl: false, found });
+            }
+            Ok(()) => {}
+            Err(error) if self.gone(link).await => tracing::debug!(pod = pod_of(record), %error, "the pod went"),
+            Err(error) => findings.problems.push(format!("pod {}: {error}", pod_of(record))),
         }
     }
 

@@ -46,14 +46,22 @@ impl Net {
         let mut message = AddressMessage::default();
         message.header.index = index;
         let operation = format!("read the addresses of interface {index}");
-        let answers = self.dump(&operation, RouteNetlinkMessage::GetAddress(message)).await?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) if message.header.index == index => decode(message),
-                _ => None,
-            })
-            .collect())
+        let addresses = self.dump_addresses(&operation, message).await?;
+        Ok(addresses.into_iter().filter(|(owner, _)| *owner == index).map(|(_, address)| address).collect())
+    }
+
+    /// The addresses of all interfaces, each with its interface's number.
+    pub async fn all_addresses(&self) -> Result<Vec<(u32, IpNet)>, Error> {
+        self.dump_addresses("read the addresses of all interfaces", AddressMessage::default()).await
+    }
+
+    async fn dump_addresses(&self, operation: &str, message: AddressMessage) -> Result<Vec<(u32, IpNet)>, Error> {
+        let answers = self.dump(operation, RouteNetlinkMessage::GetAddress(message)).await?;
+        let addresses = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some((message.header.index, decode(message)?)),
+            _ => None,
+        });
+        Ok(addresses.collect())
     }
 
     /// Says, for good, which hardware address an address behind an interface has; replaces what was known or resolved.
