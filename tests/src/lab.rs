@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
+use crate::agent::Agent;
+
 /// A running lab. Dropping it takes it down.
 pub struct Lab {
     /// The lab's name, unique to this process.
@@ -150,6 +152,29 @@ impl Lab {
         command.args(["lab", "exec", "--lab", &self.name, who, "--"]).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("tortie lab exec starts")
+    }
+
+    /// The lab's commands take an agent for dead when the process that they know is: tells them of those that were started since.
+    ///
+    /// # Panics
+    /// When the lab's state cannot be read or written.
+    pub fn know(&self, agents: &[Agent]) {
+        let file = self.path("state.json");
+        let text = std::fs::read_to_string(&file).expect("the lab has a state");
+        let mut state: Value = serde_json::from_str(&text).expect("the state is JSON");
+        for node in state["nodes"].as_array_mut().expect("the lab has nodes") {
+            if let Some(agent) = agents.iter().find(|agent| node["name"] == *agent.node) {
+                node["pid"] = agent.pid().into();
+            }
+        }
+        let new = file.with_extension("new");
+        std::fs::write(&new, state.to_string()).expect("the state is written");
+        std::fs::rename(&new, &file).expect("the state is replaced");
+    }
+
+    /// A directory or file of the lab.
+    pub fn path(&self, name: &str) -> PathBuf {
+        Path::new("/run/tortie-lab").join(&self.name).join(name)
     }
 
     /// A file in the lab's own scratch folder.

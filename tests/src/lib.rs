@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod agent;
+pub mod kernel;
 pub mod lab;
 pub mod stream;
 pub mod truth;

@@ -49,9 +49,9 @@ impl Log {
         recent.filter(move |(number, at)| **at < until && !self.arrived.contains_key(number)).map(|(_, at)| *at)
     }
 
-    /// When the first packet arrived.
-    pub fn first_arrival(&self) -> Option<Instant> {
-        self.arrived.values().next().copied()
+    /// When those packets were sent that arrived.
+    pub fn passed(&self) -> impl Iterator<Item = Instant> {
+        self.arrived.keys().filter_map(|number| self.sent.get(number)).copied()
     }
 
     /// Packets sent in a stretch of time.
@@ -82,6 +82,18 @@ impl Stream {
     /// # Panics
     /// When the sockets cannot be made.
     pub fn start(client: (&str, IpAddr), server: (&str, IpAddr, u16)) -> Self {
+        Self::start_ways(client, server, true)
+    }
+
+    /// The same with a server that never speaks.
+    ///
+    /// # Panics
+    /// When the sockets cannot be made.
+    pub fn start_one_way(client: (&str, IpAddr), server: (&str, IpAddr, u16)) -> Self {
+        Self::start_ways(client, server, false)
+    }
+
+    fn start_ways(client: (&str, IpAddr), server: (&str, IpAddr, u16), both: bool) -> Self {
         let socket = |netns: &str, address: SocketAddr| {
             let socket = inside(netns, || UdpSocket::bind(address)).expect("an address of the pod");
             socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
@@ -93,12 +105,14 @@ impl Stream {
         there.connect(here.local_addr().expect("an address")).expect("a connected socket");
         let stop = Arc::new(AtomicBool::new(false));
         let (forth, back) = (Arc::default(), Arc::default());
-        let threads = vec![
+        let mut threads = vec![
             sender(here.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop), None),
             receiver(there.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop)),
-            sender(there, Arc::clone(&back), Arc::clone(&stop), Some(Arc::clone(&forth))),
             receiver(here, Arc::clone(&back), Arc::clone(&stop)),
         ];
+        if both {
+            threads.push(sender(there, Arc::clone(&back), Arc::clone(&stop), Some(Arc::clone(&forth))));
+        }
         Self { stop, threads, forth, back }
     }
 

@@ -1,20 +1,13 @@
 //! The cluster: what it should consist of, its agents, and the supervisor that starts them again.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tortie_tests::agent::{Agent, PATIENCE};
 use tortie_tests::lab::{Lab, array, tortie};
-use tortie_tests::stream::inside;
-
-/// How long anything may take before the test gives up. What must be quick is measured on its own.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A pod, as `lab ps` tells.
 #[derive(Clone)]
@@ -34,15 +27,6 @@ impl Place {
     pub(crate) fn ips(&self) -> &[IpAddr] {
         &self.ips
     }
-}
-
-/// An agent, which outlives its processes.
-pub(crate) struct Agent {
-    pub(crate) node: String,
-    pub(crate) netns: String,
-    command: Vec<String>,
-    pid: i32,
-    child: Option<Child>,
 }
 
 pub(crate) struct Cluster {
@@ -98,17 +82,7 @@ impl Cluster {
     pub(crate) fn up() -> Self {
         let documents = documents();
         let lab = Lab::up("chaos", &documents, &["--nodes", "3"]);
-        let text = |value: &Value| value.as_str().expect("text").to_owned();
-        let agents = array(&lab.json(&["lab", "ps"])["nodes"])
-            .iter()
-            .map(|node| {
-                let pid = i32::try_from(node["pid"].as_i64().expect("a pid")).expect("a pid");
-                let command = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the agent runs");
-                let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-                let command = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-                Agent { node: text(&node["name"]), netns: text(&node["netns"]), command, pid, child: None }
-            })
-            .collect();
+        let agents = Agent::all(&lab);
         let documents = documents.into_iter().map(|document| (key(&document), document)).collect();
         let mut cluster = Self { lab, agents, pods: Vec::new(), documents };
         cluster.pods = cluster.places();
@@ -128,19 +102,19 @@ impl Cluster {
         array(&self.lab.json(&["lab", "ps"])["pods"]).iter().map(place).collect()
     }
 
+    /// Starts an agent again, as its supervisor would.
+    pub(crate) fn restart(&mut self, agent: usize) {
+        self.agents[agent].start(&self.lab);
+    }
+
     /// One of the nine pods that stay.
     pub(crate) fn pod(&self, name: &str) -> &Place {
         self.pods.iter().find(|pod| pod.name == name).expect("one of the pods that stay")
     }
 
-    /// A directory or file of the lab.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        PathBuf::from("/run/tortie-lab").join(&self.lab.name).join(name)
-    }
-
     /// Starts `lab apply` or `lab delete` of documents.
     pub(crate) fn start(&self, verb: &str, documents: &[Value]) -> Child {
-        self.tell_the_lab();
+        self.lab.know(&self.agents);
         let folder = self.lab.write(verb, documents);
         Command::new(tortie())
             .args(["lab", verb, "--lab", &self.lab.name, "--timeout", "20s", "-f"])
@@ -165,7 +139,7 @@ impl Cluster {
         loop {
             let left: Vec<Value> = gone
                 .iter()
-                .filter(|document| self.path("datastore").join(format!("{}.yaml", key(document))).exists())
+                .filter(|document| self.lab.path("datastore").join(format!("{}.yaml", key(document))).exists())
                 .cloned()
                 .collect();
             let deleted = if left.is_empty() { Ok(()) } else { Self::finish(self.start("delete", &left)) };
@@ -174,70 +148,5 @@ impl Cluster {
                 Err(reason) => assert!(Instant::now() < deadline, "{title}: the lab does not come back: {reason}"),
             }
         }
-    }
-
-    /// The lab's commands take an agent for dead when the process that they know is.
-    fn tell_the_lab(&self) {
-        let file = self.path("state.json");
-        let text = std::fs::read_to_string(&file).expect("the lab has a state");
-        let mut state: Value = serde_json::from_str(&text).expect("the state is JSON");
-        for node in state["nodes"].as_array_mut().expect("the lab has nodes") {
-            let agent = self.agents.iter().find(|agent| node["name"] == *agent.node).expect("each has an agent");
-            node["pid"] = agent.pid.into();
-        }
-        let new = file.with_extension("chaos");
-        std::fs::write(&new, state.to_string()).expect("the state is written");
-        std::fs::rename(&new, &file).expect("the state is replaced");
-    }
-}
-
-impl Agent {
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid), signal)
-            .unwrap_or_else(|errno| panic!("{}: the agent has ended: {errno}", self.node));
-    }
-
-    /// `kill -9`, and waits until the process is gone.
-    pub(crate) fn kill(&mut self) {
-        if let Some(child) = &mut self.child {
-            let ended = child.try_wait().expect("the agent is ours");
-            assert!(ended.is_none(), "{}: the agent had ended by itself: {ended:?}", self.node);
-        }
-        self.signal(Signal::SIGKILL);
-        if let Some(mut child) = self.child.take() {
-            child.wait().expect("the agent is ours");
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while self.runs() {
-            assert!(Instant::now() < deadline, "{}: the killed agent does not end", self.node);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Starts the agent as its supervisor would, with its output where the lab has it.
-    pub(crate) fn start(&mut self, logs: &std::path::Path) {
-        let log =
-            OpenOptions::new().append(true).open(logs.join(format!("{}.log", self.node))).expect("the agent has a log");
-        let errors = log.try_clone().expect("a handle");
-        let child = inside(&self.netns, || {
-            let mut command = Command::new(&self.command[0]);
-            command.args(&self.command[1..]).stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
-            command.spawn().expect("the agent starts again")
-        });
-        self.pid = i32::try_from(child.id()).expect("a pid");
-        self.child = Some(child);
-    }
-
-    /// Whether any of its process is left but a zombie. The first thread becomes one while others still end, and still hold files.
-    fn runs(&self) -> bool {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The state follows the command's name in parentheses.
-        let lives = stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']));
-        threads > 1 || lives
-    }
-
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_some()))
     }
 }

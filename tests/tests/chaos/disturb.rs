@@ -1,18 +1,16 @@
 //! The disturbances.
 
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
-use tortie_tests::stream::inside;
+use tortie_tests::kernel::run;
 
 use crate::Chance;
-use crate::cluster::{Cluster, key, pod};
-use crate::traffic::Hole;
-
-/// A stranger's damage to routes must be repaired within this time, on a busy machine.
-const REPAIR: Duration = Duration::from_secs(3);
+use crate::change::Change;
+use crate::cluster::Cluster;
+use crate::strangers;
+use crate::traffic::{Cut, Hole};
 
 /// After a cable is back, neighbours are asked for once a second.
 const RESOLVE: Duration = Duration::from_millis(2500);
@@ -26,66 +24,81 @@ pub(crate) enum Step {
     KillStarting { agent: usize, after: u64 },
     /// Killed while documents change, in most cases in the midst of what it has to do for that.
     KillDuring { agent: usize, change: Change, after: u64, dead: u64 },
+    /// Killed, and started again where the clock that only goes forward shows another time by so many seconds.
+    KillIntoOtherTime { agent: usize, seconds: i64 },
+    /// The machine's clock is set to another time, forth and back. Only on a machine that is the test's own.
+    ClockJump { seconds: i64, change: Change },
     /// SIGSTOP, a change that the agent misses, SIGCONT.
     Stop { agent: usize, change: Change, during: u64 },
     /// Killed and back while a neighbour's agent is stopped, and answers nobody.
     KillBesideStopped { agent: usize, dead: u64, during: u64 },
     /// Documents change, and nothing else happens.
     Just(Change),
+    /// The receive buffers of the agent's netlink sockets hold a page, and more happens than that while documents change.
+    Starve { agent: usize, change: Change },
     /// Somebody flushes all of nftables, tries to delete our table, and goes on with tables of their own while documents change.
     NftStranger { agent: usize, change: Change },
-    /// Somebody deletes one of our routes, while the agent runs or while it is dead.
-    RouteStranger { agent: usize, pick: u64, dead: bool },
+    /// The agent is killed and comes back as on a kernel that owns no tables; then somebody flushes all of nftables.
+    Flush { agent: usize },
+    /// Somebody deletes one of our routes, or all of them, while the agent runs or while it is dead.
+    RouteStranger { agent: usize, pick: Option<u64>, dead: bool },
+    /// Somebody deletes the interface of a pod.
+    LinkStranger { guest: Change },
     /// The node's cable is out; meanwhile an agent may be killed, this node's or another's.
     Cable { agent: usize, during: u64, killed: Option<usize> },
 }
 
-/// A change of documents that leaves every observed flow as it is.
-#[derive(Clone)]
-pub(crate) struct Change {
-    put: Vec<Value>,
-    gone: Vec<Value>,
-}
+/// The kinds of steps, each as often as it is to come up. They are dealt as from a deck of cards, so that each kind comes up in every run.
+const DECK: [u8; 32] =
+    [0, 0, 0, 0, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 5, 6, 7, 8, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14, 15];
 
-impl std::fmt::Debug for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (verb, documents) in [("apply", &self.put), ("delete", &self.gone)] {
-            let short = |document: &Value| match &document["spec"]["nodeName"] {
-                Value::String(node) => format!("{} on {node}", key(document)),
-                _ => key(document),
-            };
-            if !documents.is_empty() {
-                write!(f, "{verb} {}", documents.iter().map(short).collect::<Vec<_>>().join(", "))?;
-            }
+/// The cards that have not come up yet.
+#[derive(Default)]
+pub(crate) struct Deck(Vec<u8>);
+
+impl Deck {
+    fn deal(&mut self, chance: &mut Chance) -> u8 {
+        if self.0.is_empty() {
+            self.0 = DECK.to_vec();
         }
-        Ok(())
+        let count = u64::try_from(self.0.len()).expect("a length");
+        self.0.swap_remove(usize::try_from(chance.below(count)).expect("an index"))
     }
 }
 
 impl Step {
-    pub(crate) fn choose(chance: &mut Chance, cluster: &Cluster) -> Self {
+    pub(crate) fn choose(deck: &mut Deck, chance: &mut Chance, cluster: &Cluster) -> Self {
         let agent = usize::try_from(chance.below(3)).expect("an index");
-        match chance.below(27) {
-            0..=3 => Self::Kill { agents: vec![agent], dead: chance.below(1_500_000) },
-            4 => Self::Kill { agents: vec![agent, (agent + 1) % 3], dead: chance.below(1_500_000) },
-            5 => Self::Kill { agents: vec![0, 1, 2], dead: chance.below(1_500_000) },
-            6..=9 => Self::KillStarting { agent, after: chance.below(60_000) },
-            10..=16 => {
+        match deck.deal(chance) {
+            0 => Self::Kill { agents: vec![agent], dead: chance.below(1_500_000) },
+            1 => Self::Kill { agents: vec![agent, (agent + 1) % 3], dead: chance.below(1_500_000) },
+            2 => Self::Kill { agents: vec![0, 1, 2], dead: chance.below(1_500_000) },
+            3 => Self::KillStarting { agent, after: chance.below(60_000) },
+            4 => {
                 let change = Change::choose(chance, cluster);
                 let agent = change.agent(cluster).unwrap_or(agent);
                 Self::KillDuring { agent, change, after: chance.below(60_000), dead: chance.below(400_000) }
             }
-            17 => {
-                let during = 500_000 + chance.below(3_000_000);
+            5 => Self::KillIntoOtherTime { agent, seconds: *chance.pick(&[4_000_000_000, 1_000_000, -600]) },
+            6 => {
+                let during = 500_000 + chance.below(2_000_000);
                 Self::Stop { agent, change: Change::choose(chance, cluster), during }
             }
-            18 => {
-                let (dead, during) = (chance.below(500_000), 500_000 + chance.below(3_000_000));
+            7 => {
+                let (dead, during) = (chance.below(500_000), 500_000 + chance.below(2_000_000));
                 Self::KillBesideStopped { agent, dead, during }
             }
-            19..=21 => Self::Just(Change::choose(chance, cluster)),
-            22..=23 => Self::NftStranger { agent, change: Change::choose(chance, cluster) },
-            24..=25 => Self::RouteStranger { agent, pick: chance.below(1000), dead: chance.below(2) == 0 },
+            8 => Self::Just(Change::choose(chance, cluster)),
+            9 => Self::Starve { agent, change: Change::choose(chance, cluster) },
+            10 => Self::NftStranger { agent, change: Change::choose(chance, cluster) },
+            11 => Self::Flush { agent },
+            12 => Self::RouteStranger { agent, pick: Some(chance.below(1000)), dead: chance.below(2) == 0 },
+            13 => Self::RouteStranger { agent, pick: None, dead: chance.below(2) == 0 },
+            14 => Self::LinkStranger { guest: Change::one_guest(chance, cluster) },
+            _ if own_machine() && chance.below(2) == 0 => {
+                let seconds = *chance.pick(&[-86_400, 86_400, 400_000_000, 2_000_000_000]);
+                Self::ClockJump { seconds, change: Change::choose(chance, cluster) }
+            }
             _ => {
                 let killed = usize::try_from(chance.below(4)).ok().filter(|agent| *agent < 3);
                 Self::Cable { agent, during: 2_000_000, killed }
@@ -99,16 +112,17 @@ impl Step {
             Self::Kill { agents, .. } => agents.len(),
             Self::KillStarting { .. } => 2,
             Self::KillDuring { .. }
+            | Self::KillIntoOtherTime { .. }
             | Self::KillBesideStopped { .. }
+            | Self::Flush { .. }
             | Self::RouteStranger { dead: true, .. }
             | Self::Cable { killed: Some(_), .. } => 1,
             _ => 0,
         }
     }
 
-    /// Does it. Where it cuts flows by itself is returned.
+    /// Does it. Where it cuts flows by itself, or lets through what is denied, is returned.
     pub(crate) fn run(self, cluster: &mut Cluster, chance: &mut Chance, title: &str) -> Vec<Hole> {
-        let logs = cluster.path("logs");
         match self {
             Self::Kill { agents, dead } => {
                 for agent in &agents {
@@ -116,16 +130,15 @@ impl Step {
                 }
                 pause(dead);
                 for agent in &agents {
-                    cluster.agents[*agent].start(&logs);
+                    cluster.restart(*agent);
                 }
             }
             Self::KillStarting { agent, after } => {
-                let agent = &mut cluster.agents[agent];
-                agent.kill();
-                agent.start(&logs);
+                cluster.agents[agent].kill();
+                cluster.restart(agent);
                 pause(after);
-                agent.kill();
-                agent.start(&logs);
+                cluster.agents[agent].kill();
+                cluster.restart(agent);
             }
             Self::KillDuring { agent, change, after, dead } => {
                 let command = change.start(cluster);
@@ -133,10 +146,22 @@ impl Step {
                 pause(after);
                 cluster.agents[agent].kill();
                 pause(dead);
-                cluster.agents[agent].start(&logs);
+                cluster.restart(agent);
                 // Whether the command came through depends on the moment.
-                let _ = Cluster::finish(command);
+                if let Err(reason) = Cluster::finish(command) {
+                    println!("            {}", reason.trim().replace('\n', " "));
+                }
                 cluster.repeat(&change.gone, title);
+            }
+            Self::KillIntoOtherTime { agent, seconds } => {
+                cluster.agents[agent].kill();
+                cluster.agents[agent].start_in_time(&cluster.lab, seconds);
+            }
+            Self::ClockJump { seconds, change } => {
+                let command = change.start(cluster);
+                strangers::set_clock(seconds);
+                succeed(command, title);
+                strangers::set_clock(-seconds);
             }
             Self::Stop { agent, change, during } => {
                 cluster.agents[agent].signal(Signal::SIGSTOP);
@@ -150,51 +175,47 @@ impl Step {
                 cluster.agents[beside].signal(Signal::SIGSTOP);
                 cluster.agents[agent].kill();
                 pause(dead);
-                cluster.agents[agent].start(&logs);
+                cluster.restart(agent);
                 pause(during);
                 cluster.agents[beside].signal(Signal::SIGCONT);
             }
             Self::Just(change) => succeed(change.start(cluster), title),
+            Self::Starve { agent, change } => {
+                strangers::starve(&cluster.agents[agent], title);
+                succeed(change.start(cluster), title);
+            }
             Self::NftStranger { agent, change } => {
-                let mut command = change.start(cluster);
-                let netns = cluster.agents[agent].netns.clone();
-                inside(&netns, || {
-                    let nft = |args: &[&str]| run("nft", args);
-                    while command.try_wait().expect("tortie is ours").is_none() {
-                        nft(&["flush", "ruleset"]);
-                        nft(&["delete", "table", "inet", "tortie"]);
-                        nft(&["add", "table", "ip", "stranger"]);
-                        pause(chance.below(20_000));
-                    }
-                    nft(&["delete", "table", "ip", "stranger"]);
-                });
+                let command = change.start(cluster);
+                let command = strangers::fight(&cluster.agents[agent], command, chance);
                 succeed(command, title);
             }
-            Self::RouteStranger { agent, pick, dead } => return delete_route(cluster, agent, pick, dead, title),
+            Self::Flush { agent } => return strangers::flush_rules(cluster, agent, title),
+            Self::RouteStranger { agent, pick, dead } => {
+                return strangers::delete_routes(cluster, agent, pick, dead, title);
+            }
+            Self::LinkStranger { guest } => strangers::delete_link(cluster, &guest, title),
             Self::Cable { agent, during, killed } => {
                 let node = cluster.agents[agent].node.clone();
                 let fabric = format!("{}_fabric", cluster.lab.name);
                 let link = format!("to-{node}");
-                let set = |state: &str| inside(&fabric, || run("ip", &["link", "set", &link, state]));
                 let from = Instant::now();
-                assert!(set("down").is_some(), "{title}: the cable cannot be pulled");
+                run(&fabric, "ip", &["link", "set", &link, "down"]);
                 if let Some(killed) = killed {
                     cluster.agents[killed].kill();
-                    cluster.agents[killed].start(&logs);
+                    cluster.restart(killed);
                 }
                 pause(during);
-                assert!(set("up").is_some(), "{title}: the cable cannot be put back");
-                return vec![Hole { node, only_crossing: true, from, until: Instant::now() + RESOLVE }];
+                run(&fabric, "ip", &["link", "set", &link, "up"]);
+                return vec![Hole { node, cut: Cut::Crossing, from, until: Instant::now() + RESOLVE }];
             }
         }
         Vec::new()
     }
 }
 
-/// Runs a program of the peers; what it printed if it succeeded.
-pub(crate) fn run(program: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new(tortie_tests::peer(program)).args(args).output().expect("the peer runs");
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+/// Whether nobody else uses this machine's clock.
+fn own_machine() -> bool {
+    std::env::var_os("TORTIE_OWN_MACHINE").is_some()
 }
 
 /// The time that the history says, which is no wait for anything.
@@ -202,140 +223,8 @@ fn pause(microseconds: u64) {
     std::thread::sleep(Duration::from_micros(microseconds));
 }
 
-fn succeed(command: Child, title: &str) {
+pub(crate) fn succeed(command: Child, title: &str) {
     if let Err(reason) = Cluster::finish(command) {
         panic!("{title}: {reason}");
     }
-}
-
-/// Our routes in the calling thread's network namespace, as `ip route` shows them.
-pub(crate) fn our_routes() -> Vec<(&'static str, String)> {
-    let mut routes = Vec::new();
-    for family in ["-4", "-6"] {
-        let text = run("ip", &[family, "route", "show", "proto", "80"]).expect("routes can be read");
-        routes.extend(text.lines().map(|line| (family, line.trim().to_owned())));
-    }
-    routes
-}
-
-/// Deletes a route and waits until it is there again. One that is deleted behind a dead agent comes back with it.
-fn delete_route(cluster: &mut Cluster, agent: usize, pick: u64, dead: bool, title: &str) -> Vec<Hole> {
-    let logs = cluster.path("logs");
-    let agent = &mut cluster.agents[agent];
-    let netns = agent.netns.clone();
-    if dead {
-        agent.kill();
-    }
-    let from = Instant::now();
-    let (family, route) = inside(&netns, || {
-        let mut routes = our_routes();
-        let chosen = usize::try_from(pick).expect("an index") % routes.len();
-        let (family, route) = routes.swap_remove(chosen);
-        let words = route.split(' ').take_while(|word| *word != "pref").filter(|word| !word.is_empty());
-        let args: Vec<&str> = [family, "route", "del"].into_iter().chain(words).collect();
-        assert!(run("ip", &args).is_some(), "{title}: ip {args:?} failed");
-        (family, route)
-    });
-    if dead {
-        agent.start(&logs);
-    }
-    let began = Instant::now();
-    inside(&netns, || {
-        while !our_routes().iter().any(|(other, line)| *other == family && *line == route) {
-            assert!(began.elapsed() < REPAIR, "{title}: {}: the deleted route {route} did not come back", agent.node);
-            pause(10_000);
-        }
-    });
-    let until = Instant::now() + Duration::from_millis(50);
-    vec![Hole { node: agent.node.clone(), only_crossing: false, from, until }]
-}
-
-impl Change {
-    /// Guests come or go, or a policy does, or one changes.
-    fn choose(chance: &mut Chance, cluster: &Cluster) -> Self {
-        let (mut put, mut gone) = (Vec::new(), Vec::new());
-        for _ in 0..=chance.below(3) {
-            let document = if chance.below(2) == 0 { guest(chance, cluster) } else { policy(chance) };
-            let name = key(&document);
-            if put.iter().chain(&gone).any(|other| key(other) == name) {
-                continue;
-            }
-            let known = cluster.documents.contains_key(&name);
-            let replaced = document["kind"] == "NetworkPolicy" && chance.below(2) == 0;
-            // A command either puts or deletes.
-            match known && !replaced {
-                true if put.is_empty() => gone.push(cluster.documents[&name].clone()),
-                false if gone.is_empty() => put.push(document),
-                _ => {}
-            }
-        }
-        Self { put, gone }
-    }
-
-    /// The agent that has to wire or unwire a pod, if one has.
-    fn agent(&self, cluster: &Cluster) -> Option<usize> {
-        let node = self.put.iter().chain(&self.gone).find_map(|document| document["spec"]["nodeName"].as_str())?;
-        cluster.agents.iter().position(|agent| agent.node == node)
-    }
-
-    /// Waits until a pod to come has its namespace, which is just before its CNI ADD.
-    fn wait_for_wiring(&self, cluster: &Cluster) {
-        let Some(pod) = self.put.iter().find(|document| document["kind"] == "Pod") else { return };
-        let name = pod["metadata"]["name"].as_str().expect("a name");
-        let netns = std::path::Path::new("/run/netns").join(format!("{}_guests_{name}", cluster.lab.name));
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !netns.exists() && Instant::now() < deadline {
-            pause(100);
-        }
-    }
-
-    /// Starts the command, and notes what should be there from now on.
-    fn start(&self, cluster: &mut Cluster) -> Child {
-        for document in &self.gone {
-            cluster.documents.remove(&key(document));
-        }
-        for document in &self.put {
-            cluster.documents.insert(key(document), document.clone());
-        }
-        if self.gone.is_empty() { cluster.start("apply", &self.put) } else { cluster.start("delete", &self.gone) }
-    }
-}
-
-/// One of six pods of another namespace; a guest that comes again may come to another node.
-fn guest(chance: &mut Chance, cluster: &Cluster) -> Value {
-    let name = format!("guest{}", chance.below(6));
-    let app = *chance.pick(&["guest", "visitor"]);
-    pod("guests", &name, app, &chance.pick(&cluster.agents).node)
-}
-
-/// A policy that may isolate any pod in any direction and allows much, but nothing that is observed as denied, and isolates no client
-/// or server further than it is.
-fn policy(chance: &mut Chance) -> Value {
-    let peer = |chance: &mut Chance| match chance.below(4) {
-        0 => json!({"namespaceSelector": {"matchLabels": {"team": "guests"}}}),
-        1 => {
-            json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": chance.pick(&["guest", "visitor"])}}})
-        }
-        2 => json!({"ipBlock": {"cidr": "192.0.2.0/24", "except": [format!("192.0.2.{}/32", chance.below(256))]}}),
-        _ => json!({"ipBlock": {"cidr": format!("2001:db8:{:x}::/48", chance.below(0x1000))}}),
-    };
-    let peers: Vec<Value> = (0..=chance.below(3)).map(|_| peer(chance)).collect();
-    let app = *chance.pick(&["client", "server", "stranger", "guest", "visitor"]);
-    let mut spec = json!({"podSelector": {"matchLabels": {"app": app}}});
-    // What answers is isolated in both directions here, and its answers must pass all the same.
-    let (ingress, egress) = *chance.pick(&[(true, false), (false, true), (true, true)]);
-    let types: Vec<&str> =
-        [(ingress, "Ingress"), (egress, "Egress")].iter().filter(|kind| kind.0).map(|kind| kind.1).collect();
-    spec["policyTypes"] = json!(types);
-    // Strangers' own ports let everybody in, who may go there.
-    let ports = json!([{"protocol": "UDP", "port": 9000 + chance.below(100)}]);
-    if ingress {
-        spec["ingress"] = json!([{"from": peers}, {"ports": ports}]);
-    }
-    if egress {
-        spec["egress"] = json!([{"to": peers}, {"ports": ports}]);
-    }
-    let namespace = if app == "guest" || app == "visitor" { "guests" } else { "chaos" };
-    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": format!("p{}", chance.below(6)), "namespace": namespace}, "spec": spec})
 }

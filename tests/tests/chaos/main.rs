@@ -7,15 +7,17 @@
 //!
 //! `TORTIE_SEED=N` repeats a history, as far as the machine's own timing lets it; `TORTIE_LONG=1` kills a thousand times.
 
+mod change;
 mod cluster;
 mod disturb;
 mod settled;
+mod strangers;
 mod traffic;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use cluster::Cluster;
-use disturb::Step;
+use disturb::{Deck, Step};
 use traffic::Traffic;
 
 /// SplitMix64: small, and the same everywhere, so that a seed means the same history on every machine.
@@ -44,13 +46,13 @@ impl Chance {
 
 #[test]
 fn any_history_of_disturbances_ends_in_the_state_that_its_documents_ask_for() {
-    let kills = if tortie_tests::long() { 1000 } else { 25 };
+    let kills = if tortie_tests::long() { 1000 } else { 50 };
     let seed = std::env::var("TORTIE_SEED").ok().map_or_else(
         || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| u64::from(since.subsec_nanos())),
         |text| text.parse().expect("TORTIE_SEED is a number"),
     );
     println!("TORTIE_SEED={seed}");
-    let mut chance = Chance(seed);
+    let (mut chance, mut deck) = (Chance(seed), Deck::default());
     let mut cluster = Cluster::up();
     cluster.wait_until_settled("the start");
     let mut traffic = Traffic::start(&cluster);
@@ -59,7 +61,7 @@ fn any_history_of_disturbances_ends_in_the_state_that_its_documents_ask_for() {
     let mut number = 0;
     while killed < kills {
         number += 1;
-        let step = Step::choose(&mut chance, &cluster);
+        let step = Step::choose(&mut deck, &mut chance, &cluster);
         let title = format!("seed {seed}, step {number}, {step:?}");
         println!("{:8.2} s  step {number}: {step:?}", began.elapsed().as_secs_f64());
         killed += step.kills();

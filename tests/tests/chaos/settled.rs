@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tortie_nft_netlink::NftSocket;
+use tortie_tests::agent::{Agent, PATIENCE};
+use tortie_tests::kernel::{difference, our_routes, without_marks};
 use tortie_tests::lab::{array, tortie};
 use tortie_tests::stream::inside;
 
-use crate::cluster::{Agent, Cluster, PATIENCE, Place};
-use crate::disturb::our_routes;
+use crate::cluster::{Cluster, Place};
 
 impl Cluster {
     /// Waits until nothing differs.
@@ -102,7 +103,7 @@ impl Cluster {
         self.routes(agent, pods, all, wrong)?;
         self.rules(agent, all, wrong)?;
 
-        let files = std::fs::read_dir(self.path("nodes").join(&agent.node).join("endpoints"));
+        let files = std::fs::read_dir(self.lab.path("nodes").join(&agent.node).join("endpoints"));
         let files: Vec<_> = files.into_iter().flatten().flatten().map(|file| file.file_name()).collect();
         if files.len() != pods.len() {
             wrong.push(format!("{} pods, but the endpoint files {files:?}", pods.len()));
@@ -124,15 +125,16 @@ impl Cluster {
             wrong.push(format!("its pods have {expected:?}, routed are {routed:?}"));
         }
         let links: BTreeSet<String> = of_pods.map(|row| text(&row["device"])).collect();
-        let (kernel, present) = inside(&agent.netns, || {
+        let present = inside(&agent.netns, || {
             let devices = std::fs::read_to_string("/proc/thread-self/net/dev").expect("the interfaces can be read");
             let names = devices.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned());
-            (our_routes(), names.filter(|name| name.starts_with("cali")).collect::<BTreeSet<String>>())
+            names.filter(|name| name.starts_with("cali")).collect::<BTreeSet<String>>()
         });
         if links.len() != pods.len() || links != present {
             wrong.push(format!("{} pods, routes to {links:?}, but the interfaces are {present:?}", pods.len()));
         }
-        let kernel: BTreeSet<String> = kernel.iter().map(|(family, route)| destination(family, route)).collect();
+        let kernel: BTreeSet<String> =
+            our_routes(&agent.netns).iter().map(|(family, route)| destination(family, route)).collect();
         if kernel != believed {
             wrong.push(format!("the kernel has routes to {kernel:?}, the agent knows {believed:?}"));
         }
@@ -185,42 +187,6 @@ impl Cluster {
         wrong.extend(difference("the kernel", &without_marks(&kernel), "a fresh compiler", &without_marks(&fresh)));
         Ok(())
     }
-}
-
-/// What lines only one of two texts has. Comments do not count.
-fn difference(one: &str, text: &str, other: &str, second: &str) -> Option<String> {
-    let lines = |text: &str| -> Vec<String> {
-        text.lines()
-            .map(|line| line.trim().to_owned())
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            .collect()
-    };
-    let (text, second) = (lines(text), lines(second));
-    if text == second {
-        return None;
-    }
-    let only = |these: &[String], those: &[String]| {
-        let lines: Vec<&str> = these.iter().filter(|line| !those.contains(line)).map(String::as_str).collect();
-        lines.join("\n      ")
-    };
-    Some(format!(
-        "{one} and {other} differ.\n    Only {one}:\n      {}\n    Only {other}:\n      {}",
-        only(&text, &second),
-        only(&second, &text)
-    ))
-}
-
-/// A ruleset's text without the generation's marks, which are its only numbers of eight hex digits.
-fn without_marks(text: &str) -> String {
-    let mut parts = text.split("0x");
-    let mut result = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let digits = part.chars().take_while(char::is_ascii_hexdigit).count();
-        result.push_str("0x");
-        result.push_str(if digits == 8 { "MARK" } else { &part[..digits] });
-        result.push_str(&part[digits..]);
-    }
-    result
 }
 
 /// The destination of a line of `ip route`, always with its prefix length.

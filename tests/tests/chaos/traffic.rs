@@ -34,21 +34,35 @@ const LATEST: Duration = Duration::from_secs(2);
 /// How long a permitted connection may take: a lost SYN is sent again after one and after three seconds.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A stretch of time in which a disturbance legitimately cuts flows.
+/// What a disturbance does to flows by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// It cuts flows that leave or enter the node; those between its own pods must go on.
+    Crossing,
+    /// It cuts all flows of the node.
+    All,
+    /// It lets denied ones through, and makes the kernel forget who spoke first.
+    Opened,
+}
+
+/// A stretch of time in which a disturbance legitimately cuts flows, or lets them through.
 #[derive(Debug, Clone)]
 pub(crate) struct Hole {
     pub(crate) node: String,
-    /// Only flows that leave or enter the node; those between its own pods must go on.
-    pub(crate) only_crossing: bool,
+    pub(crate) cut: Cut,
     pub(crate) from: Instant,
     pub(crate) until: Instant,
 }
 
 impl Hole {
-    fn cuts(&self, nodes: &(String, String), sent: Instant) -> bool {
-        let touches = nodes.0 == self.node || nodes.1 == self.node;
-        let concerned = touches && !(self.only_crossing && nodes.0 == nodes.1);
-        concerned && (self.from..self.until).contains(&sent)
+    fn excuses(&self, flow: &Flow, sent: Instant) -> bool {
+        let (from, to) = &flow.nodes;
+        let concerned = match self.cut {
+            Cut::Crossing => flow.allowed && from != to,
+            Cut::All => flow.allowed,
+            Cut::Opened => true,
+        };
+        concerned && (*from == self.node || *to == self.node) && (self.from..self.until).contains(&sent)
     }
 }
 
@@ -86,7 +100,9 @@ impl Traffic {
             for v4 in [true, false] {
                 let port = 7000 + u16::try_from(index * 2).expect("few flows") + u16::from(v4);
                 let (here, there) = (client.ip(v4), server.ip(v4));
-                let stream = Stream::start((&client.netns, here), (&server.netns, there, port));
+                // Who is spoken to although that is denied may speak first once nobody remembers, and that is allowed.
+                let start = if allowed { Stream::start } else { Stream::start_one_way };
+                let stream = start((&client.netns, here), (&server.netns, there, port));
                 flows.push(Flow {
                     title: format!("{from} -> {to} {}", if v4 { "IPv4" } else { "IPv6" }),
                     nodes: (client.node.clone(), server.node.clone()),
@@ -132,9 +148,10 @@ impl Traffic {
                 let log = log.lock().expect("the log");
                 if flow.allowed {
                     let lost: Vec<Instant> = log.lost_at(self.checked, until).collect();
-                    wrong.extend(self.explain(flow, &format!("UDP {way}"), &lost));
-                } else if let Some(at) = log.first_arrival() {
-                    wrong.push(format!("{} UDP {way}: a denied packet arrived, {}", flow.title, self.when(at)));
+                    wrong.extend(self.explain(flow, &format!("UDP {way}"), "lost", &lost));
+                } else {
+                    let passed: Vec<Instant> = log.passed().collect();
+                    wrong.extend(self.explain(flow, &format!("denied UDP {way}"), "arrived", &passed));
                 }
             }
             let mut made = flow.attempts.made.lock().expect("the log");
@@ -143,23 +160,20 @@ impl Traffic {
             // The last stays, to show that there were any.
             let count = made.len().saturating_sub(1);
             made.drain(..count);
-            if flow.allowed {
-                wrong.extend(self.explain(flow, "TCP", &failed));
-            } else if let Some(at) = failed.first() {
-                wrong.push(format!("{} TCP: a denied connection was made, {}", flow.title, self.when(*at)));
-            }
+            let (way, what) = if flow.allowed { ("TCP", "failed") } else { ("denied TCP", "connected") };
+            wrong.extend(self.explain(flow, way, what, &failed));
         }
         assert!(wrong.is_empty(), "found at {title}:\n  {}", wrong.join("\n  "));
         self.checked = until.max(self.checked);
     }
 
-    /// A sentence about what is missing outside of all holes.
-    fn explain(&self, flow: &Flow, way: &str, missing: &[Instant]) -> Option<String> {
+    /// A sentence about what is wrong outside of all holes.
+    fn explain(&self, flow: &Flow, way: &str, what: &str, missing: &[Instant]) -> Option<String> {
         let unexcused: Vec<Instant> =
-            missing.iter().copied().filter(|at| !self.holes.iter().any(|hole| hole.cuts(&flow.nodes, *at))).collect();
+            missing.iter().copied().filter(|at| !self.holes.iter().any(|hole| hole.excuses(flow, *at))).collect();
         let (first, last) = (unexcused.iter().min()?, unexcused.iter().max()?);
         Some(format!(
-            "{} ({} to {}) {way}: {} lost within {:.2} s, the first {}",
+            "{} ({} to {}) {way}: {} {what} within {:.2} s, the first {}",
             flow.title,
             flow.nodes.0,
             flow.nodes.1,
