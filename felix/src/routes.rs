@@ -99,6 +99,8 @@ pub(crate) struct Routes {
     /// Whether the table should be read again.
     doubtful: bool,
     tampered: Vec<Tampered>,
+    /// Whether routes are somebody else's to write (`routeSyncDisabled`): ours are neither written nor deleted then, nor waited for.
+    disabled: bool,
 }
 
 impl Routes {
@@ -371,7 +373,8 @@ impl Routes {
 
     /// What others did to our routes since this was asked last.
     pub(crate) fn take_tampered(&mut self) -> Vec<Tampered> {
-        std::mem::take(&mut self.tampered)
+        let tampered = std::mem::take(&mut self.tampered);
+        if self.disabled { Vec::new() } else { tampered }
     }
 
     /// Whether the table should be read again because what is known may not be what is there.
@@ -482,9 +485,14 @@ impl Routes {
         Some(Target::multipath(hops))
     }
 
+    /// Leaves all routes alone from now on, or looks after them again.
+    pub(crate) fn set_disabled(&mut self, disabled: bool) {
+        self.disabled = disabled;
+    }
+
     /// Whether there is something to hand out.
     pub(crate) fn has_changes(&self) -> bool {
-        !self.dirty.is_empty() && self.in_flight.is_empty()
+        !self.disabled && !self.dirty.is_empty() && self.in_flight.is_empty()
     }
 
     /// The next changes, at most a batch of them; none while earlier ones are under way.

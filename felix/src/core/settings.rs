@@ -30,6 +30,10 @@ impl Felix {
         if before.routes_refresh != self.settings.routes_refresh {
             self.routes_audit_at = None;
         }
+        if before.routes_disabled != self.settings.routes_disabled {
+            self.routes.set_disabled(self.settings.routes_disabled);
+            self.read_routes();
+        }
         let rules_changed = before.rules != self.settings.rules;
         if rules_changed {
             self.compiler.set_options(compile_options(&self.settings.rules));

@@ -23,6 +23,9 @@ impl Routes {
 
     /// Whether a pod's address is routed: in the kernel, and not merely handed out. `Some(Err)` when the kernel refused.
     pub(crate) fn pod_routed(&self, address: IpAddr) -> Option<Result<(), String>> {
+        if self.disabled {
+            return Some(Ok(()));
+        }
         let destination = IpNet::from(address);
         if let Some(failed) = self.failed.get(&destination) {
             return Some(Err(format!("the route to {address}: {}", failed.reason)));
@@ -40,7 +43,8 @@ impl Routes {
     pub(crate) fn pod_unrouted(&self, address: IpAddr) -> bool {
         let destination = IpNet::from(address);
         let there = self.own.get((destination, ROUTE_METRIC));
-        self.pods.contains_key(&destination)
+        self.disabled
+            || self.pods.contains_key(&destination)
             || (self.settled(destination) && !matches!(there, Some(Target::Device { .. })))
     }
 
@@ -51,11 +55,14 @@ impl Routes {
         let dirty = self.dirty.first().is_some_and(|(class, _)| *class == Class::Local);
         let in_flight = self.in_flight_local && !self.in_flight.is_empty();
         let failed = self.failed_local && !self.failed.is_empty();
-        !dirty && !in_flight && !failed
+        self.disabled || (!dirty && !in_flight && !failed)
     }
 
     /// What is wrong with the routes now.
     pub(crate) fn problems(&self, problems: &mut Vec<String>) {
+        if self.disabled {
+            return;
+        }
         for (address, interface) in &self.pods {
             if matches!(self.wish(*address), Wish::Unusable) {
                 let state = self.interface_state(interface);

@@ -46,8 +46,11 @@ pub(crate) struct World {
     pub(crate) writes: Vec<Action>,
     /// What was reported of others' changes.
     pub(crate) drifts: Vec<tortie_felix::Drift>,
-    /// The settings that were handed out last.
+    /// The settings that were handed out last, and how often any were.
     pub(crate) settings: Option<Settings>,
+    pub(crate) settings_told: usize,
+    /// How often rules and routes were read.
+    pub(crate) reads: (usize, usize),
     /// Actions that wait to be done, when `paused`.
     pub(crate) held: VecDeque<Action>,
     pub(crate) paused: bool,
@@ -81,6 +84,8 @@ impl World {
             writes: Vec::new(),
             drifts: Vec::new(),
             settings: None,
+            settings_told: 0,
+            reads: (0, 0),
             held: VecDeque::new(),
             paused: false,
             strangers: false,
@@ -193,12 +198,15 @@ impl World {
             if let Action::ApplyRoutes(changes) = &action {
                 self.assert_protected(changes);
             }
+            self.reads.0 += usize::from(action == Action::ReadRules);
+            self.reads.1 += usize::from(action == Action::ReadRoutes);
             if let Action::Report(drift) = action {
                 self.drifts.push(drift);
             } else if let Action::Done { request, result } = action {
                 self.answers.insert(request, result);
             } else if let Action::Settings(settings) = action {
                 self.settings = Some(*settings);
+                self.settings_told += 1;
             } else if let Action::SweepStamps(sweep) = action {
                 self.sweeps.push(sweep);
                 if !self.hold_sweeps {
