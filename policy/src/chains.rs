@@ -113,6 +113,26 @@ fn allowed(policy: PolicyType) -> Verdict {
     })
 }
 
+/// Whose class it is, for people.
+#[derive(Debug, Serialize)]
+pub(crate) struct Whose {
+    /// The policies by name.
+    pub(crate) policies: String,
+    /// The pods that they select.
+    pub(crate) pods: String,
+}
+
+impl Whose {
+    /// How policies are spoken of that allow nothing.
+    fn closed(&self, policy: PolicyType) -> String {
+        let to = match policy {
+            PolicyType::Egress => "from",
+            PolicyType::Ingress => "to",
+        };
+        format!("{}: nothing {to} {}", self.policies, self.pods)
+    }
+}
+
 /// Writes chains, sets and maps into a ruleset, each named after its content and there once.
 #[derive(Debug)]
 pub(crate) struct Builder<'a> {
@@ -137,25 +157,33 @@ impl<'a> Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// The chain of all endpoints that have this access; `why` says in whose name it drops. Returns its name.
-    pub(crate) fn class(&mut self, policy: PolicyType, access: &Access, why: &str) -> String {
+    /// The chain of all endpoints that have this access; `whose` says which these are, and in whose name it drops. Returns its name.
+    pub(crate) fn class(&mut self, policy: PolicyType, access: &Access, whose: &Whose) -> String {
         if access.all_ports.everyone {
             return self.open(policy);
         }
         let original = self.body(View { policy, direction: Direction::Original }, access);
         if original.is_empty() {
-            return self.closed(policy, why);
+            return self.closed(policy, &whose.closed(policy));
         }
-        let reply = self.body(View { policy, direction: Direction::Reply }, access);
-        let name = self.names.name(prefix(policy), &(&original, &reply, why));
+        let mut reply = self.body(View { policy, direction: Direction::Reply }, access);
+        let name = self.names.name(prefix(policy), &(&original, &reply, whose));
         let twin = format!("{name}_r");
         let action = self.deny;
         let with_drop = |mut rules: Vec<Rule>| {
-            rules.push(deny(action, Vec::new(), why));
+            rules.push(deny(action, Vec::new(), &format!("{}: no rule allows it", whose.policies)));
             rules
         };
+        let (begun, answers) = match policy {
+            PolicyType::Egress => ("from", "answers to"),
+            PolicyType::Ingress => ("to", "answers of"),
+        };
+        if let Some(first) = reply.first_mut() {
+            first.comment = Some(comment(&format!("{answers} {}", whose.pods)));
+        }
         self.chain(&name, || {
-            let mut rules = vec![verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Goto(twin.clone()))];
+            let turn = verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Goto(twin.clone()));
+            let mut rules = vec![turn.commented(&format!("{begun} {}", whose.pods))];
             rules.extend(original);
             with_drop(rules)
         });
@@ -166,7 +194,11 @@ impl Builder<'_> {
     /// The chain of endpoints that nothing isolates in this direction.
     pub(crate) fn open(&mut self, policy: PolicyType) -> String {
         let name = format!("{}open", prefix(policy));
-        self.chain(&name, || vec![verdict(Vec::new(), allowed(policy))]);
+        let why = match policy {
+            PolicyType::Egress => "from pods whose egress no policy isolates",
+            PolicyType::Ingress => "to pods whose ingress no policy isolates",
+        };
+        self.chain(&name, || vec![verdict(Vec::new(), allowed(policy)).commented(why)]);
         name
     }
 
@@ -247,7 +279,13 @@ impl Builder<'_> {
                     continue;
                 }
                 let name = self.names.name("t_", &rules);
-                self.chain(&name, || rules);
+                self.chain(&name, || {
+                    let mut rules = rules;
+                    if let Some(first) = rules.first_mut() {
+                        first.comment = Some("the peers of some ports".to_owned());
+                    }
+                    rules
+                });
                 Verdict::Jump(name)
             };
             elements.insert(vec![ports(segment.first, segment.last)], outcome);
@@ -258,7 +296,7 @@ impl Builder<'_> {
             key: vec![KeyType::InetService],
             interval: true,
             elements,
-            comment: None,
+            comment: Some("each port's peers".to_owned()),
         });
         name
     }
@@ -309,7 +347,7 @@ impl Builder<'_> {
             key: vec![key],
             interval: true,
             elements,
-            comment: None,
+            comment: Some("addresses that annotations or rules of policies name".to_owned()),
         });
         Some(name)
     }
@@ -399,6 +437,25 @@ fn describe(peers: &BTreeSet<PodPeer>) -> String {
         }
     }
     text
+}
+
+/// How an empty selector is spoken of.
+pub(crate) const ALL_PODS: &str = "all pods";
+
+/// The pods of a namespace that a selector selects, for people.
+pub(crate) fn describe_pods(selector: &LabelSelector) -> String {
+    let mut text = String::new();
+    for (key, value) in &selector.match_labels {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { ", " });
+    }
+    if !selector.match_expressions.is_empty() {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        describe_selector(selector, &mut text);
+    }
+    if text.is_empty() { ALL_PODS.to_owned() } else { text }
 }
 
 fn describe_selector(selector: &LabelSelector, text: &mut String) {

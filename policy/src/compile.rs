@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use tortie_api::k8s::PolicyType;
 use tortie_nft::{Ruleset, Value, Verdict};
 
-use crate::chains::Builder;
+use crate::chains::{ALL_PODS, Builder, Whose, describe_pods};
 use crate::class::{Access, Policy, names_ports};
 use crate::cluster::{Cluster, PodPort, PodState};
 use crate::frame::{EGRESS_CLASS, Frame, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
@@ -155,12 +155,27 @@ pub(crate) fn write_class(
         return builder.open(direction);
     }
     let access = Access::of(isolating, direction, ports);
-    builder.class(direction, &access, &in_the_name_of(isolating))
+    let whose = Whose { policies: in_the_name_of(isolating), pods: selected_by(isolating) };
+    builder.class(direction, &access, &whose)
 }
+
+/// The pods that these policies select: each is in the selection of all of them.
+fn selected_by(policies: &[Policy<'_>]) -> String {
+    let namespace = policies.first().map_or("", |policy| policy.namespace);
+    let selections: BTreeSet<String> = policies.iter().map(|policy| describe_pods(&policy.spec.pod_selector)).collect();
+    let selections: Vec<&str> = selections.iter().map(String::as_str).filter(|it| *it != ALL_PODS).collect();
+    match selections.len() {
+        0 => format!("{ALL_PODS} of {namespace}"),
+        1..=SHOWN => format!("pods of {namespace} with {}", selections.join(" and ")),
+        more => format!("pods of {namespace} with {} and {} more", selections[..SHOWN].join(" and "), more - SHOWN),
+    }
+}
+
+/// How many names or selectors a comment has room for.
+const SHOWN: usize = 2;
 
 /// The policies' names in short: the first ones, and how many more.
 fn in_the_name_of(policies: &[Policy<'_>]) -> String {
-    const SHOWN: usize = 2;
     let names: Vec<String> =
         policies.iter().take(SHOWN).map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect();
     let names = names.join(", ");

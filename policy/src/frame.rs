@@ -135,7 +135,10 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
     chain(
         OK_EGRESS,
         None,
-        vec![verdict(Vec::new(), Verdict::Jump(STAMP_PENDING.to_owned())), verdict(Vec::new(), Verdict::Accept)],
+        vec![
+            verdict(Vec::new(), Verdict::Jump(STAMP_PENDING.to_owned())).commented("what egress allows"),
+            verdict(Vec::new(), Verdict::Accept),
+        ],
     );
     chain(
         OK_INGRESS,
@@ -144,7 +147,8 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
             verdict(
                 vec![in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, PENDING_SET)],
                 Verdict::Jump(STAMP_LIVE.to_owned()),
-            ),
+            )
+            .commented("what ingress allows"),
             verdict(Vec::new(), Verdict::Accept),
         ],
     );
@@ -232,7 +236,8 @@ fn live(mask: MarkMask) -> Rule {
 }
 
 fn itself() -> Rule {
-    verdict(vec![in_set(vec![Field::IifName, Field::OifName], Op::Eq, SELF)], Verdict::Accept)
+    let back = vec![in_set(vec![Field::IifName, Field::OifName], Op::Eq, SELF)];
+    verdict(back, Verdict::Accept).commented("a pod reaches itself")
 }
 
 fn invalid() -> Rule {
@@ -256,18 +261,22 @@ fn icmp6(kind: u8) -> Vec<Match> {
 /// What a pod and its node need to find each other, whatever policies and settings say.
 fn discovery() -> Vec<Rule> {
     [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, ROUTER_SOLICITATION]
-        .map(|kind| verdict(icmp6(kind), Verdict::Accept))
+        .map(|kind| verdict(icmp6(kind), Verdict::Accept).commented("neighbour discovery"))
         .into()
 }
 
 /// That, and who listens to which group: as Calico lets it through.
 fn link_talk() -> Vec<Rule> {
-    let groups = [LISTENER_QUERY, LISTENER_REPORT, LISTENER_DONE].map(|kind| verdict(icmp6(kind), Verdict::Accept));
+    let groups = [LISTENER_QUERY, LISTENER_REPORT, LISTENER_DONE]
+        .map(|kind| verdict(icmp6(kind), Verdict::Accept).commented("who listens to which group"));
     [discovery(), groups.into()].concat()
 }
 
 fn ingress_reply() -> Vec<Rule> {
-    vec![dispatch(Field::IifName, INGRESS_CLASS), verdict(Vec::new(), goto(OK_INGRESS))]
+    vec![
+        dispatch(Field::IifName, INGRESS_CLASS).commented("an answer is judged by who was asked"),
+        verdict(Vec::new(), goto(OK_INGRESS)),
+    ]
 }
 
 /// Rules about interfaces of pods, known by their prefix.
@@ -308,7 +317,7 @@ impl Pods<'_> {
         let addr = |side, text: &str| Match::Addr { side, op: Op::Eq, net: net(text) };
         let source = |family, field, set: &str| {
             let matches = vec![Match::NfProto(family), in_set(vec![Field::IifName, field], Op::Eq, set)];
-            verdict(matches, Verdict::Accept)
+            verdict(matches, Verdict::Accept).commented("its own address")
         };
         let mut rules = vec![self.not_from_a_pod()];
         if !options.allow_ipip_from_workloads {
@@ -324,7 +333,10 @@ impl Pods<'_> {
         rules.push(source(Family::V4, Field::Ip4Saddr, OWN4));
         rules.push(source(Family::V6, Field::Ip6Saddr, OWN6));
         // Link-local addresses end at this interface: the kernel never forwards them, so a pod may choose its own.
-        rules.push(verdict(vec![Match::NfProto(Family::V6), addr(Side::Source, "fe80::/10")], Verdict::Accept));
+        rules.push(
+            verdict(vec![Match::NfProto(Family::V6), addr(Side::Source, "fe80::/10")], Verdict::Accept)
+                .commented("goes no further than here"),
+        );
         // Before a pod's address may be used, its owner asks whether it is free, from no address at all.
         rules.extend(["fe80::/10", "ff02::/16"].map(|to| {
             verdict(
@@ -336,6 +348,7 @@ impl Pods<'_> {
                 ],
                 Verdict::Accept,
             )
+            .commented("is this address free?")
         }));
         if options.source_spoofing {
             rules.push(dispatch(Field::IifName, MORE_SOURCES).commented("workloadSourceSpoofing: Any"));
@@ -349,7 +362,7 @@ impl Pods<'_> {
         rules.extend(errors());
         rules.extend([
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("egress_reply")),
-            dispatch(Field::IifName, EGRESS_CLASS),
+            dispatch(Field::IifName, EGRESS_CLASS).commented("the policies of the pod that sends"),
             verdict(Vec::new(), goto(OK_EGRESS)).commented("not from a pod: only ingress has a say"),
         ]);
         rules
@@ -369,7 +382,7 @@ impl Pods<'_> {
             live(self.mask),
             itself(),
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("ingress_reply")),
-            dispatch(Field::OifName, INGRESS_CLASS),
+            dispatch(Field::OifName, INGRESS_CLASS).commented("the policies of the pod that is sent to"),
             self.unknown(),
             verdict(Vec::new(), goto(OK_INGRESS)).commented("not to a pod: only egress had a say"),
         ]
@@ -388,7 +401,7 @@ impl Pods<'_> {
         rules.push(invalid());
         rules.extend(errors());
         rules.extend([
-            dispatch(Field::IifName, EGRESS_CLASS),
+            dispatch(Field::IifName, EGRESS_CLASS).commented("the policies of the pod that sends"),
             deny(self.deny, Vec::new(), "from a pod that is not known"),
         ]);
         rules

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
-use tortie_policy::{Generation, offline::Offline};
+use tortie_api::Object;
+use tortie_nft::Ruleset;
+use tortie_policy::{CompileOptions, Generation, offline::Offline};
 
-use crate::support::{cluster, endpoint, node, pod, policy};
+use crate::support::{cluster, endpoint, node, object, pod, policy};
 
 /// The `nft` to test with.
 fn nft() -> PathBuf {
@@ -49,6 +51,78 @@ fn words(text: &str) -> Vec<String> {
     lines
 }
 
+/// A small node with a bit of everything.
+fn sample() -> Ruleset {
+    let mut web = pod("shop", "web-1", "n", "10.244.0.1,fd00:10:244::1", &json!({"app": "web"}));
+    if let Object::Pod(pod) = &mut web {
+        for (name, value) in [
+            ("qos.projectcalico.org/ingressPacketRate", "1k"),
+            ("qos.projectcalico.org/ingressMaxConnections", "100"),
+            ("qos.projectcalico.org/egressPacketRate", "10"),
+            ("cni.projectcalico.org/allowedSourcePrefixes", "[\"192.0.2.0/28\"]"),
+        ] {
+            pod.metadata.annotations.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let network_policy = |name: &str, spec| {
+        object(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "shop", "name": name}, "spec": spec}))
+    };
+    let documents = [
+        web,
+        pod("shop", "db-0", "n", "10.244.0.2", &json!({"app": "db"})),
+        pod("shop", "client", "elsewhere", "10.244.7.1", &json!({"app": "client"})),
+        pod("tools", "shell", "n", "10.244.0.3", &json!({})),
+        network_policy(
+            "web",
+            json!({"podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 80}]},
+                {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 443}]}]}),
+        ),
+        network_policy("default-deny", json!({"podSelector": {}, "policyTypes": ["Ingress"]})),
+        network_policy("db-stays", json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]})),
+        object(&json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": "pods"},
+            "spec": {"cidr": "10.244.0.0/16", "natOutgoing": true}})),
+    ];
+    let options = CompileOptions {
+        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
+        source_spoofing: true,
+        ..CompileOptions::default()
+    };
+    Offline::new(&documents).render("n", &options)
+}
+
+/// What an operator reads. Where it changes, look at the difference as one who knows nothing of the agent, and write it to the file.
+#[test]
+fn the_listing_is_for_people() {
+    let text = sample().to_string();
+    assert!(text == include_str!("sample.nft"), "the listing differs from sample.nft:\n{text}");
+    let listed = listed(&text);
+    for part in [
+        "ct count over 100 counter packets 0 bytes 0 reject with tcp reset",
+        "limit rate over 1000/second",
+        "ip saddr @nat4 ip daddr != @nat_exempt4 counter packets 0 bytes 0 masquerade fully-random",
+        "type nat hook postrouting priority srcnat; policy accept;",
+    ] {
+        assert!(listed.contains(part), "{part} is not listed:\n{listed}");
+    }
+}
+
+/// No chain is there without a word on what it is for.
+#[test]
+fn every_chain_set_and_map_says_what_it_is_for() {
+    let table = sample();
+    for (name, chain) in &table.chains {
+        assert!(chain.rules.iter().any(|rule| rule.comment.is_some()), "{name}: {chain:?}");
+    }
+    for (name, comment) in table.sets.iter().map(|(name, set)| (name, &set.comment)) {
+        assert!(comment.is_some(), "set {name}");
+    }
+    for (name, comment) in table.maps.iter().map(|(name, map)| (name, &map.comment)) {
+        assert!(comment.is_some(), "map {name}");
+    }
+}
+
 #[test]
 fn nft_takes_and_lists_what_we_emit() {
     let peers = json!([
@@ -79,10 +153,7 @@ fn nft_takes_and_lists_what_we_emit() {
         endpoint("demo", "unknown", &["10.0.0.4"]),
     ];
     let (ruleset, _) = node(&cluster(&documents), &endpoints, Generation::seed(7));
-    assert_eq!(
-        Offline::new(&documents).render("n", &tortie_policy::CompileOptions::default()).chains.len(),
-        ruleset.chains.len() - 2
-    );
+    assert_eq!(Offline::new(&documents).render("n", &CompileOptions::default()).chains.len(), ruleset.chains.len() - 2);
     let text = listed(&ruleset.to_string());
     for part in [
         "ct mark & 0xffff0000 == @live ct state established,related accept",
@@ -96,7 +167,8 @@ fn nft_takes_and_lists_what_we_emit() {
         "0-65535 : goto ok_egress",
         "0.0.0.0-192.0.2.127",
         "::/0",
-        "comment \"demo/web\"",
+        "comment \"demo/web: no rule allows it\"",
+        "comment \"to pods of demo with app=web\"",
     ] {
         assert!(text.contains(part), "{part} is not listed:\n{text}");
     }
