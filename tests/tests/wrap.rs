@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -163,15 +163,19 @@ fn accepting(to: &str, from: &str) -> Value {
 /// Whether a packet arrives, sent anew until it does or some time has passed. What it says tells it from earlier ones that were late.
 fn arrives(what: &str, from: &UdpSocket, to: &UdpSocket, address: Ipv4Addr, patience: Duration) -> bool {
     let mut buffer = [0; 16];
-    let tries = patience.as_millis() / 20;
-    (0..tries).any(|_| {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
         from.send_to(what.as_bytes(), (address, PORT)).expect("a packet goes out");
-        match to.recv(&mut buffer) {
-            Ok(length) => buffer[..length] == *what.as_bytes(),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
-            Err(error) => panic!("{error}"),
+        loop {
+            match to.recv(&mut buffer) {
+                Ok(length) if buffer[..length] == *what.as_bytes() => return true,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(error) => panic!("{error}"),
+            }
         }
-    })
+    }
+    false
 }
 
 /// Has a flow allowed, denied while it is silent, and speak again one round of generations later. Returns whether it gets through.
