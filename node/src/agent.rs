@@ -3,9 +3,10 @@
 //! ```text
 //!   datastore watch ──┐                                  ┌── nftables (thread): one netlink socket, which owns the table
 //!   kernel monitor  ──┤ events                   actions │      ▲ rules          │ done, read back
-//!   CNI requests    ──┼────────▶  owner (thread) ────────┼── routes (thread): bulk writes, read-backs, sysctls
+//!   CNI requests    ──┼────────▶  owner (thread) ────────┼── routes (thread): bulk writes, read-backs
 //!   RIB updates     ──┤           the felix core         │      ▲ routes         │ done, read back
-//!   admin questions ──┘              ▲    │              └── BGP task ── speaker (tasks of its own)
+//!   admin questions ──┘              ▲    │              ├── keeper (task): sysctls, MTU, bandwidth
+//!                                    │    │              └── BGP task ── speaker (tasks of its own)
 //!                                    │    └── answers                        │ best paths
 //!                                    └───────────────────────────────────────┘
 //!   admin server (unix socket)   1x   CLI, lab, CNI plugin

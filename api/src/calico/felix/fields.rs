@@ -342,9 +342,9 @@ fields! {
     NotYet "text" prometheus_metrics_cert_file: String = "prometheusMetricsCertFile";
     /// Metrics are served without TLS only: while this is set they are not served.
     NotYet "text" prometheus_metrics_client_auth: String = "prometheusMetricsClientAuth";
-    /// Whether `/metrics` is served.
+    /// Whether `/metrics` is served; it is by default, to the node itself.
     Honoured "plain" prometheus_metrics_enabled: bool = "prometheusMetricsEnabled";
-    /// The address that metrics are served on; the loopback address by default.
+    /// The address that metrics are served on; the loopback address by default, where Calico takes all: set `0.0.0.0` for a Prometheus elsewhere.
     Honoured "text" prometheus_metrics_host: String = "prometheusMetricsHost";
     /// Metrics are served without TLS only: while this is set they are not served.
     NotYet "text" prometheus_metrics_key_file: String = "prometheusMetricsKeyFile";
