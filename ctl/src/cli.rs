@@ -99,6 +99,25 @@ pub(crate) struct Get {
 pub(crate) enum Node {
     /// The agent's state, and its BGP peers
     Status,
+    /// Remove from this machine what Calico or flannel left on it, and with --all everything of Tortie
+    Clean(Clean),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Clean {
+    /// Everything of Tortie too: its nftables table, its routes, its pods' interfaces, its rules in the host's firewalls, the agent's
+    /// run directory. Pods of this machine lose their connections
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only list what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Remove although an agent runs that may write it again
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Where the machine's files are, when this runs in a container
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) host_root: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 
 mod ask;
 mod bgp;
+mod clean;
 mod cli;
 mod get;
 mod ipam;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Node};
 use crate::output::Output;
 use crate::settings::Settings;
 
@@ -47,7 +48,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let settings = Settings::read(&cli.global)?;
     match cli.command {
         Command::Get(args) => get::run(&settings, output, args).await?,
-        Command::Node(command) => node::run(&settings, output, &command).await?,
+        Command::Node(Node::Clean(args)) => clean::run(&settings, output, &args).await?,
+        Command::Node(Node::Status) => node::run(&settings, output).await?,
         Command::Bgp(command) => bgp::run(&settings, output, command).await?,
         Command::Routes => routes::run(&settings, output).await?,
         Command::Ipam(command) => ipam::run(&settings, output, command).await?,

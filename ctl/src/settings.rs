@@ -95,6 +95,14 @@ impl Settings {
         Agent::Socket(Path::new(RUN_DIR).join("tortie.sock"))
     }
 
+    /// The run directory of this machine's agent. None where a lab was named, whose agents are elsewhere.
+    pub(crate) fn run_dir(&self) -> Option<PathBuf> {
+        match self.agent() {
+            Agent::Socket(socket) => socket.parent().map(Path::to_owned),
+            Agent::Lab(_) => None,
+        }
+    }
+
     /// Whether no agent was named in any way.
     pub(crate) fn asks_the_local_agent(&self) -> bool {
         self.levels.iter().all(|level| level.socket.is_none() && level.run_dir.is_none() && level.lab.is_none())

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod agent;
+pub mod host;
 pub mod kernel;
 pub mod lab;
 pub mod stream;

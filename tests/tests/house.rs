@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tortie-bird-lite", &["tortie-api"]),
     ("tortie-bird-speaker", &["tortie-bird-lite"]),
     ("tortie-nft-netlink", &["tortie-nft"]),
+    ("tortie-host-firewall", &["tortie-felix-netlink", "tortie-nft-netlink"]),
     ("tortie-datastore", &["tortie-api"]),
     ("tortie-policy", &["tortie-api", "tortie-nft"]),
     ("tortie-felix", &["tortie-api", "tortie-nft", "tortie-policy", "tortie-bird-lite"]),
@@ -31,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tortie-datastore",
             "tortie-felix",
             "tortie-felix-netlink",
+            "tortie-host-firewall",
             "tortie-nft",
             "tortie-nft-netlink",
             "tortie-policy",
@@ -49,7 +51,20 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tortie-policy",
         ],
     ),
-    ("tortie-ctl", &["tortie-admin", "tortie-api", "tortie-datastore", "tortie-lab", "tortie-nft", "tortie-policy"]),
+    (
+        "tortie-ctl",
+        // `node clean` works on the node itself, where no agent runs any more.
+        &[
+            "tortie-admin",
+            "tortie-api",
+            "tortie-datastore",
+            "tortie-felix-netlink",
+            "tortie-host-firewall",
+            "tortie-lab",
+            "tortie-nft",
+            "tortie-policy",
+        ],
+    ),
 ];
 
 /// Crates without IO: what they depend on, however far down, must not be able to do any.

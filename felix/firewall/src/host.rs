@@ -22,7 +22,10 @@ const COMMENT: &str = "Tortie: pods are judged in table inet tortie";
 const FILTER: &str = "filter";
 const CHAIN: &str = "FORWARD";
 
-/// After firewalld could not be told, it is not told again for so long: its program takes seconds.
+/// What could not be opened is not tried again for so long, however often it is looked at: the attempt itself may be why it is.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// The same for firewalld, whose program takes seconds.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 
 /// Where packets are dropped.
@@ -74,10 +77,21 @@ impl Obstacle {
 pub struct Report {
     /// What was opened for the first time, a sentence each.
     pub opened: Vec<String>,
-    /// What had been opened, was closed again by somebody, and is open again: the place, and what was found there.
-    pub reopened: Vec<(String, String)>,
+    /// What had been opened, was closed again by somebody, and is open again.
+    pub reopened: Vec<Reopened>,
     /// What stays closed, a sentence each with the remedy.
     pub problems: Vec<String>,
+}
+
+/// A place that somebody closed, and that is open again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reopened {
+    /// The place.
+    pub object: String,
+    /// What was found there.
+    pub found: String,
+    /// Whether it is in nf_tables, of whose changes the kernel tells the author.
+    pub in_nf_tables: bool,
 }
 
 /// How much is looked at.
@@ -99,7 +113,8 @@ pub struct HostFirewall {
     problems: BTreeMap<Place, String>,
     /// Why something could not even be read.
     unread: BTreeMap<&'static str, String>,
-    told_firewalld: Option<Instant>,
+    /// When something could not be opened.
+    failed: BTreeMap<Place, Instant>,
 }
 
 impl HostFirewall {
@@ -110,7 +125,7 @@ impl HostFirewall {
             opened: BTreeSet::new(),
             problems: BTreeMap::new(),
             unread: BTreeMap::new(),
-            told_firewalld: None,
+            failed: BTreeMap::new(),
         }
     }
 
@@ -173,6 +188,9 @@ impl HostFirewall {
                 self.problems.insert(place.clone(), no_program(&obstacle, Backend::Legacy, family, &self.prefix));
                 return;
             };
+            if self.failed_lately(&place) {
+                return;
+            }
             let open = || -> Result<(), String> {
                 let mut drops = obstacle.drops.clone();
                 if base.rules.iter().any(is_ours) {
@@ -228,6 +246,9 @@ impl HostFirewall {
             self.is_open(&found.obstacle.place, &found.base);
         }
         for found in closed {
+            if self.failed_lately(&found.obstacle.place) {
+                continue;
+            }
             match found.obstacle.place.clone() {
                 Place::Iptables(_, family) => {
                     let result = self.open_nft(&found, family);
@@ -302,12 +323,6 @@ impl HostFirewall {
 
     fn tell_firewalld(&mut self, obstacle: &Obstacle, report: &mut Report) {
         let by_hand = firewalld::by_hand(&self.prefix);
-        if self.told_firewalld.is_some_and(|told| told.elapsed() < TELL_AGAIN)
-            && self.problems.contains_key(&obstacle.place)
-        {
-            return;
-        }
-        self.told_firewalld = Some(Instant::now());
         let result = firewalld::tell(&self.prefix).map_err(|error| error.to_string()).and_then(|()| {
             let is_closed = |found: &Found| found.obstacle.is_closed() && found.obstacle.place == Place::Firewalld;
             let still = self.look_at_nft()?.into_iter().find(is_closed);
@@ -332,9 +347,15 @@ impl HostFirewall {
     /// Takes in that a chain lets packets of pods through. If by rules of ours, whoever removes them will be noticed.
     fn is_open(&mut self, place: &Place, base: &Chain) {
         self.problems.remove(place);
+        self.failed.remove(place);
         if base.rules.iter().any(is_ours) {
             self.opened.insert(place.clone());
         }
+    }
+
+    fn failed_lately(&self, place: &Place) -> bool {
+        let pause = if *place == Place::Firewalld { TELL_AGAIN } else { TRY_AGAIN };
+        self.failed.get(place).is_some_and(|failed| failed.elapsed() < pause)
     }
 
     fn came_of_it(&mut self, obstacle: &Obstacle, result: Result<(), String>, by_hand: &str, report: &mut Report) {
@@ -342,12 +363,17 @@ impl HostFirewall {
         match result {
             Ok(()) => {
                 self.problems.remove(place);
+                self.failed.remove(place);
                 if self.opened.insert(place.clone()) {
                     report
                         .opened
                         .push(format!("{} would drop packets of pods; it lets them through now", describe(obstacle)));
                 } else {
-                    report.reopened.push((place.to_string(), format!("{} dropped packets of pods", obstacle.by)));
+                    report.reopened.push(Reopened {
+                        object: place.to_string(),
+                        found: format!("{} dropped packets of pods", obstacle.by),
+                        in_nf_tables: in_nf_tables(place),
+                    });
                 }
             }
             Err(reason) => {
@@ -356,6 +382,7 @@ impl HostFirewall {
                     describe(obstacle)
                 );
                 self.problems.insert(place.clone(), problem);
+                self.failed.insert(place.clone(), Instant::now());
             }
         }
     }

@@ -20,6 +20,6 @@ pub mod legacy;
 mod tools;
 mod walk;
 
-pub use host::{HostFirewall, MARK, Obstacle, OurRule, Place, Report, Scope, our_rules, remove_rules};
+pub use host::{HostFirewall, MARK, Obstacle, OurRule, Place, Reopened, Report, Scope, our_rules, remove_rules};
 pub use tools::Backend;
 pub use walk::{Direction, Outcome, walk};
