@@ -46,6 +46,8 @@ use crate::nat::{NAT, NAT_SETS, add_nat};
 use crate::options::{CompileOptions, DenyAction, EndpointToHost, ServiceLoop};
 use crate::services::{SERVICE_LOOP, SERVICE_SETS, UNSERVED, add_service_loop};
 
+/// The chain that every packet of a pod meets first.
+const GUARD: &str = "guard";
 /// The chain for what a source's egress allows.
 pub(crate) const OK_EGRESS: &str = "ok_egress";
 /// The chain for what a destination's ingress allows.
@@ -125,7 +127,7 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
     let mut chain = |name: &str, hook, rules| {
         frame.chains.insert(name.to_owned(), Chain { hook, rules });
     };
-    chain("guard", Some(hook(HookPoint::Prerouting, -300)), pods.guard(options));
+    chain(GUARD, Some(hook(HookPoint::Prerouting, -300)), pods.guard(options));
     chain("egress", Some(hook(HookPoint::Forward, 0)), pods.egress());
     chain("egress_reply", None, pods.egress_reply());
     chain("ingress", Some(hook(HookPoint::Forward, 1)), pods.ingress());
@@ -177,7 +179,7 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
 
 /// Whether whatever a base chain says holds for flows with a stamp too, so that no stamp needs to be taken back where it changes.
 pub(crate) fn is_beside_stamps(chain: &str) -> bool {
-    LIMITS.contains(&chain) || matches!(chain, SERVICE_LOOP | NAT)
+    LIMITS.contains(&chain) || matches!(chain, GUARD | SERVICE_LOOP | NAT)
 }
 
 /// The chains, sets and maps that a frame may have or not.

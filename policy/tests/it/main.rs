@@ -8,3 +8,4 @@ mod support;
 mod table;
 mod tightening;
 mod truth_tables;
+mod updating;
