@@ -51,16 +51,12 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         Command::AddRule { rule, .. } => self::rule(rule, find),
         Command::AddElements { set, elements } | Command::DeleteElements { set, elements } => {
             let Some(declared) = find(set) else { return Ok(()) };
-            if declared.map {
-                return Err("it is a map; its elements have verdicts".into());
-            }
+            holds(declared, false)?;
             elements.iter().try_for_each(|key| element(declared, key))
         }
         Command::AddMapElements { map, elements } | Command::DeleteMapElements { map, elements } => {
             let Some(declared) = find(map) else { return Ok(()) };
-            if !declared.map {
-                return Err("it is a set; its elements have no verdicts".into());
-            }
+            holds(declared, true)?;
             elements.iter().try_for_each(|(key, _)| element(declared, key))
         }
         Command::AddTable
@@ -93,6 +89,19 @@ pub fn takes(hook: Hook, statement: &Statement) -> bool {
         }
         Statement::Reject(_) => hook.point != HookPoint::Postrouting,
         _ => true,
+    }
+}
+
+/// Whether elements with verdicts, or without, belong into a map or set. That is all that there is to check of a command with elements
+/// beside the keys, which [`keys::encode`] checks.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn holds(declared: &Declared, verdicts: bool) -> Result<(), String> {
+    match (declared.map, verdicts) {
+        (true, false) => Err("it is a map; its elements have verdicts".into()),
+        (false, true) => Err("it is a set; its elements have no verdicts".into()),
+        _ => Ok(()),
     }
 }
 
