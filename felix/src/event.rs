@@ -156,7 +156,8 @@ pub enum RouteChange {
     Create(Route),
     /// Write in the place of our route of the same destination and metric.
     Replace(Route),
-    /// Delete; that it is gone already is no failure.
+    /// Delete; that it is gone already is no failure. If it led out of a device, a pod has let the address go: then flows of the
+    /// address are taken out of conntrack before this counts as done.
     Delete(Route),
     /// Take these gateways out of our IPv6 route and leave its others. That one of them is not there, or not ours, is a failure.
     Shrink(Route),
@@ -167,6 +168,18 @@ impl RouteChange {
     pub const fn route(&self) -> &Route {
         match self {
             Self::Create(route) | Self::Replace(route) | Self::Delete(route) | Self::Shrink(route) => route,
+        }
+    }
+
+    /// The address of a pod that is let go.
+    pub fn released(&self) -> Option<IpAddr> {
+        match self {
+            Self::Delete(Route { destination, target: Target::Device { .. }, .. })
+                if destination.prefix_len() == destination.max_prefix_len() =>
+            {
+                Some(destination.addr())
+            }
+            _ => None,
         }
     }
 }

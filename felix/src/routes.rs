@@ -74,6 +74,8 @@ pub(crate) struct Routes {
     pods: BTreeMap<IpNet, String>,
     blocks: BTreeSet<IpNet>,
     bgp: FxHashMap<IpNet, Box<[IpAddr]>>,
+    /// Addresses that a pod has let go since the last comparison.
+    released: FxHashSet<IpNet>,
     /// The node's own addresses: never a next hop.
     own_addresses: FxHashSet<IpAddr>,
     /// Next hops in use, and how they are reached.
@@ -88,6 +90,8 @@ pub(crate) struct Routes {
     in_flight: FxHashSet<IpNet>,
     /// Whether routes of pods or blocks are among those in flight, and among the failed ones.
     in_flight_local: bool,
+    /// What those in flight lead to now, if they do: there it stays if the kernel refuses.
+    undo: FxHashMap<IpNet, Target>,
     /// Those in flight of which gateways are taken out.
     shrinking: FxHashSet<IpNet>,
     /// IPv6 routes of ours with gateways that are not.
@@ -121,10 +125,12 @@ impl Routes {
         }
     }
 
-    /// No longer wants them.
+    /// No longer wants them. Each is deleted even if its route is gone already: with the deletion the flows of the address end, so
+    /// that none of them passes on to whoever has it next.
     pub(crate) fn remove_pods(&mut self, addresses: &[IpAddr]) {
         for destination in addresses.iter().copied().map(IpNet::from) {
             if self.pods.remove(&destination).is_some() {
+                self.released.insert(destination);
                 self.dirty.insert((Class::Local, destination));
             }
         }
@@ -520,6 +526,7 @@ impl Routes {
         }
         let wish = self.wish(destination);
         let key = (destination, ROUTE_METRIC);
+        self.release(key, &wish, changes);
         self.delete_copies(destination, changes);
         if self.take_out_unknown(key, &wish, changes) {
             return;
@@ -529,11 +536,12 @@ impl Routes {
             && !self.foreign.occupies(destination, ROUTE_METRIC)
         {
             keep = Some(ROUTE_METRIC);
-            let there = self.own.get(key);
-            if there != Some(target) {
+            let there = self.own.get(key).cloned();
+            if there.as_ref() != Some(target) {
                 let route = ours(key, target.clone());
                 changes.push(if there.is_some() { RouteChange::Replace(route) } else { RouteChange::Create(route) });
                 self.own.set(key, Some(target.clone()));
+                self.undo.extend(there.map(|there| (destination, there)));
             }
         }
         let there: Vec<(u32, Target)> =
@@ -548,8 +556,26 @@ impl Routes {
             };
             if keep != Some(metric) && !stale {
                 self.own.set((destination, metric), None);
+                if metric == ROUTE_METRIC {
+                    self.undo.insert(destination, target.clone());
+                }
                 changes.push(RouteChange::Delete(ours((destination, metric), target)));
             }
+        }
+    }
+
+    /// Deletes the route of a pod that has let its address go, or to which it leads no longer. It is not replaced: see
+    /// [`RouteChange::Delete`].
+    fn release(&mut self, key: Key, wish: &Wish, changes: &mut Vec<RouteChange>) {
+        let destination = key.0;
+        let released = self.released.remove(&destination);
+        match (self.own.get(key), wish) {
+            (Some(there @ Target::Device { .. }), Wish::Route(wanted)) if released || there != wanted => {
+                changes.push(RouteChange::Delete(ours(key, there.clone())));
+                self.own.set(key, None);
+            }
+            (None, _) if released => changes.push(RouteChange::Delete(ours(key, Target::Device { index: 0 }))),
+            _ => {}
         }
     }
 
@@ -613,7 +639,8 @@ impl Routes {
             if shrinking.remove(&destination) {
                 self.shared.insert(destination);
             } else {
-                self.own.set((destination, ROUTE_METRIC), None);
+                let there = self.undo.remove(&destination).filter(|_| !surprise);
+                self.own.set((destination, ROUTE_METRIC), there);
             }
             // What surprises a second time is no race but a refusal like others, and is tried again ever more seldom.
             let surprise = surprise && !self.seen.remove(&destination);
@@ -622,12 +649,14 @@ impl Routes {
             self.failed.insert(destination, Failed { reason, surprise });
         }
         self.seen.clear();
+        self.undo.clear();
         self.mark_all(shrinking.into_iter().collect());
     }
 
     /// Nobody knows which of the changes that were handed out are done: the table must be read back, and they count as failed.
     pub(crate) fn lost(&mut self, reason: &str) {
         self.shrinking.clear();
+        self.undo.clear();
         self.doubtful = true;
         for destination in std::mem::take(&mut self.in_flight) {
             self.failed_local |= self.is_local(&destination);

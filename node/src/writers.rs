@@ -1,7 +1,8 @@
 //! The threads that write the kernel: one for rules, one for routes. Each does one job at a time, in order, and
 //! tells the owner how it went. They block, so they are threads and not tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
@@ -10,8 +11,8 @@ use tokio::sync::oneshot;
 use tortie_felix::{Event, RouteChange, Snapshot, Sweep};
 use tortie_felix_netlink::{Bulk, Net};
 use tortie_nft::Transaction;
-use tortie_nft_netlink::{Error as NftError, NftSocket, sweep_marks};
-use tracing::debug;
+use tortie_nft_netlink::{Error as NftError, NftSocket, forget_flows, sweep_marks};
+use tracing::{debug, warn};
 
 use crate::convert;
 use crate::health::{NFTABLES, Part, ROUTES};
@@ -207,5 +208,13 @@ fn read_routes(slot: &mut Option<Net>, bulk: &mut Bulk, runtime: &runtime::Handl
 fn apply_routes(bulk: &mut Bulk, changes: &[RouteChange]) -> Result<Vec<tortie_felix::RouteFailure>, String> {
     let wanted: Vec<_> = changes.iter().map(convert::route_change).collect();
     let failures = bulk.apply(&wanted).map_err(|error| error.to_string())?;
+    let released: BTreeSet<IpAddr> = changes.iter().filter_map(RouteChange::released).collect();
+    if !released.is_empty() {
+        // Before anybody is told that the addresses are free.
+        match forget_flows(&released) {
+            Ok(flows) => debug!(addresses = released.len(), flows, "forgot the flows of addresses that were let go"),
+            Err(error) => warn!("flows of addresses that were let go may pass on to who has them next: {error}"),
+        }
+    }
     Ok(failures.iter().filter_map(|failure| convert::route_failure(changes, failure)).collect())
 }

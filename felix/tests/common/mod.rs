@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) hold_sweeps: bool,
     pub(crate) fib: BTreeMap<(IpNet, u32), Route>,
     pub(crate) links: BTreeMap<u32, Link>,
+    /// A gateway in a route of ours that is not ours.
+    pub(crate) strangers_gateway: Option<(IpAddr, u32)>,
     /// In place of `fib`, where it is real.
     pub(crate) kernel: Option<Box<dyn FibOf>>,
     pub(crate) answers: BTreeMap<u64, Result<(), String>>,
@@ -78,6 +80,7 @@ impl World {
             hold_sweeps: false,
             fib: BTreeMap::new(),
             links: BTreeMap::new(),
+            strangers_gateway: None,
             kernel: None,
             answers: BTreeMap::new(),
             bgp: None,
@@ -294,15 +297,17 @@ impl World {
                 RouteChange::Delete(_) => drop(self.fib.remove(&key)),
                 RouteChange::Shrink(_) => {
                     let there: Vec<_> = self.fib.get(&key).into_iter().flat_map(|there| there.target.hops()).collect();
-                    if !route.target.hops().all(|hop| there.contains(&hop)) {
+                    let stranger = self.strangers_gateway;
+                    if !route.target.hops().all(|hop| there.contains(&hop) && Some(hop) != stranger) {
                         refuse("No such process".into(), true);
                     }
-                    let left: Vec<_> =
-                        there.into_iter().filter(|hop| route.target.hops().all(|gone| gone != *hop)).collect();
+                    let gone: Vec<_> = route.target.hops().filter(|hop| Some(*hop) != stranger).collect();
+                    let left: Vec<_> = there.into_iter().filter(|hop| !gone.contains(hop)).collect();
+                    let protocol = if left.iter().all(|hop| Some(*hop) == stranger) { 4 } else { ROUTE_PROTOCOL };
                     if left.is_empty() {
                         self.fib.remove(&key);
                     } else {
-                        self.fib.insert(key, Route { target: Target::multipath(left), ..route.clone() });
+                        self.fib.insert(key, Route { target: Target::multipath(left), protocol, ..route });
                     }
                 }
             }

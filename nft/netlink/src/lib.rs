@@ -23,6 +23,7 @@ mod consts;
 mod encode;
 mod error;
 mod filter;
+mod flows;
 pub mod foreign;
 pub mod ipset;
 mod lift;
@@ -35,6 +36,7 @@ mod wire;
 
 pub use conntrack::sweep_marks;
 pub use error::Error;
+pub use flows::forget_flows;
 pub use monitor::{NftEvent, NftMonitor};
 pub use readback::decode_dump;
 pub use socket::{NftSocket, Ownership};
