@@ -9,6 +9,7 @@
 //! is checked as strictly as the stricter of the two says: where `all` is strict, a pod that may use others' addresses is told of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -81,6 +82,29 @@ pub struct Findings {
     pub forwarding: Option<String>,
 }
 
+/// What was right once: if it is not any more, somebody else changed it.
+#[derive(Debug, Default)]
+struct Right {
+    settings: BTreeSet<String>,
+    /// By pods' interfaces.
+    limits: BTreeMap<String, Bandwidth>,
+    mtus: BTreeMap<String, u32>,
+    up: BTreeSet<String>,
+}
+
+impl Right {
+    /// Forgets the interfaces that are gone.
+    fn retain(&mut self, interfaces: &BTreeSet<&str>) {
+        let is_there = |path: &String| {
+            path.split('/').nth(3).is_none_or(|name| !name.starts_with("cali") || interfaces.contains(name))
+        };
+        self.settings.retain(is_there);
+        self.limits.retain(|name, _| interfaces.contains(name.as_str()));
+        self.mtus.retain(|name, _| interfaces.contains(name.as_str()));
+        self.up.retain(|name| interfaces.contains(name.as_str()));
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Keeper {
@@ -90,8 +114,7 @@ pub struct Keeper {
     records: Vec<Record>,
     /// The state of the directory that the records were read in.
     read_at: Option<SystemTime>,
-    /// What was right once: if it is not any more, somebody else changed it.
-    right: BTreeSet<String>,
+    right: Right,
     /// The MTU of pods as it was found last.
     mtu: Option<u32>,
 }
@@ -117,7 +140,7 @@ impl Keeper {
             store: Store::new(run_dir),
             records: Vec::new(),
             read_at: None,
-            right: BTreeSet::new(),
+            right: Right::default(),
             mtu: None,
         })
     }
@@ -156,11 +179,15 @@ impl Keeper {
             }
         };
         let records = std::mem::take(&mut self.records);
-        for record in &records {
-            if let Some(link) = present.link(&record.endpoint.host_interface).filter(|link| in_scope(link)) {
-                self.keep_pod(wanted, &present, record, link, &mut findings).await;
-                self.keep_up(record, link, &addresses, &mut findings).await;
-            }
+        let pods = records.iter().filter_map(|record| {
+            let link = present.link(&record.endpoint.host_interface).filter(|link| in_scope(link))?;
+            Some((record, link))
+        });
+        let pods: Vec<(&Record, &Link)> = pods.collect();
+        self.keep_settings(wanted, &pods, &mut findings).await;
+        for (record, link) in pods {
+            self.keep_limits(wanted, &present, record, link, &mut findings).await;
+            self.keep_up(record, link, &addresses, &mut findings).await;
         }
         self.records = records;
         if *scope == Scope::All {
@@ -176,10 +203,7 @@ impl Keeper {
             self.records = self.store.load();
             let names: BTreeSet<&str> =
                 self.records.iter().map(|record| record.endpoint.host_interface.as_str()).collect();
-            self.right.retain(|object| {
-                let mut parts = object.split('/');
-                !object.contains("cali") || parts.any(|part| names.contains(part))
-            });
+            self.right.retain(&names);
             // The clock of a file system is coarse: what changed just now may change again at the same time.
             self.read_at = changed.filter(|at| at.elapsed().is_ok_and(|age| age > SETTLED));
         }
@@ -210,10 +234,10 @@ impl Keeper {
     fn note(&mut self, path: String, result: Result<Option<String>, Error>, findings: &mut Findings) {
         match result {
             Ok(None) => {
-                self.right.insert(path);
+                self.right.settings.insert(path);
             }
             Ok(Some(found)) => {
-                if !self.right.insert(path.clone()) {
+                if !self.right.settings.insert(path.clone()) {
                     findings.repairs.push(Repair { object: path, sysctl: true, found });
                 }
             }
@@ -221,29 +245,16 @@ impl Keeper {
         }
     }
 
-    async fn keep_pod(
-        &mut self,
-        wanted: &Wanted,
-        present: &Present,
-        record: &Record,
-        link: &Link,
-        findings: &mut Findings,
-    ) {
-        let endpoint = &record.endpoint;
-        let has_v6 = endpoint.ips.iter().any(std::net::IpAddr::is_ipv6);
-        let mut settings = interface::host_settings(&link.name, has_v6);
-        if wanted.foreign_sources.contains(&link.name) {
-            settings.push((format!("net/ipv4/conf/{}/rp_filter", link.name), "0"));
-            let netns = Arc::clone(&self.netns);
-            let strict =
-                blocking(move || netns.run(|| sysctl::get(RP_FILTER_OF_ALL).is_ok_and(|now| now == "1"))).await;
-            if matches!(strict, Some(Ok(true))) {
-                findings.problems.push(format!(
-                    "pod {}: net.ipv4.conf.all.rp_filter is 1, by which the kernel drops what it sends from other addresses \
-                     than its own (allowedSourcePrefixes): set it to 0 or 2",
-                    pod_of(record)
-                ));
-            }
+    /// The settings of all these interfaces, in one go.
+    async fn keep_settings(&mut self, wanted: &Wanted, pods: &[(&Record, &Link)], findings: &mut Findings) {
+        let mut settings = Vec::new();
+        for (record, link) in pods {
+            settings.extend(interface::host_settings(&link.name, record.endpoint.ips.iter().any(IpAddr::is_ipv6)));
+        }
+        let foreign: Vec<_> = pods.iter().filter(|(_, link)| wanted.foreign_sources.contains(&link.name)).collect();
+        settings.extend(foreign.iter().map(|(_, link)| (format!("net/ipv4/conf/{}/rp_filter", link.name), "0")));
+        if settings.is_empty() {
+            return;
         }
         for (path, result) in set(&self.netns, settings).await {
             // A pod that goes takes its settings along.
@@ -251,23 +262,44 @@ impl Keeper {
                 self.note(path, result, findings);
             }
         }
+        if foreign.is_empty() {
+            return;
+        }
+        let netns = Arc::clone(&self.netns);
+        let strict = blocking(move || netns.run(|| sysctl::get(RP_FILTER_OF_ALL).is_ok_and(|now| now == "1"))).await;
+        if matches!(strict, Some(Ok(true))) {
+            findings.problems.extend(foreign.iter().map(|(record, _)| {
+                format!(
+                    "pod {}: net.ipv4.conf.all.rp_filter is 1, by which the kernel drops what it sends from other addresses \
+                     than its own (allowedSourcePrefixes): set it to 0 or 2",
+                    pod_of(record)
+                )
+            }));
+        }
+    }
+
+    async fn keep_limits(
+        &mut self,
+        wanted: &Wanted,
+        present: &Present,
+        record: &Record,
+        link: &Link,
+        findings: &mut Findings,
+    ) {
         let limits = wanted.bandwidth.get(&link.name).copied().unwrap_or_default();
-        let right = format!("{}/bandwidth {limits:?}", link.name);
         match shaping::shape(&self.net, present, link, &limits).await {
             Ok(found) => {
-                let was_right = !self.right.insert(right.clone());
+                let was_right = self.right.limits.get(&link.name) == Some(&limits);
                 if let Some(found) = found {
                     tracing::info!(pod = pod_of(record), ?limits, "bandwidth is set");
                     if was_right {
-                        findings.repairs.push(Repair {
-                            object: link.name.clone(),
-                            sysctl: false,
-                            found: found.to_owned(),
-                        });
+                        let found = found.to_owned();
+                        findings.repairs.push(Repair { object: link.name.clone(), sysctl: false, found });
                     }
                 }
-                self.right
-                    .retain(|object| !object.starts_with(&format!("{}/bandwidth", link.name)) || *object == right);
+                if !was_right {
+                    self.right.limits.insert(link.name.clone(), limits);
+                }
             }
             Err(error) if self.gone(link).await => {
                 tracing::debug!(pod = pod_of(record), %error, "the pod went while its bandwidth was set");
@@ -279,13 +311,13 @@ impl Keeper {
     /// Sets the host's end up, which must have its settings by then, and gives it its address, which goes when it is set down.
     async fn keep_up(&mut self, record: &Record, link: &Link, addresses: &[(u32, IpNet)], findings: &mut Findings) {
         let own = interface::own_address();
-        let has_v6 = record.endpoint.ips.iter().any(std::net::IpAddr::is_ipv6);
+        let has_v6 = record.endpoint.ips.iter().any(IpAddr::is_ipv6);
         let found = if !link.up {
             "is down".to_owned()
         } else if has_v6 && !addresses.contains(&(link.index, own)) {
             format!("has no address {own}")
         } else {
-            self.right.insert(format!("{}/up", link.name));
+            self.right.up.insert(link.name.clone());
             return;
         };
         let repair = async {
@@ -293,7 +325,7 @@ impl Keeper {
             if has_v6 { self.net.add_address(link.index, own).await } else { Ok(()) }
         };
         match repair.await {
-            Ok(()) if !self.right.insert(format!("{}/up", link.name)) => {
+            Ok(()) if !self.right.up.insert(link.name.clone()) => {
                 findings.repairs.push(Repair { object: link.name.clone(), sysctl: false, found });
             }
             Ok(()) => {}
@@ -324,19 +356,20 @@ impl Keeper {
         for record in &records {
             let wanted = if record.fixed_mtu { record.mtu } else { detected };
             let Some(link) = present.link(&record.endpoint.host_interface) else { continue };
-            let right = format!("{}/mtu {wanted}", link.name);
+            let was_right = self.right.mtus.get(&link.name) == Some(&wanted);
             if link.mtu == wanted {
-                self.right.insert(right);
+                if !was_right {
+                    self.right.mtus.insert(link.name.clone(), wanted);
+                }
                 continue;
             }
             match self.set_mtu(record, link, wanted).await {
-                Ok(()) if self.right.contains(&right) => {
+                Ok(()) if was_right => {
                     let found = format!("MTU {}", link.mtu);
                     findings.repairs.push(Repair { object: link.name.clone(), sysctl: false, found });
                 }
                 Ok(()) => {
-                    self.right.retain(|object| !object.starts_with(&format!("{}/mtu", link.name)));
-                    self.right.insert(right);
+                    self.right.mtus.insert(link.name.clone(), wanted);
                     tracing::info!(
                         pod = pod_of(record),
                         before = link.mtu,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 use tortie_api::k8s::{Bandwidth, BandwidthLimit};
 use tortie_cni::keeper::{Findings, Keeper, Scope, Wanted};
+use tortie_felix_netlink::tc::{Bucket, Found};
 use tortie_felix_netlink::{Net, Netns, sysctl};
 
 use crate::memory::{pod, pool};
@@ -176,6 +177,11 @@ async fn limits_come_change_and_go_and_survive_a_restart() {
         let (own, other, detour, device) = state().await;
         assert_eq!((own.is_some(), other.is_some(), detour), (ingress.is_some(), egress.is_some(), egress.is_some()));
         assert_eq!(device.is_some_and(|device| device.up), egress.is_some());
+        let is = |found: Option<Found>, wanted: Option<u64>| match (found, wanted) {
+            (Some(found), Some(rate)) => found.is(&Bucket { rate: rate / 8, burst: 50_000, peak: None }),
+            (found, wanted) => found.is_none() && wanted.is_none(),
+        };
+        assert!(is(own, ingress) && is(other, egress), "{ingress:?} {egress:?}: {own:?} {other:?}");
     }
     let limited = with(Some(1_000_000), Some(6_000_000));
     let before = state().await;
