@@ -9,8 +9,7 @@ use tortie_datastore::{Datastore, manifests};
 use tortie_lab::grid::{self, Style};
 use tortie_lab::verdict;
 use tortie_nft::Family as NftFamily;
-use tortie_policy::CompileOptions;
-use tortie_policy::explain::{self, Explanation, Side};
+use tortie_policy::explain::{Explanation, Side};
 use tortie_policy::matrix::{self, Engine, Query, Row, Verdict};
 use tortie_policy::offline::Offline;
 use tortie_policy::oracle::Question;
@@ -28,7 +27,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) ->
         Policy::Explain { manifests, from, to, protocol, port } => {
             let question = Question { from: from.parse()?, to: to.parse()?, protocol, port, family: None };
             let cluster = cluster(settings, &manifests).await?;
-            let explanation = explain::explain(cluster.cluster(), &question)?;
+            let explanation = cluster.explain(&question)?;
             output.print(&explanation, |_| explained(&explanation))
         }
         Policy::Matrix { manifests, ports, family, oracle } => {
@@ -90,7 +89,7 @@ async fn render(settings: &Settings, output: Output, manifests: &Manifests) -> R
             let known: Vec<&str> = cluster.nodes().into_iter().collect();
             bail!("the manifests know no node {node:?}; they know {}", known.join(", "));
         }
-        (Some(node.to_owned()), cluster.render(node, &CompileOptions::default()).to_string())
+        (Some(node.to_owned()), cluster.render(node, &cluster.options(node)).to_string())
     };
     match output.format {
         None | Some(Format::Wide) => output::write_out(&text),

@@ -7,6 +7,7 @@ use tortie_api::k8s::{PolicyType, Protocol};
 
 use crate::cluster::Cluster;
 use crate::matrix::Verdict;
+use crate::options::CompileOptions;
 use crate::oracle::{self, Decision, Error, Half, Misfit, Place, Question, Reason};
 
 /// The tier that every NetworkPolicy is in.
@@ -97,12 +98,12 @@ pub enum Path {
     Unknown,
 }
 
-/// Explains what becomes of a flow.
+/// Explains what becomes of a flow on a node with these settings.
 ///
 /// # Errors
 /// Those of [`oracle::verdict`].
-pub fn explain(cluster: &Cluster, question: &Question) -> Result<Explanation, Error> {
-    let decision = oracle::verdict(cluster, question)?;
+pub fn explain(cluster: &Cluster, question: &Question, options: &CompileOptions) -> Result<Explanation, Error> {
+    let decision = oracle::verdict_of(cluster, question, Some(options))?;
     let what = Flow { decision: &decision, protocol: question.protocol, port: question.port };
     Ok(Explanation {
         verdict: decision.allowed.into(),
@@ -200,6 +201,18 @@ impl Flow<'_> {
             Reason::Itself => format!("{pod} always reaches itself"),
             Reason::OwnNode => format!("the {direction} of {pod} is never cut for its own node"),
             Reason::Tunnel => format!("{pod} is a pod, and {port} is the VXLAN of nodes, which no pod may send"),
+            Reason::Spoofed => format!(
+                "{pod} is in an IPPool and no pod has it: what a pod sends from an address that is not its own is dropped"
+            ),
+            Reason::EndpointToHost => {
+                format!(
+                    "{pod} is the pod's own node, which takes nothing from pods: defaultEndpointToHostAction is Drop"
+                )
+            }
+            Reason::ServiceLoop => format!(
+                "{pod} is a service address: what nobody translates to a backend's is dropped by serviceLoopPrevention, and \
+                 what somebody translates is judged by the backend's address"
+            ),
             Reason::NotIsolated => format!("{direction} of {pod} is not isolated by any NetworkPolicy"),
             Reason::Rule { policy, rule } => format!(
                 "{direction} of {pod} is allowed by NetworkPolicy {policy}, spec.{direction}[{rule}], for {port} {peer}"

@@ -12,14 +12,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_api::Object;
+use tortie_api::calico::FelixConfigurationSpec;
 use tortie_api::k8s::{IpBlock, NetworkPolicy, NetworkPolicyPeer, PodIp};
+use tortie_api::meta::StringMap;
+use tortie_api::selector::Selector;
 use tortie_nft::Ruleset;
 
 use crate::cluster::{Cluster, PodState};
 use crate::compile::{Endpoint, compile};
+use crate::explain::{Explanation, explain};
 use crate::generation::Generation;
 use crate::host_interface;
 use crate::options::CompileOptions;
+use crate::oracle::{self, End, Question};
 
 /// The node of pods that name none, where the manifests know no node.
 const DEFAULT_NODE: &str = "node1";
@@ -37,16 +42,59 @@ pub struct Offline {
     /// The cluster with a stand-in for each address that is not known, if there is such a pod.
     stood_in: Option<Cluster>,
     default_node: String,
+    settings: Settings,
     warnings: Vec<String>,
+}
+
+/// What the manifests say of how nodes are to be treated.
+#[derive(Debug, Default)]
+struct Settings {
+    felix: BTreeMap<String, FelixConfigurationSpec>,
+    service_cidrs: Vec<IpNet>,
+    labels: BTreeMap<String, StringMap>,
+}
+
+impl Settings {
+    fn take_in(&mut self, object: &Object) {
+        match object {
+            Object::FelixConfiguration(configuration) => {
+                self.felix.insert(configuration.metadata.name.clone(), configuration.spec.clone());
+            }
+            Object::BgpConfiguration(configuration) if configuration.metadata.name == "default" => {
+                self.service_cidrs = configuration.spec.service_cidrs();
+            }
+            Object::Node(node) => {
+                self.labels.insert(node.metadata.name.clone(), node.metadata.labels.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Of each field the value of the node's own configuration, of the first that selects the node, or of `default`.
+    fn of(&self, node: &str) -> CompileOptions {
+        let labels = self.labels.get(node).cloned().unwrap_or_default();
+        let selects = |(name, spec): &(&String, &FelixConfigurationSpec)| {
+            let selector = spec.node_selector.as_ref().and_then(|selector| Selector::parse(&selector.0).ok());
+            name.as_str() != "default"
+                && !name.starts_with("node.")
+                && selector.is_some_and(|selector| selector.matches(&labels))
+        };
+        let own = self.felix.get(&format!("node.{node}"));
+        let selected = self.felix.iter().find(selects).map(|(_, spec)| spec);
+        let layers = [own, selected, self.felix.get("default")];
+        let spec = layers.into_iter().flatten().fold(FelixConfigurationSpec::default(), FelixConfigurationSpec::or);
+        CompileOptions::of(&spec, self.service_cidrs.clone())
+    }
 }
 
 impl Offline {
     /// Takes in the resources, defaulted and validated as a datastore hands them out.
     pub fn new<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Self {
-        let mut cluster = Cluster::default();
+        let (mut cluster, mut settings) = (Cluster::default(), Settings::default());
         let objects: Vec<Cow<'a, Object>> = objects.into_iter().map(with_expected_addresses).collect();
         for object in &objects {
             cluster.upsert(object);
+            settings.take_in(object);
         }
         let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips.is_empty()).map(name).collect();
         let without = homeless.iter().map(|pod| {
@@ -58,7 +106,7 @@ impl Offline {
         let warnings = contested(&cluster).into_iter().chain(without).collect();
         let default_node = cluster.node_names().first().map_or(DEFAULT_NODE, |node| node).to_owned();
         let stood_in = (!homeless.is_empty()).then(|| stand_in(&cluster, &objects));
-        Self { cluster, stood_in, default_node, warnings }
+        Self { cluster, stood_in, default_node, settings, warnings }
     }
 
     /// The cluster.
@@ -78,6 +126,26 @@ impl Offline {
             nodes.insert(&self.default_node);
         }
         nodes
+    }
+
+    /// What the manifests' FelixConfiguration and BGPConfiguration say of a node's table.
+    pub fn options(&self, node: &str) -> CompileOptions {
+        self.settings.of(node)
+    }
+
+    /// [`explain`](crate::explain::explain) with the settings of the node that a pod at either end is on.
+    ///
+    /// # Errors
+    /// Those of [`oracle::verdict`](crate::oracle::verdict).
+    pub fn explain(&self, question: &Question) -> Result<Explanation, oracle::Error> {
+        let node = [&question.from, &question.to].into_iter().find_map(|end| {
+            let pod = match end {
+                End::Pod { namespace, name } => self.cluster.pod(self.cluster.pod_id(namespace, name)?),
+                End::Address(address) => self.cluster.endpoint_at(*address)?,
+            };
+            Some(self.node_of(pod))
+        });
+        explain(&self.cluster, question, &self.options(node.unwrap_or(&self.default_node)))
     }
 
     /// A node's endpoints, in the order of their pods' names.

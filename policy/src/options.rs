@@ -3,6 +3,10 @@
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
+use tortie_api::calico::FelixConfigurationSpec;
+use tortie_api::calico::felix::{
+    self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
+};
 
 use crate::marks::MarkMask;
 
@@ -47,6 +51,46 @@ impl Default for CompileOptions {
             service_cidrs: Vec::new(),
             nat_outgoing: NatOutgoing::default(),
             source_spoofing: false,
+        }
+    }
+}
+
+impl CompileOptions {
+    /// What a configuration asks for, and this version's defaults for the fields that it does not have.
+    pub fn of(spec: &FelixConfigurationSpec, service_cidrs: Vec<IpNet>) -> Self {
+        let default = Self::default();
+        let mask = spec.nftables_mark_mask.and_then(|mask| MarkMask::try_from(mask).ok());
+        Self {
+            vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
+            allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
+            allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
+            mark_mask: mask.unwrap_or(default.mark_mask),
+            deny_action: match spec.nftables_filter_deny_action {
+                Some(felix::DenyAction::Reject) => DenyAction::Reject,
+                Some(felix::DenyAction::Drop) | None => DenyAction::Drop,
+            },
+            endpoint_to_host: match spec.default_endpoint_to_host_action {
+                Some(EndpointToHostAction::Drop) => EndpointToHost::Drop,
+                Some(EndpointToHostAction::Return) => EndpointToHost::Return,
+                Some(EndpointToHostAction::Accept) | None => EndpointToHost::Accept,
+            },
+            service_loop_prevention: match spec.service_loop_prevention {
+                Some(ServiceLoopPrevention::Reject) => ServiceLoop::Reject,
+                Some(ServiceLoopPrevention::Disabled) => ServiceLoop::Disabled,
+                Some(ServiceLoopPrevention::Drop) | None => ServiceLoop::Drop,
+            },
+            service_cidrs,
+            nat_outgoing: NatOutgoing {
+                address: spec.nat_outgoing_address,
+                port_range: spec.nat_port_range.map(|range| (range.min, range.max)),
+                exclusions: match spec.nat_outgoing_exclusions {
+                    Some(NatOutgoingExclusions::IpPoolsAndHostIps) => NatExclusions::IpPoolsAndHostIps,
+                    _ => NatExclusions::IpPoolsOnly,
+                },
+                interface_filter: spec.iptables_nat_outgoing_interface_filter.clone().map(|filter| filter.0),
+            },
+            source_spoofing: spec.workload_source_spoofing == Some(SourceSpoofing::Any),
+            ..default
         }
     }
 }

@@ -5,7 +5,9 @@
 //! against it by generated clusters.
 //!
 //! Beyond policy it knows three facts about pods: a pod always reaches itself; what a pod's own node begins is never cut; and pods
-//! may not speak VXLAN, because nodes would take it for their own.
+//! may not speak VXLAN, because nodes would take it for their own. For explanations it also knows what a node's settings say:
+//! whether the node takes anything from its pods, which addresses are services', and that nobody sends from an address of a pool that
+//! is no pod's. Translation of sources changes nothing here: policies never see it.
 
 use std::net::IpAddr;
 
@@ -16,9 +18,7 @@ use tortie_api::k8s::{
 use tortie_nft::Family;
 
 use crate::cluster::{Cluster, PodState};
-
-/// The port that pods must not send UDP to.
-const VXLAN_PORT: u16 = 4789;
+use crate::options::{CompileOptions, EndpointToHost, ServiceLoop};
 
 /// One end of a flow as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +149,12 @@ pub enum Reason {
     OwnNode,
     /// A pod speaks VXLAN.
     Tunnel,
+    /// A pod sends from an address of a pool that is no pod's.
+    Spoofed,
+    /// The pod's own node takes nothing from pods (`defaultEndpointToHostAction`).
+    EndpointToHost,
+    /// It goes to a service address, and nobody has translated it (`serviceLoopPrevention`).
+    ServiceLoop,
     /// No policy isolates the pod in this direction.
     NotIsolated,
     /// A rule allows it.
@@ -215,9 +221,30 @@ pub(crate) struct Flow<'a> {
 /// # Errors
 /// [`Error`], if an end is not there or the two have no family in common.
 pub fn verdict(cluster: &Cluster, question: &Question) -> Result<Decision, Error> {
+    verdict_of(cluster, question, None)
+}
+
+/// The same, with what a node's settings say beside policy.
+pub(crate) fn verdict_of(
+    cluster: &Cluster,
+    question: &Question,
+    options: Option<&CompileOptions>,
+) -> Result<Decision, Error> {
     let flow = find(cluster, question)?;
-    let egress = judge(cluster, &flow, PolicyType::Egress);
-    let ingress = judge(cluster, &flow, PolicyType::Ingress);
+    let default = CompileOptions::default();
+    let settings = options.unwrap_or(&default);
+    let mut egress = judge(cluster, &flow, PolicyType::Egress, settings);
+    let mut ingress = judge(cluster, &flow, PolicyType::Ingress, settings);
+    if let Some(options) = options {
+        let deny = |reason| Half { allowed: false, reason, steps: Vec::new() };
+        if is_spoofed(cluster, &flow) {
+            egress = deny(Reason::Spoofed);
+        }
+        // What policy denies gets no further.
+        if egress.allowed && flow.to.pod.is_none() {
+            ingress = host_side(&flow, options).map_or(ingress, deny);
+        }
+    }
     let place = |end: &End, party: &Party<'_>| Place {
         name: match (party.pod, end) {
             (Some(pod), _) => format!("{}/{}", pod.namespace, pod.name),
@@ -236,10 +263,29 @@ pub fn verdict(cluster: &Cluster, question: &Question) -> Result<Decision, Error
     })
 }
 
+/// Whether the flow begins at an address of a pool that nobody has. If a pod sends from it, that pod's node drops it.
+fn is_spoofed(cluster: &Cluster, flow: &Flow<'_>) -> bool {
+    let nobody = flow.from.pod.is_none() && flow.from.node.is_none();
+    let in_pool = |address: IpAddr| cluster.pools().any(|pool| pool.cidr.contains(&address));
+    nobody && flow.from.address.is_some_and(in_pool)
+}
+
+/// Why a node's settings deny a flow to an address that is no pod's.
+fn host_side(flow: &Flow<'_>, options: &CompileOptions) -> Option<Reason> {
+    let to_own_node = flow.from.pod.is_some() && flow.to.node.is_some() && flow.from.node == flow.to.node;
+    if to_own_node && options.endpoint_to_host == EndpointToHost::Drop {
+        return Some(Reason::EndpointToHost);
+    }
+    let service = |address: IpAddr| options.service_cidrs.iter().any(|cidr| cidr.contains(&address));
+    let to_service = flow.to.node.is_none() && flow.to.address.is_some_and(service);
+    (to_service && options.service_loop_prevention != ServiceLoop::Disabled).then_some(Reason::ServiceLoop)
+}
+
 /// The verdict alone.
 pub(crate) fn allows(cluster: &Cluster, flow: &Flow<'_>) -> bool {
+    let options = CompileOptions::default();
     [PolicyType::Egress, PolicyType::Ingress].into_iter().all(|direction| {
-        if let Some(reason) = exempt(flow, direction) {
+        if let Some(reason) = exempt(flow, direction, &options) {
             return reason != Reason::Tunnel;
         }
         let mut isolating = isolating(cluster, flow, direction).peekable();
@@ -304,8 +350,8 @@ pub(crate) fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-fn judge(cluster: &Cluster, flow: &Flow<'_>, direction: PolicyType) -> Half {
-    if let Some(reason) = exempt(flow, direction) {
+fn judge(cluster: &Cluster, flow: &Flow<'_>, direction: PolicyType, options: &CompileOptions) -> Half {
+    if let Some(reason) = exempt(flow, direction, options) {
         return Half { allowed: reason != Reason::Tunnel, reason, steps: Vec::new() };
     }
     let steps: Vec<Step> = isolating(cluster, flow, direction)
@@ -332,7 +378,7 @@ fn judge(cluster: &Cluster, flow: &Flow<'_>, direction: PolicyType) -> Half {
 }
 
 /// What decides a direction before policy is asked.
-fn exempt(flow: &Flow<'_>, direction: PolicyType) -> Option<Reason> {
+fn exempt(flow: &Flow<'_>, direction: PolicyType, options: &CompileOptions) -> Option<Reason> {
     let same = |a: &PodState, b: &PodState| (&a.namespace, &a.name) == (&b.namespace, &b.name);
     if let (Some(from), Some(to)) = (flow.from.pod, flow.to.pod)
         && same(from, to)
@@ -347,7 +393,10 @@ fn exempt(flow: &Flow<'_>, direction: PolicyType) -> Option<Reason> {
         return Some(Reason::NotAPod);
     }
     match direction {
-        PolicyType::Egress => (flow.protocol == Protocol::Udp && flow.port == VXLAN_PORT).then_some(Reason::Tunnel),
+        PolicyType::Egress => {
+            let vxlan = flow.protocol == Protocol::Udp && flow.port == options.vxlan_port;
+            (vxlan && !options.allow_vxlan_from_workloads).then_some(Reason::Tunnel)
+        }
         PolicyType::Ingress => {
             let from_own_node = flow.from.pod.is_none() && flow.from.node.is_some() && flow.from.node == flow.to.node;
             from_own_node.then_some(Reason::OwnNode)

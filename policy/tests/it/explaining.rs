@@ -5,6 +5,7 @@ use tortie_api::Object;
 use tortie_api::k8s::Protocol;
 use tortie_policy::explain::explain;
 use tortie_policy::oracle::{Error, Question};
+use tortie_policy::{CompileOptions, EndpointToHost};
 
 use crate::support::{cluster, object, pod, policy};
 
@@ -33,7 +34,7 @@ fn documents() -> Vec<Object> {
 
 fn ask(from: &str, to: &str, port: u16) -> Result<(Value, String), Error> {
     let question = Question { from: from.parse()?, to: to.parse()?, protocol: Protocol::Tcp, port, family: None };
-    let explanation = explain(&cluster(&documents()), &question)?;
+    let explanation = explain(&cluster(&documents()), &question, &CompileOptions::default())?;
     Ok((serde_json::to_value(&explanation).expect("JSON"), explanation.to_string()))
 }
 
@@ -106,4 +107,37 @@ fn questions_without_an_answer() {
     assert_eq!(says("web", "demo/web"), "\"web\" is neither NAMESPACE/POD nor an IP address");
     assert_eq!(says("demo/ended", "demo/web"), "pod demo/ended has ended and sends and receives nothing");
     assert_eq!(says("demo/six", "demo/web"), "demo/six and demo/web have no address of the same family");
+}
+
+#[test]
+fn what_the_node_itself_decides_is_named() {
+    let mut documents = documents();
+    documents.push(object(&json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool",
+        "metadata": {"name": "pods"}, "spec": {"cidr": "10.0.0.0/16", "natOutgoing": true}})));
+    let cluster = cluster(&documents);
+    let options = CompileOptions {
+        endpoint_to_host: EndpointToHost::Drop,
+        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
+        ..CompileOptions::default()
+    };
+    let say = |from: &str, to: &str, options: &CompileOptions| {
+        let (from, to) = (from.parse().expect("an end"), to.parse().expect("an end"));
+        let question = Question { from, to, protocol: Protocol::Tcp, port: 80, family: None };
+        explain(&cluster, &question, options).expect("an answer").summary
+    };
+    for (from, to, word) in [
+        ("demo/other", "172.31.0.2", "defaultEndpointToHostAction"),
+        ("demo/other", "10.96.0.10", "serviceLoopPrevention"),
+        ("10.0.9.9", "demo/other", "not its own"),
+    ] {
+        let summary = say(from, to, &options);
+        assert!(summary.starts_with("denied") && summary.contains(word), "{summary}");
+    }
+    // To another pod's node, back from the node, and to the outside, where the source is translated.
+    for (from, to) in [("demo/client", "172.31.0.2"), ("172.31.0.2", "demo/other"), ("demo/other", "192.0.2.1")] {
+        assert!(say(from, to, &options).starts_with("allowed"), "{from} to {to}");
+    }
+    for (from, to) in [("demo/other", "172.31.0.2"), ("demo/other", "10.96.0.10")] {
+        assert!(say(from, to, &CompileOptions::default()).starts_with("allowed"), "{from} to {to}");
+    }
 }

@@ -28,7 +28,7 @@ fn table() -> Interpreter {
     node(&cluster(&documents()), &endpoints(), GENERATION).1
 }
 
-fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet {
+pub(crate) fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet {
     Packet {
         iif: iif.to_owned(),
         oif: String::new(),
@@ -43,7 +43,7 @@ fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet {
     }
 }
 
-fn icmp6(iif: &str, saddr: &str, daddr: &str, kind: u8) -> Packet {
+pub(crate) fn icmp6(iif: &str, saddr: &str, daddr: &str, kind: u8) -> Packet {
     let ports = packet(iif, saddr, daddr, 58);
     Packet { sport: None, dport: None, icmp6_type: Some(kind), ct: Conntrack::Untracked, ..ports }
 }

@@ -153,15 +153,15 @@ fn the_node_is_shut_to_pods_but_not_from_it() {
         namespace.tcp_mirror("0.0.0.0:80");
         namespace.tcp_mirror("[::]:81");
     }
-    let to_node = |net: &Net| {
+    let to_node = |net: &Net, patience| {
         [(NODE[0], 80), (NODE[1], 81)].map(|(address, port)| {
-            net.pods[0].connect(&at(address, port), SILENCE).map(|_| ()).map_err(|error| error.kind())
+            net.pods[0].connect(&at(address, port), patience).map(|_| ()).map_err(|error| error.kind())
         })
     };
-    assert_eq!(to_node(&net), [Ok(()), Ok(())]);
+    assert_eq!(to_node(&net, PATIENCE), [Ok(()), Ok(())]);
     let drop = CompileOptions { endpoint_to_host: EndpointToHost::Drop, ..CompileOptions::default() };
     net.settle(&drop);
-    assert_eq!(to_node(&net), [Err(ErrorKind::TimedOut), Err(ErrorKind::TimedOut)]);
+    assert_eq!(to_node(&net, SILENCE), [Err(ErrorKind::TimedOut), Err(ErrorKind::TimedOut)]);
     // The pod has to find its neighbour anew.
     net.pods[0].ip("-6 neigh flush dev eth0");
     for (address, port) in [(pod4(0), 80), (pod6(0), 81)] {
@@ -172,9 +172,9 @@ fn the_node_is_shut_to_pods_but_not_from_it() {
     }
     assert!(net.counted("defaultEndpointToHostAction: Drop") > 1);
     net.settle(&CompileOptions { deny_action: DenyAction::Reject, ..drop });
-    assert_eq!(to_node(&net), [Err(ErrorKind::ConnectionRefused), Err(ErrorKind::ConnectionRefused)]);
+    assert_eq!(to_node(&net, PATIENCE), [Err(ErrorKind::ConnectionRefused), Err(ErrorKind::ConnectionRefused)]);
     net.settle(&CompileOptions { endpoint_to_host: EndpointToHost::Return, ..CompileOptions::default() });
-    assert_eq!(to_node(&net), [Ok(()), Ok(())]);
+    assert_eq!(to_node(&net, PATIENCE), [Ok(()), Ok(())]);
 }
 
 /// Whether a packet of this socket is rejected. The kernel sends only so many ICMP errors a second.
@@ -346,10 +346,12 @@ fn what_is_rejected_is_told() {
     net.pods[1].udp_mirror("0.0.0.0:7");
     net.add_policy("shut", &json!({"podSelector": {"matchLabels": {"name": "pod1"}}, "policyTypes": ["Ingress"]}));
     net.settle(&CompileOptions::default());
-    let connect = |net: &Net| net.pods[0].connect(&at(&pod4(1), 80), SILENCE).map(|_| ()).map_err(|error| error.kind());
-    assert_eq!(connect(&net), Err(ErrorKind::TimedOut));
+    let connect = |net: &Net, patience| {
+        net.pods[0].connect(&at(&pod4(1), 80), patience).map(|_| ()).map_err(|error| error.kind())
+    };
+    assert_eq!(connect(&net, SILENCE), Err(ErrorKind::TimedOut));
     net.settle(&CompileOptions { deny_action: DenyAction::Reject, ..CompileOptions::default() });
-    assert_eq!(connect(&net), Err(ErrorKind::ConnectionRefused));
+    assert_eq!(connect(&net, PATIENCE), Err(ErrorKind::ConnectionRefused));
     let client = net.pods[0].udp(&at(&pod4(0), 0));
     client.connect(at(&pod4(1), 7)).expect("a socket can be connected");
     eventually("its sender is not told", || is_told(&client));
