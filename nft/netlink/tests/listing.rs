@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netns::{in_netns, new_netns, nft, nft_load};
 use support::generate;
 use tortie_nft::{
-    Chain, Command, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, Rule, Ruleset, Set, Side,
-    Statement, Transaction, Value, Verdict, VerdictMap,
+    Chain, Command, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule, Ruleset,
+    Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
 };
 use tortie_nft_netlink::NftSocket;
 
@@ -225,6 +225,16 @@ fn every_shape() -> Ruleset {
     for states in [1, 2, 4, 6, 8, 14, 64, 79] {
         conditions.push(vec![Match::CtState(CtStates(states))]);
     }
+    for dnat in [true, false] {
+        conditions.push(vec![Match::CtStatusDnat(dnat)]);
+        conditions.push(vec![v4(), Match::CtStatusDnat(dnat), tcp()]);
+    }
+    for (packets_per_second, burst) in [(1, 1), (100, 5), (100, 6), (u32::MAX, u32::MAX)] {
+        conditions.push(vec![Match::LimitOver { packets_per_second, burst }]);
+    }
+    for count in [0, 20, u32::MAX] {
+        conditions.push(vec![tcp(), Match::CtCountOver(count)]);
+    }
     for number in [1, 128, 133, 134, 135, 136, 137, 143, 200] {
         conditions.push(vec![Match::L4Proto(Op::Eq, 58), Match::Icmp6Type(number)]);
         conditions.push(vec![Match::L4Proto(Op::Eq, 58), original(), Match::Icmp6Type(number)]);
@@ -255,12 +265,34 @@ fn every_shape() -> Ruleset {
     statements.push((vec![v4(), tcp()], vmap(&[Field::ThSport], "by_port")));
     statements.push((vec![], vmap(&[Field::L4Proto, Field::ThDport], "boxes")));
     statements.push((vec![], vmap(&[Field::L4Proto], "by_proto")));
+    ruleset.counters.insert("plain".into(), None);
+    ruleset.counters.insert("told".into(), Some("what it counts".into()));
+    for counter in ["plain", "told"] {
+        statements.push((vec![], vec![Statement::NamedCounter(counter.into())]));
+        statements.push((vec![v4()], vec![Statement::NamedCounter(counter.into()), Statement::Verdict(Verdict::Drop)]));
+    }
+    statements.push((vec![tcp()], vec![Statement::Reject(RejectWith::TcpReset)]));
+    statements.push((vec![], vec![Statement::Counter, Statement::Reject(RejectWith::AdminProhibited)]));
     let rules = statements
         .into_iter()
         .map(|(matches, statements)| Rule::new(matches, statements).commented("a rule"))
         .collect();
     ruleset.chains.insert("statements".into(), Chain { hook: None, rules });
     ruleset.chains.insert("c".into(), Chain::default());
+    let mut translations: Vec<(Vec<Match>, Statement)> = Vec::new();
+    for ports in [None, Some((1024, 65_535)), Some((5, 5))] {
+        for fully_random in [false, true] {
+            translations.push((vec![tcp()], Statement::Masquerade { ports, fully_random }));
+        }
+        let address = |text: &str| text.parse().expect("an address");
+        translations.push((vec![v4(), tcp()], Statement::Snat { address: address("192.0.2.1"), ports }));
+        translations.push((vec![v6(), tcp()], Statement::Snat { address: address("2001:db8::1"), ports }));
+    }
+    translations.push((vec![v4()], Statement::Masquerade { ports: None, fully_random: true }));
+    translations.push((vec![v6()], Statement::Snat { address: "2001:db8::1".parse().expect("one"), ports: None }));
+    let rules = translations.into_iter().map(|(matches, statement)| Rule::new(matches, [statement])).collect();
+    let hook = Some(Hook::nat(HookPoint::Postrouting, 100));
+    ruleset.chains.insert("translations".into(), Chain { hook, rules });
     let points =
         [HookPoint::Prerouting, HookPoint::Input, HookPoint::Forward, HookPoint::Output, HookPoint::Postrouting];
     for (index, point) in points.into_iter().enumerate() {

@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::net::Ipv4Addr;
 
 use tortie_nft::{
-    Command, Executor, Hook, HookPoint, Key, KeyType, Reason, Rule, Ruleset, Statement, Transaction, Value, Verdict,
+    Command, Executor, Hook, HookPoint, Key, KeyType, Reason, RejectWith, Rule, Ruleset, Statement, Transaction, Value,
+    Verdict,
 };
 
 use super::generate::{self, Random};
@@ -29,6 +30,32 @@ fn chain(name: &str) -> Command {
 
 fn base(name: &str) -> Command {
     Command::AddChain { chain: name.into(), hook: Some(Hook::filter(HookPoint::Forward, 0)) }
+}
+
+fn nat(name: &str) -> Command {
+    Command::AddChain { chain: name.into(), hook: Some(Hook::nat(HookPoint::Postrouting, 100)) }
+}
+
+fn masquerade() -> Statement {
+    Statement::Masquerade { ports: None, fully_random: true }
+}
+
+fn effect(chain: &str, statement: Statement) -> Command {
+    Command::AddRule { chain: chain.into(), rule: Rule::new([], [statement]) }
+}
+
+/// The command of that number does something that its hook does not have.
+#[allow(clippy::unnecessary_wraps)]
+fn not_there(command: usize) -> Option<(usize, Reason)> {
+    Some((command, Reason::NotSupported))
+}
+
+fn counter(name: &str) -> Command {
+    Command::AddCounter { counter: name.into(), comment: None }
+}
+
+fn count_in(chain: &str, counter: &str) -> Command {
+    effect(chain, Statement::NamedCounter(counter.into()))
 }
 
 fn rule(chain: &str, verdict: Verdict) -> Command {
@@ -232,6 +259,47 @@ fn cases() -> Vec<Case> {
                 rule("d", jump("c")),
                 rule("b", jump("d")),
             ],
+            None,
+        ),
+        case(
+            "a counter used by a rule cannot go",
+            &[counter("n"), chain("c"), count_in("c", "n")],
+            &[Command::DeleteCounter { counter: "n".into() }],
+            Some((0, Reason::Busy)),
+        ),
+        case(
+            "but after its rule it can",
+            &[counter("n"), chain("c"), count_in("c", "n")],
+            &[Command::FlushChain { chain: "c".into() }, Command::DeleteCounter { counter: "n".into() }],
+            None,
+        ),
+        case("a counter twice", &[counter("n")], &[counter("n")], Some((0, Reason::Exists))),
+        case("a counter and a set of one name", &[counter("n")], &[set("n", false)], None),
+        case(
+            "a counter that is not there",
+            &[chain("c")],
+            &[Command::DeleteCounter { counter: "n".into() }],
+            Some((0, Reason::NotFound)),
+        ),
+        case("counting in no counter", &[chain("c")], &[count_in("c", "n")], Some((0, Reason::NotFound))),
+        case("a translation at its place", &[nat("n")], &[effect("n", masquerade())], None),
+        case("a translation where packets are filtered", &[base("b")], &[effect("b", masquerade())], not_there(0)),
+        case(
+            "a translation that a filter leads to",
+            &[base("b"), nat("n"), chain("c"), effect("c", masquerade())],
+            &[rule("n", jump("c")), rule("b", jump("c"))],
+            not_there(1),
+        ),
+        case(
+            "a rejection after routing",
+            &[nat("n")],
+            &[effect("n", Statement::Reject(RejectWith::AdminProhibited))],
+            not_there(0),
+        ),
+        case(
+            "a rejection on the way",
+            &[base("b")],
+            &[effect("b", Statement::Reject(RejectWith::AdminProhibited))],
             None,
         ),
         case("an element of another type", &[set("s", false)], &[add("s", &[vec![Value::Port(80)]])], None),
