@@ -31,6 +31,7 @@ mount -t tmpfs none /run
 mkdir -p /run/tortie-lab /run/netns /run/lock /run/dbus /run/firewalld
 mount --rbind $layer/lab /run/tortie-lab
 mount --rbind $layer/netns /run/netns
+mount -t tmpfs none /var/log
 mount -t overlay overlay -o lowerdir=$layer/usr:$1/usr:/usr,upperdir=$layer/usr-upper,workdir=$layer/usr-work /usr
 mount -t overlay overlay -o lowerdir=$1/etc:/etc,upperdir=$layer/etc-upper,workdir=$layer/etc-work /etc
 # What the packages' installation scripts would do.
@@ -42,7 +43,9 @@ cat > /etc/test-bus.conf <<BUS
   <type>system</type>
   <listen>unix:path=/run/dbus/system_bus_socket</listen>
   <auth>EXTERNAL</auth>
-  <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/></policy>
+  <policy context="default">
+    <allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+  </policy>
 </busconfig>
 BUS
 ip link set lo up

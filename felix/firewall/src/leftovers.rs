@@ -248,7 +248,8 @@ fn in_nf_tables() -> Result<Vec<Leftover>, String> {
                 deletions.push(Deletion::Chain { family, table: name.clone(), name: chain.clone() });
             }
             let program = Backend::Nft.program(if family == TableFamily::Ip { Family::V4 } else { Family::V6 });
-            let text = format!("{program} table {name}: {} chains and {rules} rules that lead to them", chains.len());
+            let text =
+                format!("{program} table {name}: chains ({}) and rules that lead to them ({rules})", chains.len());
             found.push(Leftover { owner, text, thing: Thing::Nft(deletions) });
         }
     }
@@ -266,7 +267,7 @@ fn in_legacy_iptables() -> Result<Vec<Leftover>, String> {
                 let chains = chains.iter().flatten();
                 let count = chains.filter(|chain| owner_of_chain(&chain.name) == Some(owner)).count();
                 if count > 0 {
-                    let text = format!("{program} table {table}: {count} chains and the rules that lead to them");
+                    let text = format!("{program} table {table}: chains ({count}) and the rules that lead to them");
                     found.push(Leftover { owner, text, thing: Thing::Legacy { family, table: table.clone(), owner } });
                 }
             }

@@ -1,10 +1,21 @@
 //! The sets of ip_set, which iptables rules look addresses up in: their names, and their end.
 
+use std::time::Duration;
+
+use tortie_nft::Reason;
+
 use crate::attributes::{Attributes, Messages};
 use crate::consts::*;
 use crate::error::{Error, reason};
 use crate::transport::Transport;
 use crate::wire::Writer;
+
+/// How often, and how far apart, a set in use is tried to be destroyed.
+const TRIES: usize = 40;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The set is in use: an error number of ip_set's own.
+const IPSET_ERR_BUSY: i32 = 4100;
 
 const SUBSYSTEM: u16 = 6;
 const CMD_DESTROY: u16 = 3;
@@ -49,11 +60,27 @@ fn set_name(attributes: Attributes<'_>) -> Option<String> {
     attributes.string(ATTR_SETNAME).map(str::to_owned)
 }
 
-/// Destroys a set of the calling thread's network namespace. One that a rule still uses stays, and that is an error.
+/// Destroys a set of the calling thread's network namespace. One that a rule still uses stays, and that is an error. The kernel lets go
+/// of a deleted rule's sets a moment later, so it is tried for a moment.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn destroy(name: &str) -> Result<(), Error> {
+    for _ in 1..TRIES {
+        match try_to_destroy(name) {
+            Err(Error::Request { reason: Reason::Os(IPSET_ERR_BUSY), .. }) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    match try_to_destroy(name) {
+        Err(Error::Request { reason: Reason::Os(IPSET_ERR_BUSY), .. }) => {
+            Err(Error::Request { what: "to destroy an IP set that a rule uses", reason: Reason::Busy })
+        }
+        result => result,
+    }
+}
+
+fn try_to_destroy(name: &str) -> Result<(), Error> {
     let mut transport = Transport::open()?;
     let mut w = Writer::default();
     w.begin_of(SUBSYSTEM, CMD_DESTROY, NLM_F_ACK, NFPROTO_UNSPEC, 1);
