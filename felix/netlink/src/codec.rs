@@ -361,3 +361,83 @@ fn several(mut rest: &[u8]) -> Option<RouteKind> {
     }
     Some(RouteKind::multipath(hops))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<RouteSpec> {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let four: IpNet = "10.1.0.0/26".parse().expect("a prefix");
+        let six: IpNet = "fd01::/122".parse().expect("a prefix");
+        let via = |gateway: &str, onlink| RouteKind::Via { gateway: ip(gateway), index: Some(7), onlink };
+        let several = |hops: &[&str]| RouteKind::multipath(hops.iter().map(|hop| (ip(hop), 7)).collect());
+        let kinds = [
+            (four, RouteKind::Device { index: 7 }),
+            (four, via("172.16.0.1", false)),
+            (four, via("172.16.0.1", true)),
+            (four, via("fd00::1", false)),
+            (four, several(&["172.16.0.1", "fd00::1", "172.16.0.2"])),
+            (four, RouteKind::Blackhole),
+            (six, RouteKind::Device { index: 7 }),
+            (six, via("fe80::1", false)),
+            (six, several(&["fd00::1", "fd00::2"])),
+            (six, RouteKind::Unreachable),
+        ];
+        kinds.into_iter().map(|(destination, kind)| RouteSpec::new(destination, kind, 80).with_metric(1024)).collect()
+    }
+
+    fn message(route: &RouteSpec) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(route, 0, 1, &mut bytes).expect("it can be written");
+        bytes.split_off(HEADER)
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        for route in samples() {
+            assert_eq!(read(&message(&route)), Some(route));
+        }
+    }
+
+    #[test]
+    fn broken_messages_are_read_as_far_as_they_go() {
+        let mut seed = 1_u32;
+        for route in samples() {
+            let whole = message(&route);
+            for length in 0..whole.len() {
+                drop(read(&whole[..length]));
+            }
+            for _ in 0..20_000 {
+                let mut bytes = whole.clone();
+                for _ in 0..3 {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let place = seed as usize % bytes.len();
+                    bytes[place] = (seed >> 16) as u8;
+                }
+                drop(read(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_have_is_refused_and_leaves_no_bytes() {
+        let six: IpNet = "fd01::/122".parse().expect("a prefix");
+        let gateway = IpAddr::from([172, 16, 0, 1]);
+        let hops: Vec<_> = (0..4000_u32).map(|number| (Ipv6Addr::from(u128::from(number)).into(), 7)).collect();
+        for kind in [
+            RouteKind::Device { index: 0 },
+            RouteKind::Via { gateway, index: Some(7), onlink: false },
+            RouteKind::Multipath(vec![(gateway, 7)]),
+            RouteKind::Multipath(vec![(Ipv6Addr::LOCALHOST.into(), 0)]),
+            RouteKind::Multipath(Vec::new()),
+            RouteKind::Multipath(hops),
+            RouteKind::Other("odd".into()),
+        ] {
+            let mut bytes = vec![1, 2, 3];
+            let error = write(&RouteSpec::new(six, kind, 80), 0, 1, &mut bytes).expect_err("refused");
+            assert!(error.to_string().contains("fd01::/122"), "{error}");
+            assert_eq!(bytes, [1, 2, 3]);
+        }
+    }
+}
