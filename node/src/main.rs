@@ -13,6 +13,7 @@ mod host_firewall;
 mod instruments;
 mod keeper;
 mod logging;
+mod memory;
 mod metrics;
 mod owner;
 mod record;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         return tortie_cni::plugin::main();
     }
     let cli::Command::Run(options) = cli::Cli::parse().command;
+    memory::share_one_arena();
     let log = logging::init(&options);
     match agent::run(&options, log) {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use crate::convert;
 use crate::health::{CORE, Part};
 use crate::instruments::{Budget, Instruments, Stopwatch};
 use crate::keeper::KeeperHandle;
+use crate::memory;
 use crate::metrics::Batch;
 use crate::record::Recorder;
 use crate::writers::{RouteJob, RuleJob, Writers};
@@ -365,6 +366,7 @@ impl Owner {
             } else {
                 self.announced_sync = true;
                 self.instruments.watchdog.is_ready(Instant::now());
+                memory::give_back();
                 let milliseconds = self.now();
                 info!(revision = self.programmed, milliseconds, "ready: the node is as the datastore wants it");
             }

@@ -13,15 +13,20 @@ use tracing::{debug, warn};
 
 use crate::convert;
 use crate::metrics::Metrics;
-use crate::owner::OwnerHandle;
+use crate::owner::{Message, OwnerHandle};
 
 /// Forwards batches of the datastore. Ends only with an error: without a watch the node would fall behind unnoticed.
 pub(crate) async fn datastore(mut batches: mpsc::Receiver<Batch>, owner: OwnerHandle) -> Result<()> {
     while let Some(batch) = batches.recv().await {
         let problems = batch.problems.iter().map(describe).collect();
         let changes = batch.changes.into_iter().map(convert::change).collect();
-        let event = Event::Datastore { changes, in_sync: batch.in_sync, revision: batch.revision };
+        let in_sync = batch.in_sync;
+        let event = Event::Datastore { changes, in_sync, revision: batch.revision };
         owner.datastore(event, problems).await;
+        // While a whole cluster is read, no more of it is under way than the owner can take in.
+        if !in_sync {
+            owner.ask(Message::Alive).await;
+        }
     }
     bail!("the watch on the datastore ended")
 }

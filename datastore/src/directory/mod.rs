@@ -40,7 +40,7 @@ const LOST_RETRY: Duration = Duration::from_millis(250);
 const FIRST_READING: Duration = Duration::from_secs(10);
 
 /// Batches that may wait for a slow receiver; behind these the kernel queues events.
-const BACKLOG: usize = 16;
+const BACKLOG: usize = 4;
 
 /// Room for some hundred events at a time.
 const EVENT_BUFFER: usize = 16 * 1024;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(2);
 
 /// How many of the objects that were there at the start are delivered at once.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: usize = 250;
 
 /// The state of one watch. It blocks on the disk, and therefore runs where that is allowed.
 pub(super) struct Watcher {
