@@ -77,7 +77,6 @@ impl Node {
                     self.commits.push(start.elapsed());
                     Event::RulesApplied(Ok(()))
                 }
-                Action::SweepStamps(_) => Event::StampsSwept(Ok(0)),
                 // There are no flows here.
                 Action::SweepStamps(_) => Event::StampsSwept(Ok(0)),
                 Action::ReadRoutes => Event::RoutesRead(Ok(Snapshot::default())),
