@@ -220,6 +220,25 @@ fn a_bad_annotation_is_a_problem_and_no_more() {
 }
 
 #[test]
+fn an_annotation_that_comes_and_goes_is_heeded() {
+    let mut compiler = Compiler::new(CompileOptions::default());
+    for document in documents() {
+        compiler.cluster_mut().upsert(&document);
+    }
+    compiler.update(&endpoints(), GENERATION);
+    let plain = compiler.table().clone();
+    let limited = annotated("a", "10.244.0.1,fd00::1", &[("qos.projectcalico.org/egressPacketRate", "10")]);
+    assert!(compiler.cluster_mut().upsert(&limited), "nothing else has changed");
+    let update = compiler.follow(GENERATION);
+    assert!(!update.tightens(compiler.table()));
+    assert!(compiler.table().chains.contains_key("limits"), "{}", compiler.table());
+    assert_eq!(plain.diff(compiler.table()), update.transaction(compiler.table()));
+    assert!(compiler.cluster_mut().upsert(&annotated("a", "10.244.0.1,fd00::1", &[])));
+    compiler.follow(GENERATION);
+    assert_eq!(*compiler.table(), plain);
+}
+
+#[test]
 fn limits_are_each_pods_own_and_gone_with_the_last() {
     let limit = [("qos.projectcalico.org/ingressMaxConnections", "5")];
     let plain = table(&documents(), &CompileOptions::default());

@@ -116,7 +116,7 @@ fn a_foreign_frame_tightens_and_no_table_does_not() {
     let current = compiled(&pods(), &web());
     assert!(!tightens(&Ruleset::default(), &current));
     let mut older = current.clone();
-    older.chains.get_mut("guard").expect("the guard").rules.pop();
+    older.chains.get_mut("egress").expect("a base chain").rules.pop();
     assert!(tightens(&older, &current));
     let mut broken = current.clone();
     broken.maps.remove("egress_class");
