@@ -19,13 +19,15 @@ pub struct Lab {
 /// One row of `lab probe` or `policy matrix`: source, destination, protocol, port.
 pub type Pair = (String, String, String, u16);
 
-/// The `tortie` binary that was built with this test.
+/// The `tortie` binary that was built with this test, or the one in `TORTIE_BIN`.
 ///
 /// # Panics
 /// When it was not built.
 pub fn tortie() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
-    let path = test.ancestors().nth(2).expect("tests are in target/PROFILE/deps").join("tortie");
+    let folder = std::env::var_os("TORTIE_BIN")
+        .map_or_else(|| test.ancestors().nth(2).expect("tests are in target/PROFILE/deps").to_owned(), PathBuf::from);
+    let path = folder.join("tortie");
     assert!(
         path.exists() && path.with_file_name("tortie-node").exists(),
         "{} or tortie-node beside it is missing: run `cargo build --workspace`",

@@ -159,7 +159,8 @@ fn populate(lab: &Lab, netns: &str) {
             "containerId": format!("cold{number}"), "netns": "/run/netns/none", "ifname": "eth0", "hostInterface": interface,
             "hostMac": "ee:ee:ee:ee:ee:ee", "mac": "", "ips": [ip]});
         std::fs::write(records.join(format!("cold{number}@eth0.json")), record.to_string()).expect("written");
-        writeln!(links, "link add {interface} type veth peer name e{number}\nlink set {interface} up").expect("text grows");
+        writeln!(links, "link add {interface} type veth peer name e{number}\nlink set {interface} up")
+            .expect("text grows");
         writeln!(links, "link set e{number} up").expect("text grows");
     }
     let script = lab.scratch("links");

@@ -115,7 +115,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
 mount -t tmpfs tmp /tmp
-export PATH=/bin:/sbin HOME=/tmp TORTIE_PEERS=/peers RUST_BACKTRACE=1
+export PATH=/bin:/sbin HOME=/tmp TORTIE_PEERS=/peers TORTIE_BIN=/bin TORTIE_OWN_MACHINE=1 RUST_BACKTRACE=1
 ip link set lo up
 echo "vm: Linux $(uname -r), up after $(cut -d' ' -f1 /proc/uptime) s"
 # A pipe is no terminal, so nothing is drawn.

@@ -81,13 +81,23 @@ impl Change {
 
     /// Starts the command, and notes what should be there from now on.
     pub(crate) fn start(&self, cluster: &mut Cluster) -> Child {
+        self.start_with_timeout(cluster, "20s")
+    }
+
+    /// The same where the command may fail, and then is not waited for as long.
+    pub(crate) fn start_in_haste(&self, cluster: &mut Cluster) -> Child {
+        self.start_with_timeout(cluster, "4s")
+    }
+
+    fn start_with_timeout(&self, cluster: &mut Cluster, timeout: &str) -> Child {
         for document in &self.gone {
             cluster.documents.remove(&key(document));
         }
         for document in &self.put {
             cluster.documents.insert(key(document), document.clone());
         }
-        if self.gone.is_empty() { cluster.start("apply", &self.put) } else { cluster.start("delete", &self.gone) }
+        let (verb, documents) = if self.gone.is_empty() { ("apply", &self.put) } else { ("delete", &self.gone) };
+        cluster.start_with_timeout(verb, documents, timeout)
     }
 }
 

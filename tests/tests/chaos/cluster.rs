@@ -114,10 +114,15 @@ impl Cluster {
 
     /// Starts `lab apply` or `lab delete` of documents.
     pub(crate) fn start(&self, verb: &str, documents: &[Value]) -> Child {
+        self.start_with_timeout(verb, documents, "20s")
+    }
+
+    /// The same, giving up after another time.
+    pub(crate) fn start_with_timeout(&self, verb: &str, documents: &[Value], timeout: &str) -> Child {
         self.lab.know(&self.agents);
         let folder = self.lab.write(verb, documents);
         Command::new(tortie())
-            .args(["lab", verb, "--lab", &self.lab.name, "--timeout", "20s", "-f"])
+            .args(["lab", verb, "--lab", &self.lab.name, "--timeout", timeout, "-f"])
             .arg(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -70,9 +70,9 @@ impl Step {
     pub(crate) fn choose(deck: &mut Deck, chance: &mut Chance, cluster: &Cluster) -> Self {
         let agent = usize::try_from(chance.below(3)).expect("an index");
         match deck.deal(chance) {
-            0 => Self::Kill { agents: vec![agent], dead: chance.below(1_500_000) },
-            1 => Self::Kill { agents: vec![agent, (agent + 1) % 3], dead: chance.below(1_500_000) },
-            2 => Self::Kill { agents: vec![0, 1, 2], dead: chance.below(1_500_000) },
+            0 => Self::Kill { agents: vec![agent], dead: chance.below(1_000_000) },
+            1 => Self::Kill { agents: vec![agent, (agent + 1) % 3], dead: chance.below(1_000_000) },
+            2 => Self::Kill { agents: vec![0, 1, 2], dead: chance.below(1_000_000) },
             3 => Self::KillStarting { agent, after: chance.below(60_000) },
             4 => {
                 let change = Change::choose(chance, cluster);
@@ -141,7 +141,7 @@ impl Step {
                 cluster.restart(agent);
             }
             Self::KillDuring { agent, change, after, dead } => {
-                let command = change.start(cluster);
+                let command = change.start_in_haste(cluster);
                 change.wait_for_wiring(cluster);
                 pause(after);
                 cluster.agents[agent].kill();
