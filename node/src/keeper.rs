@@ -142,7 +142,7 @@ impl Task {
         let before = self.wanted.replace((wanted.clone(), refresh)).map(|(wanted, _)| wanted);
         match before {
             Some(before) if needs_of_pods_only(&before, &wanted) => {
-                self.dirty.names.extend(differing(&before, &wanted))
+                self.dirty.names.extend(differing(&before, &wanted));
             }
             _ => self.dirty.all = true,
         }
