@@ -304,7 +304,12 @@ fn remove_legacy(family: Family, table: &str, owner: Owner) -> Result<(), String
     for chain in &chains {
         tool.delete_chain(table, chain).map_err(|error| error.to_string())?;
     }
-    Ok(())
+    // A listing that failed would look like one without chains.
+    let left = legacy::read(family, table).map_err(|error| error.to_string())?.unwrap_or_default();
+    match left.iter().find(|chain| owner_of_chain(&chain.name) == Some(owner)) {
+        None => Ok(()),
+        Some(chain) => Err(format!("chain {} is still there", chain.name)),
+    }
 }
 
 fn ip_sets() -> Result<Vec<Leftover>, String> {

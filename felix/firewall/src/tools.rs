@@ -33,7 +33,8 @@ impl Backend {
     pub(crate) fn tool(self, family: Family) -> Option<IPTables> {
         let plain = if family == Family::V4 { "iptables" } else { "ip6tables" };
         let cmd = [self.program(family), plain].into_iter().find(|program| writes_to(program) == Some(self))?;
-        Some(IPTables { cmd, has_check: true, has_wait: true, is_numeric: true })
+        // Not numeric: `-S`, by which it lists, is numeric anyway and refuses the flag.
+        Some(IPTables { cmd, has_check: true, has_wait: true, is_numeric: false })
     }
 }
 
