@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use net::{NODE, Namespace, Net, OUTSIDE, PATIENCE, pod4, pod6};
+use net::{NODE, Namespace, Net, OUTSIDE, PATIENCE, pod4, pod6, receive};
 use serde_json::json;
 use tortie_policy::{CompileOptions, DenyAction, EndpointToHost, MarkMask, NatExclusions, NatOutgoing, ServiceLoop};
 
@@ -105,7 +105,7 @@ fn arrives(pod: &Namespace, from: &str, honest: &str, at_end: &UdpSocket, port: 
     let mut buffer = [0; 10];
     let mut came = false;
     loop {
-        let length = at_end.recv(&mut buffer).expect("the honest packet arrives");
+        let length = receive(at_end, &mut buffer).expect("the honest packet arrives");
         match &buffer[..length] {
             b"first" => came = true,
             _ => return came,
@@ -180,7 +180,7 @@ fn the_node_is_shut_to_pods_but_not_from_it() {
 /// Whether a packet of this socket is rejected. The kernel sends only so many ICMP errors a second.
 fn is_told(client: &UdpSocket) -> bool {
     client.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    let Err(error) = client.send(b"hello").and_then(|_| client.recv(&mut [0; 10])) else { panic!("an answer") };
+    let Err(error) = client.send(b"hello").and_then(|_| receive(client, &mut [0; 10])) else { panic!("an answer") };
     !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
@@ -253,7 +253,7 @@ fn flood(from: &UdpSocket, at_end: &UdpSocket) -> (u32, u32) {
     }
     let sent = begin.elapsed();
     let mut came = 0;
-    while at_end.recv(&mut [0; 10]).is_ok() {
+    while receive(at_end, &mut [0; 10]).is_ok() {
         came += 1;
     }
     (came, sent.as_secs() as u32 + 1)
@@ -367,10 +367,10 @@ fn flows_are_judged_again_in_other_bits_of_the_mark() {
         server
             .set_read_timeout(Some(if net.listing().contains("demo/shut") { SILENCE } else { PATIENCE }))
             .expect("it");
-        let came = server.recv(&mut [0; 10]).is_ok();
+        let came = receive(&server, &mut [0; 10]).is_ok();
         if came {
             server.send_to(b"back", &back).expect("a packet can be sent");
-            client.recv(&mut [0; 10]).expect("an answer");
+            receive(&client, &mut [0; 10]).expect("an answer");
         }
         came
     };

@@ -89,7 +89,8 @@ impl Namespace {
         socket.set_read_timeout(None).expect("no timeout");
         std::thread::spawn(move || {
             let mut buffer = [0; 100];
-            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            loop {
+                let Ok((_, from)) = socket.recv_from(&mut buffer) else { continue };
                 let _ = socket.send_to(from.to_string().as_bytes(), from);
             }
         });
@@ -103,7 +104,7 @@ impl Namespace {
         let mut buffer = [0; 100];
         while Instant::now() < until {
             socket.send_to(b"who am I?", mirror).expect("a packet can be sent");
-            if let Ok(length) = socket.recv(&mut buffer) {
+            if let Ok(length) = receive(&socket, &mut buffer) {
                 return String::from_utf8_lossy(&buffer[..length]).parse().expect("an address");
             }
         }
@@ -118,12 +119,27 @@ impl Namespace {
             stream.set_read_timeout(Some(PATIENCE))?;
             let mut seen = String::new();
             let mut byte = [0];
-            while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
-                seen.push(char::from(byte[0]));
+            loop {
+                match stream.read(&mut byte) {
+                    Ok(1) if byte[0] != b'\n' => seen.push(char::from(byte[0])),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Ok(_) => break,
+                    Err(error) => return Err(error),
+                }
             }
             let seen = seen.parse().map_err(|_| std::io::Error::from(ErrorKind::ConnectionReset))?;
             Ok((stream, seen))
         })
+    }
+}
+
+/// Receives, also where a signal or a stopped process comes in between: the kernel begins no call with a timeout again.
+pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
