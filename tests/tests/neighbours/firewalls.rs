@@ -100,9 +100,7 @@ fn without_iptables() {
     let lab = lab("bare");
     let mut agents = Agent::all(&lab);
     let host = tortie_tests::host::Host::new(&agents[0].netns, "nft");
-    let by: Vec<String> = ["env", "PATH=/nonexistent"].map(str::to_owned).to_vec();
-    // `env` itself is found by its full path.
-    let by: Vec<String> = std::iter::once("/usr/bin/env".to_owned()).chain(by.into_iter().skip(1)).collect();
+    let by = ["/usr/bin/env", "PATH=/nonexistent"].map(str::to_owned);
     restart_by(&lab, &mut agents, &by);
     host.script(&format!("iptables-nft-restore <<'RULES'\n{DOCKER}RULES\nip6tables-nft -P FORWARD DROP"));
     until("pods are reachable without iptables", || open(&lab));

@@ -120,7 +120,7 @@ fn are_named_and_removed_and_nothing_else() {
     assert!(!left("var/lib/cni/networks/cbr0") && !left("run/flannel"));
     assert!(left("etc/cni/net.d/20-other.conflist") && left("var/lib/cni/networks/podman/10.88.0.2"));
     assert!(open(&lab), "the pods of ours are untouched");
-    assert_eq!(kernel::objects(&agents[0].netns).is_empty(), false, "our table is untouched");
+    assert!(!kernel::objects(&agents[0].netns).is_empty(), "our table is untouched");
     let (nothing, errors) = clean(&host, &["--host-root", &root]);
     assert_eq!(array(&nothing).len(), 0, "{nothing:#}\n{errors}");
 }
