@@ -320,3 +320,50 @@ fn without_the_dataplane_nothing_in_the_kernel_is_touched() {
     let request = world.add(&local_endpoints()[0]);
     assert!(world.answers[&request].is_err());
 }
+
+/// Pods elsewhere come in a burst, one event each: the first is written at once, all others together after it.
+#[test]
+fn a_burst_of_peers_is_gathered_behind_the_first() {
+    let mut world = ready();
+    world.add(&local_endpoints()[0]);
+    world.apply(vec![allow("p", "web", "burst")]);
+    world.writes.clear();
+    world.paused = true;
+    for number in 1..=200 {
+        let pods = vec![pod("default", &format!("peer{number}"), "burst", &[&format!("10.245.0.{number}")])];
+        world.apply(pods);
+        assert_eq!(world.held.len(), 1, "the first is under way, whatever comes after it");
+    }
+    world.release();
+    assert_eq!(world.transactions(), 2, "{:?}", world.writes);
+    let set = world.ruleset().sets.values().find(|set| set.elements.len() == 202).map(|set| set.comment.clone());
+    assert!(set.is_some(), "not all are there, beside two clients");
+}
+
+/// Pods go faster than the generation may move. What they leave is taken out at once all the same; only who asks whether it is done is
+/// told when flows have ended too.
+#[test]
+fn pods_that_go_faster_than_the_generation_moves_wait_for_nothing() {
+    let mut world = ready();
+    world.add(&local_endpoints()[0]);
+    world.apply(vec![allow("p", "web", "burst")]);
+    let name = |number| format!("peer{number}");
+    let pods = (1..=60).map(|number| pod("default", &name(number), "burst", &[&format!("10.245.0.{number}")]));
+    world.apply(pods.collect());
+    let mut last = String::new();
+    let mut owed = 0;
+    for number in 1..=60 {
+        let key = ObjectKey { kind: Kind::Pod, namespace: Some("default".into()), name: name(number) };
+        last = world.delete(key);
+        let table = world.ruleset();
+        let left = table.sets.iter().filter(|(name, _)| name.starts_with("s4_")).map(|(_, set)| set.elements.len());
+        assert_eq!(left.max(), Some(62 - number), "the address of a pod that is gone stays");
+        owed += usize::from(world.felix.programmed_revision() != last);
+    }
+    assert!(owed > 20, "the generation moved {} times in no time", 60 - owed);
+    let before = world.felix.status().generation;
+    world.advance(1_000);
+    assert_eq!(world.felix.programmed_revision(), last);
+    assert_eq!(world.felix.status().generation, before + 1, "one move ends the flows of all that went");
+    assert!(world.felix.poll().is_none());
+}
