@@ -147,7 +147,8 @@ fn cells(object: &Object, wide: bool) -> Vec<String> {
         ],
         Object::FelixConfiguration(configuration) => {
             let spec = &configuration.spec;
-            let selector = spec.node_selector.as_ref().map_or_else(|| "all()".to_owned(), |selector| selector.0.clone());
+            let selector =
+                spec.node_selector.as_ref().map_or_else(|| "all()".to_owned(), |selector| selector.0.clone());
             vec![selector, spec.fields().join(",")]
         }
     };

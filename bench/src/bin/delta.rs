@@ -141,14 +141,18 @@ fn run(sets: usize, rows: &mut Vec<Row>) -> Result<(), String> {
     })?;
     let ([raw_comes, raw_goes], [nft_comes, nft_goes]) = elsewhere;
     for (work, times) in [(&mut comes, raw_comes), (&mut goes, raw_goes)] {
-        times.into_iter().for_each(|time| work.add("raw netlink, prepared bytes", time));
+        for time in times {
+            work.add("raw netlink, prepared bytes", time);
+        }
     }
     for _ in 0..ROUNDS {
         comes.add("tortie (felix core and executor)", node.change(vec![Change::Upsert(peer.clone())])?);
         goes.add("tortie (felix core and executor)", node.change(vec![deletion(&peer)])?);
     }
     for (work, times) in [(&mut comes, nft_comes), (&mut goes, nft_goes)] {
-        times.into_iter().for_each(|time| work.add("nft -f", time));
+        for time in times {
+            work.add("nft -f", time);
+        }
     }
 
     for _ in 0..POLICY_ROUNDS {

@@ -40,6 +40,7 @@ const OURS: &str = "tortie (felix/netlink bulk)";
 
 type Outcome<T> = Result<T, String>;
 
+#[allow(clippy::needless_pass_by_value)] // So that `map_err` takes it.
 fn text<E: ToString>(error: E) -> String {
     error.to_string()
 }
