@@ -36,6 +36,9 @@ const DUMP_ATTEMPTS: usize = 20;
 /// How often an IPv6 table that comes in parts is read for two times in a row that agree.
 const AGREEMENT_ATTEMPTS: usize = 6;
 
+/// The receive buffer of every other reading of an IPv6 table, in bytes: room for any message, and no divisor of the usual parts.
+const SMALL_PART: usize = 20 << 10;
+
 /// A step towards the routes one wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteChange {
@@ -91,6 +94,8 @@ pub struct RouteFailure {
 #[derive(Debug)]
 pub struct Bulk {
     socket: Socket,
+    /// Reads in smaller parts than `socket`: see [`Bulk::read_ipv6`].
+    second: Socket,
     port: u32,
     sequence: u32,
     datagram: Vec<u8>,
@@ -99,16 +104,12 @@ pub struct Bulk {
 impl Bulk {
     /// A socket in the calling thread's namespace.
     pub fn current() -> Result<Self, Error> {
-        let what = "open a netlink socket";
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(|error| Error::socket(what, &error))?;
-        let port = socket.bind_auto().map_err(|error| Error::socket(what, &error))?.port_number();
-        tune(&socket)?;
-        let limit = TimeVal::seconds(TIMEOUT.cast_signed());
-        setsockopt(&socket, sockopt::ReceiveTimeout, &limit).map_err(|errno| Error::socket(what, &errno.into()))?;
+        let (socket, port) = open()?;
         if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
-            setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER).map_err(|errno| Error::socket(what, &errno.into()))?;
+            setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER).map_err(|errno| Error::socket(OPENING, &errno.into()))?;
         }
-        Ok(Self { socket, port, sequence: 0, datagram: Vec::new() })
+        let (second, _) = open()?;
+        Ok(Self { socket, second, port, sequence: 0, datagram: Vec::new() })
     }
 
     /// A socket in another namespace.
@@ -158,40 +159,9 @@ impl Bulk {
         let Some((start, last)) = last else { return Ok(count) };
         let batch = &changes[..count];
         self.acknowledge(start);
-        self.send(&self.datagram).map_err(|error| Error::socket(writing(batch), &error))?;
+        send(&self.socket, &self.datagram).map_err(|error| Error::socket(writing(batch), &error))?;
         self.collect(base, last, offset, batch, failures)?;
         Ok(count)
-    }
-
-    fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        let kernel = SocketAddr::new(0, 0);
-        loop {
-            match self.socket.send_to(datagram, &kernel, 0) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Reads one datagram of the kernel's.
-    fn receive(&self, buffer: &mut Vec<u8>, operation: impl Fn() -> String) -> Result<(), Error> {
-        loop {
-            buffer.clear();
-            match self.socket.recv_from(buffer, 0) {
-                // Anybody may send to a netlink socket; only the kernel is at port 0.
-                Ok((_, sender)) if sender.port_number() != 0 => {}
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Error::Timeout { operation: operation(), seconds: TIMEOUT });
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Err(Error::Overrun { operation: operation() });
-                }
-                Err(error) => return Err(Error::socket(operation(), &error)),
-            }
-        }
     }
 
     /// Sets `NLM_F_ACK` in the header that starts at `start`.
@@ -213,7 +183,7 @@ impl Bulk {
     ) -> Result<(), Error> {
         let mut buffer = Vec::with_capacity(READ_BUFFER);
         loop {
-            self.receive(&mut buffer, || writing(batch))?;
+            receive(&self.socket, &mut buffer, || writing(batch))?;
             let mut done = false;
             for message in messages(&buffer) {
                 let message = message.map_err(|reason| Error::Protocol { operation: writing(batch), reason })?;
@@ -246,36 +216,43 @@ impl Bulk {
         protocol: Option<u8>,
         mut convert: impl FnMut(RouteSpec) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        let (routes, _) = self.read_family(true, protocol)?;
+        let (routes, _) = self.read_family(true, false, protocol)?;
         let mut all: Vec<T> = routes.into_iter().filter_map(&mut convert).collect();
         all.extend(self.read_ipv6(protocol)?.into_iter().filter_map(convert));
         Ok(all)
     }
 
     /// Reads the IPv6 routes, until two readings agree. The kernel finds the place where it went on by counting routes: one that is
-    /// deleted meanwhile makes it pass over another, and it does not say so. (IPv4 goes by keys.) Where readings never agree, what is
-    /// in either of the last two is taken: who wants to know what is gone hears it from a [`Monitor`](crate::Monitor).
+    /// deleted meanwhile makes it pass over another, and it does not say so. (IPv4 goes by keys.) What is passed over stood between
+    /// two parts, so every other reading comes in parts of another size, lest two pass over the same. Where readings never agree,
+    /// what is in either of the last two is taken: who wants to know what is gone hears it from a [`Monitor`](crate::Monitor).
     fn read_ipv6(&mut self, protocol: Option<u8>) -> Result<Vec<RouteSpec>, Error> {
         let mut before = Vec::new();
-        for _ in 0..AGREEMENT_ATTEMPTS {
-            let (routes, parts) = self.read_family(false, protocol)?;
+        for attempt in 0..AGREEMENT_ATTEMPTS {
+            let (routes, parts) = self.read_family(false, attempt % 2 == 1, protocol)?;
             if parts <= 1 || before == routes {
                 return Ok(routes);
             }
             before = routes;
         }
-        before.extend(self.read_family(false, protocol)?.0);
+        before.extend(self.read_family(false, AGREEMENT_ATTEMPTS % 2 == 1, protocol)?.0);
         let mut seen = HashSet::with_capacity(before.len());
         before.retain(|route| seen.insert(route.clone()));
         Ok(before)
     }
 
-    /// Reads one family, again as long as the kernel says that it changed meanwhile. Tells in how many parts it came.
-    fn read_family(&mut self, ipv4: bool, protocol: Option<u8>) -> Result<(Vec<RouteSpec>, usize), Error> {
+    /// Reads one family, again as long as the kernel says that it changed meanwhile. Tells in how many parts it came, which may be
+    /// small ones.
+    fn read_family(
+        &mut self,
+        ipv4: bool,
+        small: bool,
+        protocol: Option<u8>,
+    ) -> Result<(Vec<RouteSpec>, usize), Error> {
         let mut routes = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             routes.clear();
-            if let Some(parts) = self.dump(ipv4, protocol, &mut routes)? {
+            if let Some(parts) = self.dump(ipv4, small, protocol, &mut routes)? {
                 return Ok((routes, parts));
             }
         }
@@ -284,15 +261,23 @@ impl Bulk {
 
     /// Reads one family once, and tells in how many parts it came. None when it has to be read again: a change came in between, or
     /// an earlier dump was not read to its end.
-    fn dump(&mut self, ipv4: bool, protocol: Option<u8>, routes: &mut Vec<RouteSpec>) -> Result<Option<usize>, Error> {
+    fn dump(
+        &mut self,
+        ipv4: bool,
+        small: bool,
+        protocol: Option<u8>,
+        routes: &mut Vec<RouteSpec>,
+    ) -> Result<Option<usize>, Error> {
+        // The kernel fills parts up to the largest buffer that the socket was ever read with.
+        let (socket, size) = if small { (&self.second, SMALL_PART) } else { (&self.socket, READ_BUFFER) };
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let request = codec::dump(ipv4, protocol.unwrap_or(0), sequence);
-        self.send(&request).map_err(|error| Error::socket(READING, &error))?;
-        let mut buffer = Vec::with_capacity(READ_BUFFER);
+        send(socket, &request).map_err(|error| Error::socket(READING, &error))?;
+        let mut buffer = Vec::with_capacity(size);
         let (mut whole, mut with_routes) = (true, 0);
         loop {
-            self.receive(&mut buffer, || READING.to_owned())?;
+            receive(socket, &mut buffer, || READING.to_owned())?;
             let before = routes.len();
             for part in parts(&buffer).filter(|part| part.sequence == sequence) {
                 whole &= part.flags & NLM_F_DUMP_INTR == 0;
@@ -308,7 +293,7 @@ impl Bulk {
                             // A table comes into being with its first route, a family with its module.
                             libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP => Ok(Some(0)),
                             libc::EBUSY => {
-                                self.drain();
+                                drain(socket, size);
                                 Ok(None)
                             }
                             code => Err(Error::kernel(READING, Errno::from_raw(code))),
@@ -320,21 +305,63 @@ impl Bulk {
             with_routes += usize::from(routes.len() > before);
         }
     }
+}
 
-    /// Reads what is left of a dump whose reader gave up half way.
-    fn drain(&self) {
-        let mut buffer = Vec::with_capacity(READ_BUFFER);
-        loop {
-            buffer.clear();
-            match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.raw_os_error().is_none() => return,
-                _ => {}
-            }
+/// A socket in the calling thread's namespace, and its port.
+fn open() -> Result<(Socket, u32), Error> {
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(|error| Error::socket(OPENING, &error))?;
+    let port = socket.bind_auto().map_err(|error| Error::socket(OPENING, &error))?.port_number();
+    tune(&socket)?;
+    let limit = TimeVal::seconds(TIMEOUT.cast_signed());
+    setsockopt(&socket, sockopt::ReceiveTimeout, &limit).map_err(|errno| Error::socket(OPENING, &errno.into()))?;
+    Ok((socket, port))
+}
+
+fn send(socket: &Socket, datagram: &[u8]) -> io::Result<()> {
+    let kernel = SocketAddr::new(0, 0);
+    loop {
+        match socket.send_to(datagram, &kernel, 0) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
 
+/// Reads one datagram of the kernel's.
+fn receive(socket: &Socket, buffer: &mut Vec<u8>, operation: impl Fn() -> String) -> Result<(), Error> {
+    loop {
+        buffer.clear();
+        match socket.recv_from(buffer, 0) {
+            // Anybody may send to a netlink socket; only the kernel is at port 0.
+            Ok((_, sender)) if sender.port_number() != 0 => {}
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::Timeout { operation: operation(), seconds: TIMEOUT });
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                return Err(Error::Overrun { operation: operation() });
+            }
+            Err(error) => return Err(Error::socket(operation(), &error)),
+        }
+    }
+}
+
+/// Reads what is left of a dump whose reader gave up half way.
+fn drain(socket: &Socket, size: usize) {
+    let mut buffer = Vec::with_capacity(size);
+    loop {
+        buffer.clear();
+        match socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.raw_os_error().is_none() => return,
+            _ => {}
+        }
+    }
+}
+
+const OPENING: &str = "open a netlink socket";
 const READING: &str = "read the main routing table";
 
 fn writing(batch: &[RouteChange]) -> String {
