@@ -73,6 +73,16 @@ where
     parse_network(&text).ok_or_else(|| serde::de::Error::custom(NOT_A_NETWORK))
 }
 
+/// [`network`], where a plain address stands for the network of itself.
+pub(crate) fn network_or_address<'de, D>(deserializer: D) -> Result<IpNet, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    let address = || text.parse::<IpAddr>().ok().map(|address| IpNet::from(address.to_canonical()));
+    parse_network(&text).or_else(address).ok_or_else(|| serde::de::Error::custom(NOT_A_NETWORK))
+}
+
 /// [`network`] for each element of a list.
 pub(crate) fn networks<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
 where

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{ObjectMeta, network, null_as_default};
+use crate::meta::{ObjectMeta, network_or_address, null_as_default};
 
 /// `projectcalico.org/v3 BGPConfiguration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +64,8 @@ pub struct BgpConfigurationSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceBlock {
-    /// The range.
-    #[serde(deserialize_with = "network")]
+    /// The range. A plain address is the range of itself, as in Calico.
+    #[serde(deserialize_with = "network_or_address")]
     pub cidr: IpNet,
 }
 
