@@ -2,13 +2,15 @@
 //!
 //! Pods are grouped by namespace and label set, because that is all a selector sees: a selector is evaluated once for a group,
 //! whatever the number of its pods. Label sets and lists of ports are interned, so that a pod costs its name, its addresses and a
-//! few numbers. Policies are kept as they were written; the compiler and the oracle each read them in their own way.
+//! few numbers. Policies are kept as they were written, those that say the same in several namespaces once; the compiler and the oracle
+//! each read them in their own way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use rustc_hash::FxHashSet;
 use tortie_api::k8s::{NetworkPolicy, NetworkPolicySpec, Pod, PolicyType, Protocol};
 use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
@@ -83,6 +85,7 @@ pub struct Cluster {
     free_pods: Vec<PodId>,
     labels: Interner<StringMap>,
     ports: Interner<Vec<PodPort>>,
+    specs: Specs,
     by_address: BTreeSet<(IpAddr, PodId)>,
     /// The names of nodes that pods run on, each once.
     node_names: BTreeSet<Arc<str>>,
@@ -215,12 +218,13 @@ impl Cluster {
             }
         }
         let namespace = policy.metadata.namespace.as_deref().unwrap_or("default");
+        let spec = self.specs.share(spec);
         let state = self.namespace_mut(namespace);
         let name = policy.metadata.name.as_str();
-        if state.policies.get(name).is_some_and(|old| **old == spec) {
+        if state.policies.get(name).is_some_and(|old| *old == spec) {
             return false;
         }
-        state.policies.insert(name.into(), Arc::new(spec));
+        state.policies.insert(name.into(), spec);
         let namespace = Arc::clone(&state.name);
         self.touched.note(|changes| {
             changes.policies.insert((namespace, name.into()));
@@ -475,6 +479,30 @@ impl Cluster {
     }
 }
 
+/// What policies say, each thing once: many namespaces have the same few policies under the same names.
+#[derive(Debug, Default)]
+struct Specs {
+    known: FxHashSet<Arc<NetworkPolicySpec>>,
+    /// How many there may be before those are looked for that no policy says any more.
+    enough: usize,
+}
+
+impl Specs {
+    /// The same, shared with whoever says it too.
+    fn share(&mut self, spec: NetworkPolicySpec) -> Arc<NetworkPolicySpec> {
+        if let Some(known) = self.known.get(&spec) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= self.enough {
+            self.known.retain(|spec| Arc::strong_count(spec) > 1);
+            self.enough = 2 * self.known.len() + 100;
+        }
+        let spec = Arc::new(spec);
+        self.known.insert(Arc::clone(&spec));
+        spec
+    }
+}
+
 /// The same in less memory: a map of one label takes as much room as one of eleven, a list of requirements what it needs.
 fn compact(spec: &NetworkPolicySpec) -> NetworkPolicySpec {
     let mut spec = spec.clone();
@@ -571,6 +599,37 @@ mod tests {
         assert!(!cluster.remove(&key(Kind::Namespace, "demo")));
         assert_eq!((cluster.labels.len(), cluster.ports.len()), (0, 0));
         assert!(cluster.namespaces.is_empty() && cluster.by_address.is_empty());
+    }
+
+    #[test]
+    fn what_many_policies_say_is_kept_once_and_while_one_says_it() {
+        let mut cluster = Cluster::default();
+        let policy = |name: &str, app: &str| NetworkPolicy {
+            metadata: ObjectMeta { name: name.to_owned(), namespace: Some(name.to_owned()), ..ObjectMeta::default() },
+            spec: NetworkPolicySpec {
+                pod_selector: LabelSelector {
+                    match_labels: [("app".to_owned(), app.to_owned())].into(),
+                    ..LabelSelector::default()
+                },
+                ..NetworkPolicySpec::default()
+            },
+        };
+        for name in ["a", "b", "c"] {
+            assert!(cluster.upsert(&Object::NetworkPolicy(policy(name, "web"))));
+            assert!(!cluster.upsert(&Object::NetworkPolicy(policy(name, "web"))), "the same again");
+        }
+        assert_eq!(cluster.specs.known.len(), 1);
+        assert!(cluster.upsert(&Object::NetworkPolicy(policy("a", "db"))));
+        let app = |cluster: &Cluster, namespace: &str| {
+            let spec = &cluster.namespace(namespace).expect("a namespace").policies[namespace];
+            spec.pod_selector.match_expressions[0].values[0].clone()
+        };
+        assert_eq!((app(&cluster, "a"), app(&cluster, "b")), ("db".to_owned(), "web".to_owned()));
+        for n in 0..1_000 {
+            assert!(cluster.upsert(&Object::NetworkPolicy(policy("a", &n.to_string()))));
+        }
+        assert!(cluster.specs.known.len() < 250, "{}", cluster.specs.known.len());
+        assert_eq!(app(&cluster, "c"), "web");
     }
 
     #[test]

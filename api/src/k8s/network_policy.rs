@@ -26,7 +26,7 @@ pub struct NetworkPolicy {
 }
 
 /// `NetworkPolicySpec`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicySpec {
     /// The pods of the policy's namespace that it governs; empty selects all.
@@ -53,7 +53,7 @@ pub enum PolicyType {
 }
 
 /// One allowed way in: any of `from`, on any of `ports`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyIngressRule {
     /// Who may; empty is everyone.
@@ -65,7 +65,7 @@ pub struct NetworkPolicyIngressRule {
 }
 
 /// One allowed way out: to any of `to`, on any of `ports`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyEgressRule {
     /// To whom; empty is everyone.
