@@ -87,11 +87,17 @@ impl Store {
         let path = self.path(&record.endpoint.container_id, &record.endpoint.ifname);
         let temporary = path.with_extension("new");
         fs::create_dir_all(&self.directory)?;
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        // The run directory is usually a tmpfs, where this costs nothing; elsewhere a crash must not leave an empty file.
-        file.sync_data()?;
-        fs::rename(&temporary, &path)
+        let write = || {
+            let mut file = fs::File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            // The run directory is usually a tmpfs, where this costs nothing; elsewhere a crash must not leave an empty file.
+            file.sync_data()?;
+            fs::rename(&temporary, &path)
+        };
+        write().inspect_err(|_| {
+            // On a full disk every attempt would leave one, and each has an id of its own.
+            let _ = fs::remove_file(&temporary);
+        })
     }
 
     /// Removes what [`Store::save`] left when its process was killed before the rename. Nobody may be saving.
