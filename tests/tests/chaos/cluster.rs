@@ -35,6 +35,8 @@ pub(crate) struct Cluster {
     pods: Vec<Place>,
     /// All documents that should be in force but those of the lab itself.
     pub(crate) documents: BTreeMap<String, Value>,
+    /// Files that a test puts into the datastore by itself, past the lab: name and content.
+    pub(crate) files: BTreeMap<String, String>,
 }
 
 /// Names a document as its file in the datastore is named.
@@ -50,7 +52,7 @@ pub(crate) fn pod(namespace: &str, name: &str, app: &str, node: &str) -> Value {
         "spec": {"nodeName": node, "containers": [{"name": "c", "image": "serve", "ports": [{"containerPort": 80}]}]}})
 }
 
-fn documents() -> Vec<Value> {
+fn documents(nodes: usize) -> Vec<Value> {
     let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"team": name}}});
     let policy = |name: &str, spec: Value| {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -71,20 +73,22 @@ fn documents() -> Vec<Value> {
         ),
     ];
     for number in 1..=3 {
+        let node = format!("node{}", (number - 1) % nodes + 1);
         for app in ["client", "server", "stranger"] {
-            documents.push(pod("chaos", &format!("{app}{number}"), app, &format!("node{number}")));
+            documents.push(pod("chaos", &format!("{app}{number}"), app, &node));
         }
     }
     documents
 }
 
 impl Cluster {
-    pub(crate) fn up() -> Self {
-        let documents = documents();
-        let lab = Lab::up("chaos", &documents, &["--nodes", "3"]);
+    /// Nine pods that stay, on so many nodes.
+    pub(crate) fn up(nodes: usize) -> Self {
+        let documents = documents(nodes);
+        let lab = Lab::up("chaos", &documents, &["--nodes", &nodes.to_string()]);
         let agents = Agent::all(&lab);
         let documents = documents.into_iter().map(|document| (key(&document), document)).collect();
-        let mut cluster = Self { lab, agents, pods: Vec::new(), documents };
+        let mut cluster = Self { lab, agents, pods: Vec::new(), documents, files: BTreeMap::new() };
         cluster.pods = cluster.places();
         cluster
     }

@@ -9,6 +9,7 @@
 
 mod change;
 mod cluster;
+mod disk;
 mod disturb;
 mod settled;
 mod strangers;
@@ -44,16 +45,22 @@ impl Chance {
     }
 }
 
-#[test]
-fn any_history_of_disturbances_ends_in_the_state_that_its_documents_ask_for() {
-    let kills = if tortie_tests::long() { 1000 } else { 50 };
+/// What decides all that is random in a test.
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("TORTIE_SEED").ok().map_or_else(
         || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| u64::from(since.subsec_nanos())),
         |text| text.parse().expect("TORTIE_SEED is a number"),
     );
     println!("TORTIE_SEED={seed}");
+    seed
+}
+
+#[test]
+fn any_history_of_disturbances_ends_in_the_state_that_its_documents_ask_for() {
+    let kills = if tortie_tests::long() { 1000 } else { 50 };
+    let seed = seed();
     let (mut chance, mut deck) = (Chance(seed), Deck::default());
-    let mut cluster = Cluster::up();
+    let mut cluster = Cluster::up(3);
     cluster.wait_until_settled("the start");
     let mut traffic = Traffic::start(&cluster);
     let began = Instant::now();

@@ -59,6 +59,11 @@ impl Cluster {
         wrong
     }
 
+    /// The rules of the first node, without what a history may leave in them.
+    pub(crate) fn rendered(&self) -> String {
+        without_marks(&self.ask(&self.agents[0], &["policy", "render"]).expect("the agent answers"))
+    }
+
     /// Asks a node's agent by the command line.
     fn ask(&self, agent: &Agent, words: &[&str]) -> Result<String, String> {
         let output = Command::new(tortie())
@@ -175,6 +180,9 @@ impl Cluster {
             })
             .collect();
         let folder = self.lab.write("fresh", &documents);
+        for (name, text) in &self.files {
+            std::fs::write(folder.join(name), text).map_err(|error| format!("{name}: {error}"))?;
+        }
         let output = Command::new(tortie())
             .args(["policy", "render", "--node", &agent.node, "--manifests"])
             .arg(folder)
