@@ -5,11 +5,11 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Fabric, Node, peer, until};
+use common::{Fabric, Node, peer, reaches, run, until};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -311,4 +311,41 @@ async fn metrics_are_served_where_the_configuration_says() {
     assert!(get(node, 9091, "/metrics").is_none());
     fabric.delete("felix");
     until("they are back", || async { get(node, 9091, "/metrics") }).await;
+}
+
+/// What is denied is counted by its reason, through new policies and restarts.
+#[tokio::test]
+async fn denied_packets_are_counted_by_reason() {
+    let mut fabric = Fabric::with_nodes(&["one"]).await;
+    for name in ["web", "client"] {
+        fabric.pod(name, &json!({ "app": name }), "one");
+    }
+    fabric.apply("policy", &[deny("closed", "web")]);
+    let (web, client) = (fabric.start_pod("web", 0), fabric.start_pod("client", 0));
+    fabric.settle().await;
+    let denied = |fabric: &Fabric, reason: &str| {
+        sample(&fabric.nodes[0], &format!("tortie_denied_packets_total{{reason=\"{reason}\"}}"))
+    };
+    assert_eq!(denied(&fabric, "spoofed_source"), Some(0.0));
+    run(&client.netns, "ip", &["addr", "add", "192.0.2.7/32", "dev", "lo"]);
+    let spoof = || {
+        let send = || UdpSocket::bind("192.0.2.7:0")?.send_to(b"spoofed", (web.ip(true), 9999));
+        client.netns.run(send).expect("entered").expect("sent");
+    };
+    spoof();
+    until("it is counted", || async { denied(&fabric, "spoofed_source").filter(|count| *count >= 1.0) }).await;
+    assert!(!reaches(&client, &web, true));
+    let by_policy = denied(&fabric, "policies").expect("a sample");
+    assert!(by_policy >= 2.0, "{by_policy}");
+    fabric.apply("policy", &[deny("closed", "client")]);
+    fabric.settle().await;
+    assert!(reaches(&client, &web, true), "the policy is another");
+    assert!(denied(&fabric, "policies") >= Some(by_policy));
+    fabric.nodes[0].kill();
+    fabric.nodes[0].start();
+    fabric.settle().await;
+    let now = denied(&fabric, "policies");
+    assert!(now >= Some(by_policy), "{by_policy} before the restart, {now:?} after it");
+    spoof();
+    until("it is counted", || async { denied(&fabric, "spoofed_source").filter(|count| *count >= 2.0) }).await;
 }

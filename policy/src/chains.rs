@@ -19,6 +19,7 @@ use tortie_nft::{
 
 use crate::class::{Access, Named};
 use crate::cluster::{Cluster, PodState};
+use crate::denied::Reason;
 use crate::followed::{Followed, Whom};
 use crate::frame::{OK_EGRESS, OK_INGRESS, REJECT};
 use crate::names::Names;
@@ -37,21 +38,21 @@ pub(crate) fn verdict(matches: Vec<Match>, verdict: Verdict) -> Rule {
 }
 
 /// Counts and drops, and says why.
-pub(crate) fn drop(matches: Vec<Match>, why: &str) -> Rule {
-    Rule {
-        matches,
-        statements: vec![Statement::Counter, Statement::Verdict(Verdict::Drop)],
-        comment: Some(comment(why)),
-    }
+pub(crate) fn drop(reason: Reason, matches: Vec<Match>, why: &str) -> Rule {
+    denied(reason, matches, Verdict::Drop, why)
 }
 
 /// Denies, by dropping or as [`REJECT`] does, and says why.
-pub(crate) fn deny(action: DenyAction, matches: Vec<Match>, why: &str) -> Rule {
-    let mut rule = drop(matches, why);
-    if action == DenyAction::Reject {
-        rule.statements = vec![Statement::Counter, Statement::Verdict(Verdict::Goto(REJECT.to_owned()))];
-    }
-    rule
+pub(crate) fn deny(action: DenyAction, reason: Reason, matches: Vec<Match>, why: &str) -> Rule {
+    let verdict = match action {
+        DenyAction::Drop => Verdict::Drop,
+        DenyAction::Reject => Verdict::Goto(REJECT.to_owned()),
+    };
+    denied(reason, matches, verdict, why)
+}
+
+fn denied(reason: Reason, matches: Vec<Match>, verdict: Verdict, why: &str) -> Rule {
+    rule(matches, reason.counted(Statement::Verdict(verdict))).commented(why)
 }
 
 /// `field @set`, or with [`Op::Ne`] its contrary.
@@ -171,7 +172,7 @@ impl Builder<'_> {
         let twin = format!("{name}_r");
         let action = self.deny;
         let with_drop = |mut rules: Vec<Rule>| {
-            rules.push(deny(action, Vec::new(), &format!("{}: no rule allows it", whose.policies)));
+            rules.push(deny(action, Reason::Policy, Vec::new(), &format!("{}: no rule allows it", whose.policies)));
             rules
         };
         let (begun, answers) = match policy {
@@ -204,7 +205,7 @@ impl Builder<'_> {
 
     /// The chain of endpoints that nothing may pass in this direction.
     pub(crate) fn closed(&mut self, policy: PolicyType, why: &str) -> String {
-        let rules = vec![deny(self.deny, Vec::new(), why)];
+        let rules = vec![deny(self.deny, Reason::Policy, Vec::new(), why)];
         let name = self.names.name(prefix(policy), &rules);
         self.chain(&name, || rules);
         name

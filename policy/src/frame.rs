@@ -40,6 +40,7 @@ use tortie_nft::{
 
 use crate::chains::{ct_state, deny, drop, in_set, rule, verdict};
 use crate::cluster::Cluster;
+use crate::denied::{Reason, counters};
 use crate::generation::{Generation, LIVE_SET, PENDING_SET};
 use crate::marks::MarkMask;
 use crate::nat::{NAT, NAT_SETS, add_nat};
@@ -105,7 +106,7 @@ pub(crate) struct Frame<'a> {
 pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }: Frame<'_>) -> Ruleset {
     let mask = options.mark_mask;
     let pods = Pods { prefix: &options.interface_prefix, mask, deny: options.deny_action };
-    let mut frame = Ruleset::default();
+    let mut frame = Ruleset { counters: counters(), ..Ruleset::default() };
     add_sets(&mut frame, generation, mask);
     for (name, comment, wanted) in [
         (EGRESS_CLASS, "which chain judges what a pod sends", true),
@@ -243,13 +244,14 @@ fn itself() -> Rule {
 }
 
 fn invalid() -> Rule {
-    drop(vec![ct_state(CtStates::INVALID)], "belongs to no flow and begins none")
+    drop(Reason::Invalid, vec![ct_state(CtStates::INVALID)], "belongs to no flow and begins none")
 }
 
 /// ICMP errors about flows without a live stamp.
 fn errors() -> [Rule; 2] {
     [ICMP, ICMPV6].map(|protocol| {
         drop(
+            Reason::IcmpError,
             vec![ct_state(CtStates::RELATED), Match::L4Proto(Op::Eq, protocol)],
             "an error about a flow that is not allowed",
         )
@@ -311,7 +313,7 @@ impl Pods<'_> {
     }
 
     fn unknown(&self) -> Rule {
-        deny(self.deny, vec![self.to(Op::Eq)], "to a pod that is not known")
+        deny(self.deny, Reason::UnknownPod, vec![self.to(Op::Eq)], "to a pod that is not known")
     }
 
     /// What a pod sends is from its own addresses, and no tunnel's. Here nothing can be rejected: kernels before 5.9 refuse such rules.
@@ -323,11 +325,12 @@ impl Pods<'_> {
         };
         let mut rules = vec![self.not_from_a_pod()];
         if !options.allow_ipip_from_workloads {
-            rules.push(drop(vec![Match::L4Proto(Op::Eq, IPIP)], "IP in IP from a pod"));
+            rules.push(drop(Reason::Tunnelled, vec![Match::L4Proto(Op::Eq, IPIP)], "IP in IP from a pod"));
         }
         if !options.allow_vxlan_from_workloads {
             let (first, last) = (options.vxlan_port, options.vxlan_port);
             rules.push(drop(
+                Reason::Tunnelled,
                 vec![Match::L4Proto(Op::Eq, UDP), Match::Port { side: Side::Destination, op: Op::Eq, first, last }],
                 "VXLAN from a pod",
             ));
@@ -355,7 +358,7 @@ impl Pods<'_> {
         if options.source_spoofing {
             rules.push(dispatch(Field::IifName, MORE_SOURCES).commented("workloadSourceSpoofing: Any"));
         }
-        rules.push(drop(Vec::new(), "not the pod's own address"));
+        rules.push(drop(Reason::Spoofed, Vec::new(), "not the pod's own address"));
         rules
     }
 
@@ -398,13 +401,13 @@ impl Pods<'_> {
         ];
         rules.extend(link_talk());
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
-            rules.push(drop(icmp6(kind), "a pod is no router"));
+            rules.push(drop(Reason::Router, icmp6(kind), "a pod is no router"));
         }
         rules.push(invalid());
         rules.extend(errors());
         rules.extend([
             dispatch(Field::IifName, EGRESS_CLASS).commented("the policies of the pod that sends"),
-            deny(self.deny, Vec::new(), "from a pod that is not known"),
+            deny(self.deny, Reason::UnknownPod, Vec::new(), "from a pod that is not known"),
         ]);
         rules
     }
@@ -422,7 +425,7 @@ impl Pods<'_> {
                         .commented("what the node began"),
                 ];
                 rules.extend(link_talk());
-                rules.push(deny(self.deny, Vec::new(), "defaultEndpointToHostAction: Drop"));
+                rules.push(deny(self.deny, Reason::EndpointToHost, Vec::new(), "defaultEndpointToHostAction: Drop"));
                 rules
             }
         }

@@ -17,6 +17,7 @@ mod cluster;
 mod compile;
 mod compiler;
 mod counts;
+mod denied;
 pub mod explain;
 mod followed;
 mod frame;

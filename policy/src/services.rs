@@ -12,6 +12,7 @@ use tortie_nft::{
 };
 
 use crate::chains::{deny, in_set, verdict};
+use crate::denied::Reason;
 use crate::options::{CompileOptions, DenyAction, ServiceLoop};
 
 /// The base chain.
@@ -52,7 +53,7 @@ pub(crate) fn add_service_loop(frame: &mut Ruleset, options: &CompileOptions) {
     let unserved = vec![
         verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept).commented("an answer to a client"),
         verdict(vec![Match::CtStatusDnat(true)], Verdict::Accept).commented("a backend's address"),
-        deny(action, Vec::new(), "serviceLoopPrevention: nobody serves this address here"),
+        deny(action, Reason::ServiceLoop, Vec::new(), "serviceLoopPrevention: nobody serves this address here"),
     ];
     let hook = Some(Hook::filter(HookPoint::Forward, 2));
     frame.chains.insert(SERVICE_LOOP.to_owned(), Chain { hook, rules });

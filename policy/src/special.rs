@@ -9,6 +9,7 @@ use tortie_nft::{CtStates, Family, Field, Match, Op, RejectWith, Rule, Statement
 
 use crate::chains::{Builder, ct_state, in_set, rule, verdict};
 use crate::compile::Endpoint;
+use crate::denied::Reason;
 use crate::frame::{LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES};
 use crate::options::CompileOptions;
 
@@ -96,14 +97,14 @@ fn limit_rules(pod: &str, limit: TrafficLimit, words: &Words) -> Vec<Rule> {
     if let Some(packets) = limit.packets {
         rules.push(Rule {
             matches: vec![Match::LimitOver { packets_per_second: packets.rate, burst: packets.burst }],
-            statements: vec![Statement::Counter, Statement::Verdict(Verdict::Drop)],
+            statements: Reason::Limit.counted(Statement::Verdict(Verdict::Drop)),
             comment: Some(comment(&format!("{pod} {} more than {} packets a second", words.verb, packets.rate))),
         });
     }
     if let Some(connections) = limit.connections {
         rules.push(Rule {
             matches: vec![Match::L4Proto(Op::Eq, TCP), ct_state(CtStates::NEW), Match::CtCountOver(connections)],
-            statements: vec![Statement::Counter, Statement::Reject(RejectWith::TcpReset)],
+            statements: Reason::Limit.counted(Statement::Reject(RejectWith::TcpReset)),
             comment: Some(comment(&format!("{connections} connections {} {pod} are open", words.beginner))),
         });
     }

@@ -88,8 +88,8 @@ fn is_ownership(line: &str) -> bool {
 
 /// A line of `nft list` without `packets N bytes N`.
 fn without_counters(line: &str) -> String {
-    match line.split_once("counter packets ") {
-        Some((head, tail)) => format!("{head}counter {}", tail.split(' ').skip(3).collect::<Vec<_>>().join(" ")),
+    match line.split_once("packets ") {
+        Some((head, tail)) => format!("{head}{}", tail.split(' ').skip(3).collect::<Vec<_>>().join(" ")),
         None => line.to_owned(),
     }
 }

@@ -1,12 +1,13 @@
 //! Every rule shape that the compiler emits, taken and listed by `nft` 1.0.6 in a network namespace of its own.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tortie_api::Object;
-use tortie_nft::Ruleset;
+use tortie_nft::{Ruleset, Statement, Verdict};
 use tortie_policy::{CompileOptions, Generation, offline::Offline};
 
 use crate::support::{cluster, endpoint, node, object, pod, policy};
@@ -99,7 +100,7 @@ fn the_listing_is_for_people() {
     assert!(text == include_str!("sample.nft"), "the listing differs from sample.nft:\n{text}");
     let listed = listed(&text);
     for part in [
-        "ct count over 100 counter packets 0 bytes 0 reject with tcp reset",
+        "ct count over 100 counter name \"over_limit\" counter packets 0 bytes 0 reject with tcp reset",
         "limit rate over 1000/second",
         "ip saddr @nat4 ip daddr != @nat_exempt4 counter packets 0 bytes 0 masquerade fully-random",
         "type nat hook postrouting priority srcnat; policy accept;",
@@ -110,7 +111,7 @@ fn the_listing_is_for_people() {
 
 /// No chain is there without a word on what it is for.
 #[test]
-fn every_chain_set_and_map_says_what_it_is_for() {
+fn everything_with_a_name_says_what_it_is_for() {
     let table = sample();
     for (name, chain) in &table.chains {
         assert!(chain.rules.iter().any(|rule| rule.comment.is_some()), "{name}: {chain:?}");
@@ -121,6 +122,24 @@ fn every_chain_set_and_map_says_what_it_is_for() {
     for (name, comment) in table.maps.iter().map(|(name, map)| (name, &map.comment)) {
         assert!(comment.is_some(), "map {name}");
     }
+    for (name, comment) in &table.counters {
+        assert!(comment.is_some(), "counter {name}");
+    }
+}
+
+/// Whatever denies is counted by its reason, and every rule by itself too.
+#[test]
+fn what_is_denied_is_counted_by_its_reason() {
+    let table = sample();
+    let rules = || table.chains.values().flat_map(|chain| &chain.rules);
+    let mut reasons = BTreeSet::new();
+    for rule in rules().filter(|rule| rule.statements.contains(&Statement::Verdict(Verdict::Drop))) {
+        let [Statement::NamedCounter(reason), Statement::Counter, _] = &rule.statements[..] else { panic!("{rule:?}") };
+        reasons.insert(reason);
+    }
+    // The sample's node is open to its pods.
+    let rest: Vec<&String> = table.counters.keys().filter(|name| !reasons.contains(name)).collect();
+    assert_eq!(rest, ["endpoint_to_host"]);
 }
 
 #[test]

@@ -294,10 +294,16 @@ impl Net {
     /// The packets that the rule with this comment has counted.
     pub(crate) fn counted(&self, comment: &str) -> u64 {
         let listing = self.listing();
-        let mut rules = listing.lines().filter(|line| line.contains(comment));
+        let mut rules = listing.lines().filter(|line| line.contains(comment) && line.contains("counter packets"));
         let (Some(rule), None) = (rules.next(), rules.next()) else { panic!("no one rule has {comment}:\n{listing}") };
         let counter = rule.split("counter packets ").nth(1).expect("a counter");
         counter.split(' ').next().and_then(|count| count.parse().ok()).expect("a count")
+    }
+
+    /// The packets that were denied for this reason since there is a table.
+    pub(crate) fn denied(&self, reason: &str) -> u64 {
+        let values = self.node.run(|| NftSocket::open().expect("a socket").counter_values().expect("counters"));
+        values[reason].0
     }
 }
 
