@@ -8,6 +8,7 @@
 //! `TORTIE_SEED=N` repeats a history, as far as the machine's own timing lets it; `TORTIE_LONG=1` kills a thousand times.
 
 mod change;
+mod churn;
 mod cluster;
 mod disk;
 mod disturb;
