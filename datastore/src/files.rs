@@ -2,7 +2,9 @@
 //! followed, no file is read without a limit.
 
 use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,15 +59,9 @@ pub(crate) fn read_up_to(limit: u64, path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What changes whenever a file's content does, as far as the file system can tell.
+/// What changes whenever a file's content does, as far as the file system can tell: a digest of where it is, how long, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
+pub(crate) struct Stamp(NonZeroU64);
 
 /// For how long a file must have been left alone before its stamp tells versions apart: the clock that stamps files ticks slowly.
 const STAMP_AGE: Duration = Duration::from_millis(100);
@@ -77,12 +73,11 @@ impl Stamp {
         let changed = Duration::new(metadata.ctime().try_into().ok()?, metadata.ctime_nsec().try_into().ok()?);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let is_settled = now.checked_sub(changed).is_some_and(|age| age > STAMP_AGE);
-        is_settled.then(|| Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        is_settled.then(|| {
+            let mut hasher = DefaultHasher::new();
+            (metadata.dev(), metadata.ino(), metadata.len()).hash(&mut hasher);
+            (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()).hash(&mut hasher);
+            Self(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MAX))
         })
     }
 }

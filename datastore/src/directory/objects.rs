@@ -1,19 +1,20 @@
 //! The objects of a directory, each as the files that claim it have it, in little memory.
 //!
 //! A cluster has many pods that are alike but for their names: a Deployment's. So what is the same of pods is kept once, as JSON, and a
-//! pod costs its name and some numbers. Policies are kept as JSON too, which is a third of their size as values. They are read again
-//! when somebody asks, which is when something about them changes.
+//! pod costs its name and some numbers. Policies, of which many namespaces have the same, are kept likewise; as JSON they are a third of
+//! their size as values. They are read again when somebody asks, which is when something about them changes.
 
-use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
-use std::path::Path;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
 use tortie_api::k8s::{NetworkPolicy, Pod};
-use tortie_api::{Kind, Object, ObjectKey};
+use tortie_api::{Kind, Object, ObjectKey, ObjectMeta};
 
-use super::view::{hash, hex};
+use super::view::hex;
 
 /// The number of an object that some file claims.
 pub(super) type ObjectId = u32;
@@ -22,11 +23,11 @@ pub(super) type ObjectId = u32;
 #[derive(Debug)]
 pub(super) struct Claim {
     /// The file, relative to the directory.
-    pub(super) file: Arc<Path>,
+    pub(super) file: Arc<PathBuf>,
     /// Which of the file's documents it is.
     pub(super) position: u32,
     /// The line it starts on.
-    pub(super) line: usize,
+    pub(super) line: u32,
     object: Packed,
 }
 
@@ -34,36 +35,36 @@ pub(super) struct Claim {
 #[derive(Debug)]
 struct Entry {
     kind: Kind,
-    namespace: Option<Arc<str>>,
+    namespace: Option<Arc<Box<str>>>,
     name: Box<str>,
-    /// The first in order of path, then of line, has it; there is one at least.
+    /// The claim that is in force: the first in order of path, then of line.
     first: Claim,
-    others: Vec<Claim>,
 }
 
 /// An object, put away.
 #[derive(Debug)]
 enum Packed {
-    Pod {
+    /// A pod or a policy.
+    Alike {
         /// What it shares with others, as JSON.
-        template: Arc<[u8]>,
-        node: Option<Arc<str>>,
+        template: Arc<Box<[u8]>>,
+        node: Option<Arc<Box<str>>>,
         version: u64,
     },
-    Policy(Box<[u8]>),
     Other(Box<Object>),
 }
 
 /// Objects by key.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
-    /// By the digest of the key, of which no two are alike.
-    ids: HashMap<[u8; 16], ObjectId>,
+    /// By key, which the entries have.
+    ids: HashTable<ObjectId>,
+    hasher: RandomState,
     entries: Vec<Option<Entry>>,
     free: Vec<ObjectId>,
-    /// Those that several files claim.
-    contested: BTreeSet<ObjectId>,
-    /// What several entries have in common: namespaces and nodes, templates of pods.
+    /// Of those that several files claim, the claims that are not in force, in order.
+    contested: BTreeMap<ObjectId, Vec<Claim>>,
+    /// What several entries have in common: namespaces and nodes, templates.
     names: Pool<str>,
     templates: Pool<[u8]>,
 }
@@ -71,7 +72,8 @@ pub(super) struct Objects {
 impl Objects {
     /// The number of an object, if it is claimed.
     pub(super) fn id(&self, key: &ObjectKey) -> Option<ObjectId> {
-        self.ids.get(&digest(key)).copied()
+        let hash = self.hasher.hash_one(parts(key));
+        self.ids.find(hash, |id| is_named(&self.entries, *id, key)).copied()
     }
 
     /// The object as the first of its claims has it.
@@ -95,98 +97,134 @@ impl Objects {
 
     /// Objects that several files claim, with their claims, the first of which is in force.
     pub(super) fn contested(&self) -> Vec<(ObjectKey, Vec<&Claim>)> {
-        let entries = self.contested.iter().filter_map(|id| self.entries.get(*id as usize)?.as_ref());
-        let mut contested: Vec<(ObjectKey, Vec<&Claim>)> =
-            entries.map(|entry| (key(entry), std::iter::once(&entry.first).chain(&entry.others).collect())).collect();
+        let contested = self.contested.iter().filter_map(|(id, others)| {
+            let entry = self.entries.get(*id as usize)?.as_ref()?;
+            Some((key(entry), std::iter::once(&entry.first).chain(others).collect()))
+        });
+        let mut contested: Vec<(ObjectKey, Vec<&Claim>)> = contested.collect();
         contested.sort_by(|(a, _), (b, _)| a.cmp(b));
         contested
     }
 
     /// Takes in a file's claim to an object. Returns the object's number.
-    pub(super) fn claim(&mut self, file: &Arc<Path>, position: usize, line: usize, object: Object) -> ObjectId {
+    pub(super) fn claim(&mut self, file: &Arc<PathBuf>, position: usize, line: usize, object: Object) -> ObjectId {
         let key = object.key();
         let object = self.pack(object);
-        let claim =
-            Claim { file: Arc::clone(file), position: u32::try_from(position).unwrap_or(u32::MAX), line, object };
-        let digest = digest(&key);
-        if let Some(&id) = self.ids.get(&digest)
-            && let Some(Some(entry)) = self.entries.get_mut(id as usize)
-        {
-            entry.others.push(claim);
-            entry.others.sort_by(order);
-            if order(&entry.others[0], &entry.first).is_lt() {
-                std::mem::swap(&mut entry.first, &mut entry.others[0]);
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let mut claim = Claim { file: Arc::clone(file), position: number(position), line: number(line), object };
+        let Self { ids, hasher, entries, .. } = self;
+        let hash = hasher.hash_one(parts(&key));
+        let hash_again = |id: &ObjectId| {
+            let entry = entries.get(*id as usize).and_then(Option::as_ref);
+            entry.map_or(0, |entry| hasher.hash_one(entry_parts(entry)))
+        };
+        match ids.entry(hash, |id| is_named(entries, *id, &key), hash_again) {
+            Slot::Occupied(slot) => {
+                let id = *slot.get();
+                if let Some(Some(entry)) = self.entries.get_mut(id as usize) {
+                    if order(&claim, &entry.first).is_lt() {
+                        std::mem::swap(&mut entry.first, &mut claim);
+                    }
+                    let others = self.contested.entry(id).or_default();
+                    others.push(claim);
+                    others.sort_by(order);
+                }
+                id
             }
-            self.contested.insert(id);
-            return id;
+            Slot::Vacant(slot) => {
+                let id = self.free.pop().unwrap_or_else(|| number(self.entries.len()));
+                slot.insert(id);
+                let namespace = key.namespace.map(|namespace| self.names.share(namespace.into()));
+                let entry = Some(Entry { kind: key.kind, namespace, name: key.name.into(), first: claim });
+                if let Some(free) = self.entries.get_mut(id as usize) {
+                    *free = entry;
+                } else {
+                    self.entries.push(entry);
+                }
+                id
+            }
         }
-        let namespace = key.namespace.as_deref().map(|namespace| self.names.share(namespace));
-        let entry = Entry { kind: key.kind, namespace, name: key.name.into(), first: claim, others: Vec::new() };
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(None);
-            ObjectId::try_from(self.entries.len() - 1).unwrap_or(ObjectId::MAX)
-        });
-        self.entries[id as usize] = Some(entry);
-        self.ids.insert(digest, id);
-        id
     }
 
     /// Takes back a file's claims to an object.
     pub(super) fn unclaim(&mut self, id: ObjectId, file: &Path) {
-        let Some(slot) = self.entries.get_mut(id as usize) else { return };
-        let Some(entry) = slot else { return };
-        entry.others.retain(|claim| *claim.file != *file);
-        if *entry.first.file == *file {
-            if entry.others.is_empty() {
-                let key = key(entry);
-                *slot = None;
-                self.ids.remove(&digest(&key));
+        let Some(Some(entry)) = self.entries.get_mut(id as usize) else { return };
+        let mut others = self.contested.remove(&id).unwrap_or_default();
+        others.retain(|claim| **claim.file != *file);
+        if **entry.first.file == *file {
+            if others.is_empty() {
+                let hash = self.hasher.hash_one(entry_parts(entry));
+                if let Ok(slot) = self.ids.find_entry(hash, |other| *other == id) {
+                    slot.remove();
+                }
+                self.entries[id as usize] = None;
                 self.free.push(id);
-                self.contested.remove(&id);
                 self.names.sweep();
                 self.templates.sweep();
                 return;
             }
-            entry.first = entry.others.remove(0);
+            entry.first = others.remove(0);
         }
-        if entry.others.is_empty() {
-            entry.others = Vec::new();
-            self.contested.remove(&id);
+        if !others.is_empty() {
+            self.contested.insert(id, others);
         }
+    }
+
+    /// Gives back the room that was made for more.
+    pub(super) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
     }
 
     fn pack(&mut self, object: Object) -> Packed {
         match object {
-            Object::Pod(pod) => self.pack_pod(pod),
-            Object::NetworkPolicy(policy) => match serde_json::to_vec(&policy) {
-                Ok(json) if serde_json::from_slice(&json).is_ok_and(|read: NetworkPolicy| read == policy) => {
-                    Packed::Policy(json.into())
-                }
-                _ => Packed::Other(Box::new(Object::NetworkPolicy(policy))),
-            },
+            Object::Pod(pod) => self.pack_pod(&pod).unwrap_or_else(|| Packed::Other(Box::new(Object::Pod(pod)))),
+            Object::NetworkPolicy(policy) => {
+                self.pack_policy(&policy).unwrap_or_else(|| Packed::Other(Box::new(Object::NetworkPolicy(policy))))
+            }
             object => Packed::Other(Box::new(object)),
         }
     }
 
-    fn pack_pod(&mut self, pod: Pod) -> Packed {
-        let version = pod.metadata.resource_version.as_deref().and_then(version_number);
-        let Some(version) = version else { return Packed::Other(Box::new(Object::Pod(pod))) };
+    fn pack_pod(&mut self, pod: &Pod) -> Option<Packed> {
         let mut template = pod.clone();
-        template.metadata.name = String::new();
-        template.metadata.namespace = None;
-        template.metadata.resource_version = None;
+        let version = take_identity(&mut template.metadata)?;
         let node = template.spec.node_name.take();
         // Nobody asks what a manifest says of them.
         template.status.pod_ips = Vec::new();
-        let Ok(json) = serde_json::to_vec(&template) else { return Packed::Other(Box::new(Object::Pod(pod))) };
-        let known = self.templates.0.get(json.as_slice()).map(Arc::clone);
-        let readable = || serde_json::from_slice(&json).is_ok_and(|read: Pod| read == template);
-        if known.is_none() && !readable() {
-            return Packed::Other(Box::new(Object::Pod(pod)));
-        }
-        let template = known.unwrap_or_else(|| self.templates.share(&json));
-        Packed::Pod { template, node: node.map(|node| self.names.share(&node)), version }
+        let json = serde_json::to_vec(&template).ok()?;
+        let template =
+            self.template(json, |json| serde_json::from_slice(json).is_ok_and(|read: Pod| read == template))?;
+        Some(Packed::Alike { template, node: node.map(|node| self.names.share(node.into())), version })
     }
+
+    fn pack_policy(&mut self, policy: &NetworkPolicy) -> Option<Packed> {
+        let mut template = policy.clone();
+        let version = take_identity(&mut template.metadata)?;
+        let json = serde_json::to_vec(&template).ok()?;
+        let readable = |json: &[u8]| serde_json::from_slice(json).is_ok_and(|read: NetworkPolicy| read == template);
+        Some(Packed::Alike { template: self.template(json, readable)?, node: None, version })
+    }
+
+    /// The template of this JSON, if it can be read as what it was written from.
+    fn template(&mut self, json: Vec<u8>, readable: impl FnOnce(&[u8]) -> bool) -> Option<Arc<Box<[u8]>>> {
+        let json = json.into_boxed_slice();
+        (self.templates.0.contains(&json) || readable(&json)).then(|| self.templates.share(json))
+    }
+}
+
+/// Takes out of an object's metadata what tells it from others that are alike, and returns the version, if it is a number.
+fn take_identity(metadata: &mut ObjectMeta) -> Option<u64> {
+    metadata.name = String::new();
+    metadata.namespace = None;
+    metadata.resource_version.take().as_deref().and_then(version_number)
+}
+
+/// Puts back what [`take_identity`] took out.
+fn restore_identity(metadata: &mut ObjectMeta, entry: &Entry, version: u64) {
+    let ObjectKey { namespace, name, .. } = key(entry);
+    metadata.name = name;
+    metadata.namespace = namespace;
+    metadata.resource_version = Some(hex(&version.to_be_bytes()));
 }
 
 fn order(a: &Claim, b: &Claim) -> std::cmp::Ordering {
@@ -194,30 +232,37 @@ fn order(a: &Claim, b: &Claim) -> std::cmp::Ordering {
 }
 
 fn key(entry: &Entry) -> ObjectKey {
-    let namespace = entry.namespace.as_deref().map(str::to_owned);
-    ObjectKey { kind: entry.kind, namespace, name: entry.name.clone().into() }
+    let (_, namespace, name) = entry_parts(entry);
+    ObjectKey { kind: entry.kind, namespace: namespace.map(str::to_owned), name: name.to_owned() }
 }
 
-fn digest(key: &ObjectKey) -> [u8; 16] {
-    let namespace = key.namespace.as_deref().unwrap_or_default();
-    // No name has a zero byte.
-    let text = [key.kind.as_str(), namespace, &key.name].join("\0");
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hash(text.as_bytes())[..16]);
-    digest
+/// What a key consists of, as it is hashed.
+fn parts(key: &ObjectKey) -> (&'static str, Option<&str>, &str) {
+    (key.kind.as_str(), key.namespace.as_deref(), &key.name)
+}
+
+fn entry_parts(entry: &Entry) -> (&'static str, Option<&str>, &str) {
+    (entry.kind.as_str(), entry.namespace.as_ref().map(|namespace| &***namespace), &entry.name)
+}
+
+/// Whether the object of that number has this key.
+fn is_named(entries: &[Option<Entry>], id: ObjectId, key: &ObjectKey) -> bool {
+    matches!(entries.get(id as usize), Some(Some(entry)) if entry_parts(entry) == parts(key))
 }
 
 fn unpack(entry: &Entry, object: &Packed) -> Option<Object> {
     match object {
-        Packed::Pod { template, node, version } => {
+        Packed::Alike { template, version, .. } if entry.kind == Kind::NetworkPolicy => {
+            let mut policy: NetworkPolicy = serde_json::from_slice(template).ok()?;
+            restore_identity(&mut policy.metadata, entry, *version);
+            Some(Object::NetworkPolicy(policy))
+        }
+        Packed::Alike { template, node, version } => {
             let mut pod: Pod = serde_json::from_slice(template).ok()?;
-            pod.metadata.name = entry.name.clone().into();
-            pod.metadata.namespace = entry.namespace.as_deref().map(str::to_owned);
-            pod.metadata.resource_version = Some(hex(&version.to_be_bytes()));
-            pod.spec.node_name = node.as_deref().map(str::to_owned);
+            restore_identity(&mut pod.metadata, entry, *version);
+            pod.spec.node_name = node.as_deref().map(ToString::to_string);
             Some(Object::Pod(pod))
         }
-        Packed::Policy(json) => serde_json::from_slice(json).ok().map(Object::NetworkPolicy),
         Packed::Other(object) => Some((**object).clone()),
     }
 }
@@ -227,9 +272,9 @@ fn version_number(version: &str) -> Option<u64> {
     u64::from_str_radix(version, 16).ok().filter(|number| hex(&number.to_be_bytes()) == version)
 }
 
-/// Values that are kept once, whoever has them.
+/// Values that are kept once, whoever has them. Those are very many, so the pointers are thin.
 #[derive(Debug)]
-struct Pool<T: ?Sized>(HashSet<Arc<T>>, usize);
+struct Pool<T: ?Sized>(HashSet<Arc<Box<T>>>, usize);
 
 impl<T: ?Sized> Default for Pool<T> {
     fn default() -> Self {
@@ -238,14 +283,11 @@ impl<T: ?Sized> Default for Pool<T> {
 }
 
 impl<T: Eq + Hash + ?Sized> Pool<T> {
-    fn share<'a>(&mut self, value: &'a T) -> Arc<T>
-    where
-        Arc<T>: From<&'a T> + Borrow<T>,
-    {
-        if let Some(there) = self.0.get(value) {
+    fn share(&mut self, value: Box<T>) -> Arc<Box<T>> {
+        if let Some(there) = self.0.get(&value) {
             return Arc::clone(there);
         }
-        let new: Arc<T> = Arc::from(value);
+        let new = Arc::new(value);
         self.0.insert(Arc::clone(&new));
         new
     }
@@ -280,9 +322,9 @@ mod tests {
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"containerPort": 80, "name": "web"}]}]}}))
     }
 
-    fn policy(name: &str) -> Object {
+    fn policy(name: &str, version: &str) -> Object {
         object(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-            "metadata": {"namespace": "a", "name": name},
+            "metadata": {"namespace": "a", "name": name, "resourceVersion": version},
             "spec": {"podSelector": {"matchExpressions": [{"key": "x", "operator": "Exists"}]}, "ingress": [
                 {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": "web"}]}]}}))
     }
@@ -290,13 +332,15 @@ mod tests {
     #[test]
     fn what_is_put_away_comes_out_as_it_was() {
         let mut objects = Objects::default();
-        let file: Arc<Path> = Path::new("a.yaml").into();
+        let file = Arc::new(PathBuf::from("a.yaml"));
         let all = [
             pod("p1", "web", "00112233aabbccdd"),
             pod("p2", "web", "ffffffffffffffff"),
             pod("p3", "db", "written by hand"),
             pod("p4", "db", "00112233AABBCCDD"),
-            policy("allow"),
+            policy("allow", "00112233aabbccdd"),
+            policy("allow-too", "00112233aabbccde"),
+            policy("handmade", "1"),
             object(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}})),
         ];
         let ids: Vec<ObjectId> =
@@ -304,7 +348,7 @@ mod tests {
         for object in &all {
             assert_eq!(objects.get(&object.key()).as_ref(), Some(object));
         }
-        assert_eq!(objects.templates.0.len(), 1, "two are alike, and two have a version of their own kind");
+        assert_eq!(objects.templates.0.len(), 2, "two of each are alike, and others have a version of their own kind");
         assert_eq!(objects.keys(Kind::Pod).len(), 4);
         for id in ids {
             objects.unclaim(id, &file);
@@ -316,7 +360,7 @@ mod tests {
     #[test]
     fn the_first_in_order_of_path_and_line_has_an_object() {
         let mut objects = Objects::default();
-        let [a, b]: [Arc<Path>; 2] = ["a.yaml", "b.yaml"].map(|file| Path::new(file).into());
+        let [a, b] = ["a.yaml", "b.yaml"].map(|file| Arc::new(PathBuf::from(file)));
         let label = |objects: &Objects| {
             let key = pod("p", "", "").key();
             objects.get(&key).map(|object| object.metadata().labels["app"].clone())

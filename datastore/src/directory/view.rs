@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ impl Publication {
 pub(super) struct View {
     root: PathBuf,
     last_good: LastGood,
-    files: BTreeMap<PathBuf, File>,
+    files: BTreeMap<Box<Path>, File>,
     /// What is wrong with directories, by directory.
     directory_problems: BTreeMap<PathBuf, Vec<Problem>>,
     objects: Objects,
@@ -62,20 +63,46 @@ pub(super) struct View {
     tells: bool,
     /// What changed and was not told yet.
     changes: Vec<Change>,
-    published: HashMap<(String, String), Vec<IpAddr>>,
+    /// The addresses of pods, each by its [`pod_name`].
+    published: HashMap<Arc<str>, Box<[IpAddr]>>,
     digest: RevisionDigest,
 }
 
-/// What is known of one file.
+/// What is known of one file. Of pods' addresses there are as many files as pods, so it is kept small.
 struct File {
-    /// Its content, if it could be read.
-    hash: Option<Hash>,
-    /// The objects that it claims.
-    claims: Box<[ObjectId]>,
-    publication: Option<(String, String)>,
-    problems: Vec<Problem>,
+    /// The digest of its path and its content, see [`RevisionDigest`].
+    digest: [u8; 16],
+    /// Whether its content could be read.
+    readable: bool,
     /// The file's stamp when it was read last, where that tells a later change.
     stamp: Option<Stamp>,
+    /// Whose addresses it says: a [`pod_name`].
+    publication: Option<Arc<str>>,
+    /// What most of those have not.
+    more: Option<Box<More>>,
+}
+
+/// What a file may have besides.
+#[derive(Default)]
+struct More {
+    /// The objects that it claims.
+    claims: Box<[ObjectId]>,
+    problems: Vec<Problem>,
+}
+
+impl File {
+    fn problems(&self) -> &[Problem] {
+        self.more.as_ref().map_or(&[], |more| &more.problems)
+    }
+
+    fn take_claims(&mut self) -> Box<[ObjectId]> {
+        self.more.as_mut().map(|more| std::mem::take(&mut more.claims)).unwrap_or_default()
+    }
+}
+
+/// A pod's namespace and name in one. Neither has a slash.
+fn pod_name(namespace: &str, name: &str) -> Arc<str> {
+    format!("{namespace}/{name}").into()
 }
 
 /// Objects as they were before a change, by key.
@@ -100,13 +127,13 @@ impl View {
     /// The files it knows, of a directory and below.
     pub(super) fn known_below(&self, directory: &Path) -> Vec<PathBuf> {
         // Paths below a directory sort together, right after it.
-        let from = self.files.range(directory.to_owned()..).map(|(path, _)| path);
-        from.take_while(|path| path.starts_with(directory)).cloned().collect()
+        let from = self.files.range::<Path, _>((Bound::Included(directory), Bound::Unbounded)).map(|(path, _)| path);
+        from.take_while(|path| path.starts_with(directory)).map(|path| path.to_path_buf()).collect()
     }
 
     /// Whether a file is known and could not be read.
     pub(super) fn is_unreadable(&self, file: &Path) -> bool {
-        self.files.get(file).is_some_and(|file| file.hash.is_none())
+        self.files.get(file).is_some_and(|file| !file.readable)
     }
 
     /// Takes note of what is wrong with one directory, or that it is gone.
@@ -126,10 +153,11 @@ impl View {
     /// Everything that is wrong now, in order of path.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let directories = self.directory_problems.values().flatten();
-        let files = self.files.values().flat_map(|file| &file.problems);
+        let files = self.files.values().flat_map(File::problems);
         let mut problems: Vec<Problem> = directories.chain(files).cloned().collect();
         for (key, claims) in self.objects.contested() {
-            let mut places = claims.iter().map(|claim| Place { file: self.root.join(&*claim.file), line: claim.line });
+            let mut places =
+                claims.iter().map(|claim| Place { file: self.root.join(&*claim.file), line: claim.line as usize });
             let Some(first) = places.next() else { continue };
             problems.extend(places.map(|place| manifests::duplicate(&key, &first, &place)));
         }
@@ -141,7 +169,7 @@ impl View {
     pub(super) fn object_problems(&self, kind: Kind) -> Vec<Problem> {
         let directory = Path::new(layout::OBJECTS).join(kind.as_str());
         let files = self.files.iter().filter(|(path, _)| path.starts_with(&directory));
-        files.flat_map(|(_, file)| &file.problems).cloned().collect()
+        files.flat_map(|(_, file)| file.problems()).cloned().collect()
     }
 
     /// Identifies the content.
@@ -155,8 +183,8 @@ impl View {
         if let Object::Pod(pod) = &mut object {
             // Only agents say which addresses a pod has, as an API server lets nobody else write a status: what a manifest says of them
             // may be stale, or somebody else's.
-            let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
-            let published = self.published.get(&name).map(Vec::as_slice).unwrap_or_default();
+            let name = pod_name(key.namespace.as_deref().unwrap_or_default(), &key.name);
+            let published = self.published.get(&name).map(|ips| &**ips).unwrap_or_default();
             pod.status.pod_ips = published.iter().map(|ip| PodIp { ip: *ip }).collect();
         }
         Some(object)
@@ -172,9 +200,11 @@ impl View {
         self.objects.keys(kind)
     }
 
-    /// From now on changes are told.
+    /// From now on changes are told: everything has been read.
     pub(super) fn tell(&mut self) {
         self.tells = true;
+        self.objects.shrink();
+        self.published.shrink_to_fit();
     }
 
     /// Whether changes are told.
@@ -238,7 +268,7 @@ impl View {
 
     fn take_content(&mut self, path: &Path, kind: FileKind, bytes: &[u8], before: &mut Before) {
         let hash = hash(bytes);
-        if self.files.get(path).is_some_and(|file| file.hash == Some(hash)) {
+        if self.files.get(path).is_some_and(|file| file.digest == RevisionDigest::part(path, Some(hash))) {
             return;
         }
         if kind == FileKind::Publication {
@@ -250,10 +280,7 @@ impl View {
         }
         self.unclaim(path, before);
         let claims = self.claim(path, contents.documents, kind, before);
-        self.set_file(
-            path,
-            File { hash: Some(hash), claims, publication: None, problems: contents.problems, stamp: None },
-        );
+        self.set_file(path, Some(hash), None, More { claims, problems: contents.problems });
         if kind == FileKind::Manifest {
             self.last_good.keep(path, hash, bytes);
         }
@@ -269,7 +296,7 @@ impl View {
         before: &mut Before,
     ) {
         let (claims, publication) = if let Some(file) = self.files.get_mut(path) {
-            (std::mem::take(&mut file.claims), file.publication.take())
+            (file.take_claims(), file.publication.take())
         } else {
             let kept = (kind == FileKind::Manifest).then(|| self.last_good.find(path)).flatten();
             let documents = kept.map(|bytes| manifests::read_objects(&self.root.join(path), &bytes).documents);
@@ -283,7 +310,7 @@ impl View {
         } else {
             say_consequence(&mut problems, !claims.is_empty());
         }
-        self.set_file(path, File { hash, claims, publication, problems, stamp: None });
+        self.set_file(path, hash, publication, More { claims, problems });
     }
 
     fn take_publication(&mut self, path: &Path, hash: Hash, bytes: &[u8], before: &mut Before) {
@@ -297,38 +324,32 @@ impl View {
             }
         };
         self.unpublish(path, before);
-        let name = (publication.namespace, publication.name);
+        let name = pod_name(&publication.namespace, &publication.name);
         self.note_pod(&name, before);
-        self.published.insert(name.clone(), publication.pod_ips);
-        self.set_file(
-            path,
-            File {
-                hash: Some(hash),
-                claims: Box::default(),
-                publication: Some(name),
-                problems: Vec::new(),
-                stamp: None,
-            },
-        );
+        self.published.insert(Arc::clone(&name), publication.pod_ips.into());
+        self.set_file(path, Some(hash), Some(name), More::default());
     }
 
     fn forget_file(&mut self, path: &Path, kind: FileKind, before: &mut Before) {
         self.unclaim(path, before);
         self.unpublish(path, before);
         if let Some(file) = self.files.remove(path) {
-            self.digest.remove(path, file.hash);
+            self.digest.remove(file.digest);
         }
         if kind == FileKind::Manifest {
             self.last_good.forget(path);
         }
     }
 
-    fn set_file(&mut self, path: &Path, file: File) {
-        let hash = file.hash;
-        if let Some(old) = self.files.insert(path.to_owned(), file) {
-            self.digest.remove(path, old.hash);
+    fn set_file(&mut self, path: &Path, hash: Option<Hash>, publication: Option<Arc<str>>, more: More) {
+        let digest = RevisionDigest::part(path, hash);
+        let has_more = !more.claims.is_empty() || !more.problems.is_empty();
+        let more = has_more.then(|| Box::new(more));
+        let file = File { digest, readable: hash.is_some(), stamp: None, publication, more };
+        if let Some(old) = self.files.insert(path.into(), file) {
+            self.digest.remove(old.digest);
         }
-        self.digest.add(path, hash);
+        self.digest.add_part(digest);
     }
 
     fn claim(
@@ -338,7 +359,7 @@ impl View {
         kind: FileKind,
         before: &mut Before,
     ) -> Box<[ObjectId]> {
-        let path: Arc<Path> = path.into();
+        let path = Arc::new(path.to_owned());
         let mut claimed = Vec::new();
         for (position, document) in documents.into_iter().enumerate() {
             let Some(mut object) = document.object else { continue };
@@ -352,7 +373,7 @@ impl View {
     }
 
     fn unclaim(&mut self, path: &Path, before: &mut Before) {
-        let claims = self.files.get_mut(path).map(|file| std::mem::take(&mut file.claims)).unwrap_or_default();
+        let claims = self.files.get_mut(path).map(File::take_claims).unwrap_or_default();
         for &id in &claims {
             if let Some(key) = self.objects.key(id) {
                 self.note(&key, before);
@@ -374,8 +395,9 @@ impl View {
         }
     }
 
-    fn note_pod(&self, (namespace, name): &(String, String), before: &mut Before) {
-        let key = ObjectKey { kind: Kind::Pod, namespace: Some(namespace.clone()), name: name.clone() };
+    fn note_pod(&self, pod: &str, before: &mut Before) {
+        let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
+        let key = ObjectKey { kind: Kind::Pod, namespace: Some(namespace.to_owned()), name: name.to_owned() };
         self.note(&key, before);
     }
 }
@@ -404,21 +426,28 @@ pub(super) struct RevisionDigest(u128);
 
 impl RevisionDigest {
     pub(super) fn add(&mut self, path: &Path, content: Option<Hash>) {
-        self.0 = self.0.wrapping_add(Self::part(path, content));
+        self.add_part(Self::part(path, content));
     }
 
-    fn remove(&mut self, path: &Path, content: Option<Hash>) {
-        self.0 = self.0.wrapping_sub(Self::part(path, content));
+    fn add_part(&mut self, part: [u8; 16]) {
+        self.0 = self.0.wrapping_add(u128::from_be_bytes(part));
     }
 
-    fn part(path: &Path, content: Option<Hash>) -> u128 {
+    fn remove(&mut self, part: [u8; 16]) {
+        self.0 = self.0.wrapping_sub(u128::from_be_bytes(part));
+    }
+
+    /// What one file adds.
+    fn part(path: &Path, content: Option<Hash>) -> [u8; 16] {
         let mut hasher = Sha256::new();
         hasher.update(path.as_os_str().as_encoded_bytes());
         hasher.update([0]);
         // A file that cannot be read counts by its name.
         hasher.update(content.unwrap_or_default());
         let hash: Hash = hasher.finalize().into();
-        hash.iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte))
+        let mut part = [0; 16];
+        part.copy_from_slice(&hash[..16]);
+        part
     }
 }
 
