@@ -384,7 +384,12 @@ impl Cluster {
 
     /// What changed since the last look; none if that is too much to tell.
     pub(crate) fn take_changes(&mut self) -> Option<Changes> {
-        self.touched.take()
+        let changes = self.touched.take();
+        if changes.is_none() {
+            // As after a whole cluster was read: the room that was made for twice as much is given back.
+            self.pods.shrink_to_fit();
+        }
+        changes
     }
 
     /// Makes the next [`Cluster::take_changes`] say that everything may have changed.
