@@ -83,17 +83,14 @@ impl Cluster {
     /// Replaces a file of the datastore at once, or takes it away.
     fn replace(&mut self, name: &str, text: Option<String>) {
         let path = self.lab.path("datastore").join(name);
-        match text {
-            Some(text) => {
-                let new = path.with_extension("new");
-                std::fs::write(&new, &text).expect("written");
-                std::fs::rename(&new, &path).expect("in place");
-                self.files.insert(name.to_owned(), text);
-            }
-            None => {
-                std::fs::remove_file(&path).expect("it was there");
-                self.files.remove(name);
-            }
+        if let Some(text) = text {
+            let new = path.with_extension("new");
+            std::fs::write(&new, &text).expect("written");
+            std::fs::rename(&new, &path).expect("in place");
+            self.files.insert(name.to_owned(), text);
+        } else {
+            std::fs::remove_file(&path).expect("it was there");
+            self.files.remove(name);
         }
     }
 }
