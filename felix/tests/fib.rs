@@ -132,7 +132,11 @@ impl Place {
     /// The routes of others, without those that come and go with time.
     fn foreign(&self) -> BTreeSet<String> {
         let routes = Bulk::in_netns(&self.netns).expect("a socket").routes(None).expect("read");
-        let foreign = routes.into_iter().filter(|route| ![ROUTE_PROTOCOL, MARK].contains(&route.protocol));
+        // The kernel's own for link-local addresses come some time after a link, so that a flush meets them in one place only.
+        let link_local = net("fe80::/64");
+        let foreign = routes
+            .into_iter()
+            .filter(|route| ![ROUTE_PROTOCOL, MARK].contains(&route.protocol) && route.destination != link_local);
         foreign.map(|route| route.to_string()).collect()
     }
 }
