@@ -106,7 +106,8 @@ impl Bulk {
     pub fn current() -> Result<Self, Error> {
         let (socket, port) = open()?;
         if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
-            setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER).map_err(|errno| Error::socket(OPENING, &errno.into()))?;
+            setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER)
+                .map_err(|errno| Error::socket(OPENING, &errno.into()))?;
         }
         let (second, _) = open()?;
         Ok(Self { socket, second, port, sequence: 0, datagram: Vec::new() })
@@ -243,12 +244,7 @@ impl Bulk {
 
     /// Reads one family, again as long as the kernel says that it changed meanwhile. Tells in how many parts it came, which may be
     /// small ones.
-    fn read_family(
-        &mut self,
-        ipv4: bool,
-        small: bool,
-        protocol: Option<u8>,
-    ) -> Result<(Vec<RouteSpec>, usize), Error> {
+    fn read_family(&mut self, ipv4: bool, small: bool, protocol: Option<u8>) -> Result<(Vec<RouteSpec>, usize), Error> {
         let mut routes = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             routes.clear();
