@@ -136,7 +136,10 @@ fn check_key(key: &[KeyType], interval: bool) -> Result<(), String> {
     if key.is_empty() || key.len() > FIELDS_MAX || size > keys::KEY_MAX {
         return Err(format!("its key must have 1 to {FIELDS_MAX} fields, and {} bytes at most", keys::KEY_MAX));
     }
-    if interval && key.len() == 1 && matches!(key[0], KeyType::IfName | KeyType::InetProto | KeyType::Mark) {
+    if interval
+        && key.len() == 1
+        && matches!(key[0], KeyType::IfName | KeyType::NfProto | KeyType::InetProto | KeyType::Mark)
+    {
         return Err(format!("intervals of {} are outside the vocabulary", key[0].name()));
     }
     Ok(())

@@ -160,6 +160,8 @@ pub enum Field {
     Ip6Saddr,
     /// `ip6 daddr`, after IPv6.
     Ip6Daddr,
+    /// `meta nfproto`, 1 byte.
+    NfProto,
     /// `meta l4proto`, 1 byte.
     L4Proto,
     /// `th sport`, 2 bytes.
@@ -179,6 +181,8 @@ pub enum KeyType {
     Ipv4Addr,
     /// `ipv6_addr`.
     Ipv6Addr,
+    /// `nf_proto`.
+    NfProto,
     /// `inet_proto`.
     InetProto,
     /// `inet_service`.
@@ -198,6 +202,8 @@ pub enum Value {
     Net(IpNet),
     /// A range of addresses, first and last, in interval sets only.
     AddrRange(IpAddr, IpAddr),
+    /// A family of addresses.
+    Family(Family),
     /// A protocol number.
     Proto(u8),
     /// A port.

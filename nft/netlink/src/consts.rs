@@ -249,6 +249,7 @@ pub(crate) const UDATA_SET_ELEM_FLAGS: u8 = 1;
 pub(crate) const UDATA_SET_ELEM_F_INTERVAL_OPEN: u32 = 1;
 
 // Data types and byte orders as nft numbers them; a concatenation's type is its fields' in steps of six bits.
+pub(crate) const TYPE_NF_PROTO: u32 = 2;
 pub(crate) const TYPE_IPADDR: u32 = 7;
 pub(crate) const TYPE_IP6ADDR: u32 = 8;
 pub(crate) const TYPE_INET_PROTOCOL: u32 = 12;

@@ -42,6 +42,7 @@
 mod attributes;
 mod conntrack;
 mod consts;
+mod ctnetlink;
 mod encode;
 mod error;
 mod filter;
@@ -52,6 +53,7 @@ mod lift;
 mod lower;
 mod monitor;
 mod readback;
+mod rebuild;
 mod socket;
 mod transport;
 mod wire;

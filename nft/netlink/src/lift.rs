@@ -276,11 +276,8 @@ impl Lift {
             Source::Meta(NFT_META_OIFNAME) => name(Side::Destination, op, bytes)?,
             Source::Meta(NFT_META_NFPROTO) => {
                 (op == Op::Eq).then_some(())?;
-                Match::NfProto(match bytes {
-                    [NFPROTO_IPV4] => Family::V4,
-                    [NFPROTO_IPV6] => Family::V6,
-                    _ => return None,
-                })
+                let [number] = bytes else { return None };
+                Match::NfProto(Family::of_number(*number)?)
             }
             Source::Meta(NFT_META_L4PROTO) => {
                 let [number] = bytes else { return None };
@@ -387,6 +384,7 @@ impl Lift {
         Some(match source {
             Source::Meta(NFT_META_IIFNAME) => Field::IifName,
             Source::Meta(NFT_META_OIFNAME) => Field::OifName,
+            Source::Meta(NFT_META_NFPROTO) => Field::NfProto,
             Source::Meta(NFT_META_L4PROTO) => Field::L4Proto,
             Source::Ct(NFT_CT_MARK) => Field::CtMarkMasked(u32::MAX),
             Source::Masked { source, mask, xor } if **source == Source::Ct(NFT_CT_MARK) && host(xor)? == 0 => {

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_nft::{Direction, Family, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
+use tortie_nft::{Direction, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
 
 use crate::consts::*;
 use crate::wire::Writer;
@@ -36,11 +36,7 @@ fn lower_match(w: &mut Writer, condition: &Match) {
         }
         Match::NfProto(family) => {
             meta(w, NFT_META_NFPROTO, NFT_REG_1);
-            let number = match family {
-                Family::V4 => NFPROTO_IPV4,
-                Family::V6 => NFPROTO_IPV6,
-            };
-            compare(w, NFT_CMP_EQ, &[number]);
+            compare(w, NFT_CMP_EQ, &[family.number()]);
         }
         Match::L4Proto(op, number) => {
             meta(w, NFT_META_L4PROTO, NFT_REG_1);
@@ -238,6 +234,7 @@ fn load_key(w: &mut Writer, key: &[Field]) {
             Field::Ip4Daddr => payload(w, NFT_PAYLOAD_NETWORK_HEADER, 16, 4, to),
             Field::Ip6Saddr => payload(w, NFT_PAYLOAD_NETWORK_HEADER, 8, 16, to),
             Field::Ip6Daddr => payload(w, NFT_PAYLOAD_NETWORK_HEADER, 24, 16, to),
+            Field::NfProto => meta(w, NFT_META_NFPROTO, to),
             Field::L4Proto => meta(w, NFT_META_L4PROTO, to),
             Field::ThSport => payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, to),
             Field::ThDport => payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, to),

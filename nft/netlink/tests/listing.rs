@@ -127,6 +127,7 @@ fn every_shape() -> Ruleset {
     set("ifs", &[KeyType::IfName], false);
     set("a4", &[KeyType::Ipv4Addr], false);
     set("n6", &[KeyType::Ipv6Addr], true);
+    set("families", &[KeyType::NfProto], false);
     set("protos", &[KeyType::InetProto], false);
     set("ports", &[KeyType::InetService], true);
     set("named4", &[KeyType::Ipv4Addr, KeyType::InetProto, KeyType::InetService], false);
@@ -173,6 +174,17 @@ fn every_shape() -> Ruleset {
             vec![(vec![Value::Proto(4)], Verdict::Drop), (vec![Value::Proto(132)], Verdict::Accept)],
         ),
     );
+    ruleset.maps.insert(
+        "by_family".into(),
+        map(
+            &[KeyType::NfProto],
+            false,
+            vec![
+                (vec![Value::Family(Family::V4)], Verdict::Goto("c".into())),
+                (vec![Value::Family(Family::V6)], Verdict::Drop),
+            ],
+        ),
+    );
     let v4 = || Match::NfProto(Family::V4);
     let v6 = || Match::NfProto(Family::V6);
     let tcp = || Match::L4Proto(Op::Eq, 6);
@@ -205,6 +217,7 @@ fn every_shape() -> Ruleset {
         conditions.push(vec![in_set(&[Field::OifName], op, "ifs")]);
         conditions.push(vec![v4(), original(), in_set(&[Field::Ip4Daddr], op, "a4")]);
         conditions.push(vec![v6(), in_set(&[Field::Ip6Daddr], op, "n6")]);
+        conditions.push(vec![in_set(&[Field::NfProto], op, "families")]);
         conditions.push(vec![in_set(&[Field::L4Proto], op, "protos")]);
         conditions.push(vec![tcp(), in_set(&[Field::ThDport], op, "ports")]);
         conditions.push(vec![tcp(), original(), in_set(&[Field::ThSport], op, "ports")]);
@@ -264,6 +277,7 @@ fn every_shape() -> Ruleset {
     statements.push((vec![tcp()], vec![Statement::Vmap { key: vec![Field::ThDport], map: "by_port".into() }]));
     statements.push((vec![v4(), tcp()], vmap(&[Field::ThSport], "by_port")));
     statements.push((vec![], vmap(&[Field::L4Proto, Field::ThDport], "boxes")));
+    statements.push((vec![], vmap(&[Field::NfProto], "by_family")));
     statements.push((vec![], vmap(&[Field::L4Proto], "by_proto")));
     ruleset.counters.insert("plain".into(), None);
     ruleset.counters.insert("told".into(), Some("what it counts".into()));

@@ -418,6 +418,7 @@ impl FieldBytes {
                 Field::Ip4Daddr => key.push(&v4(self.daddr)?),
                 Field::Ip6Saddr => key.push(&v6(self.saddr)?),
                 Field::Ip6Daddr => key.push(&v6(self.daddr)?),
+                Field::NfProto => key.push(&[if self.saddr.is_ipv4() { Family::V4 } else { Family::V6 }.number()]),
                 Field::L4Proto => key.push(&[self.l4proto]),
                 Field::ThSport => key.push(&self.sport?.to_be_bytes()),
                 Field::ThDport => key.push(&self.dport?.to_be_bytes()),

@@ -187,12 +187,13 @@ fn comment(r: &mut Random) -> Option<String> {
 }
 
 fn key(r: &mut Random) -> (Vec<KeyType>, bool) {
-    use KeyType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+    use KeyType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark, NfProto};
     let keys: &[(&[KeyType], bool)] = &[
         (&[IfName], false),
         (&[Ipv4Addr], false),
         (&[Ipv6Addr], false),
         (&[Mark], false),
+        (&[NfProto], false),
         (&[InetProto], false),
         (&[InetService], false),
         (&[IfName, Ipv4Addr], false),
@@ -263,6 +264,7 @@ fn value(r: &mut Random, kind: KeyType) -> Value {
         KeyType::IfName => Value::IfName((*r.pick(&["calia", "calib", "cali0123456789a", "eth0"])).to_owned()),
         KeyType::Ipv4Addr => Value::Addr(Ipv4Addr::new(10, 65, 0, r.below(5) as u8).into()),
         KeyType::Ipv6Addr => Value::Addr(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, r.below(5) as u16).into()),
+        KeyType::NfProto => Value::Family(*r.pick(&[Family::V4, Family::V6])),
         KeyType::InetProto => Value::Proto(*r.pick(&[1, 6, 17, 58, 132])),
         KeyType::InetService => Value::Port(*r.pick(&[53, 80, 443, 65_535])),
         KeyType::Mark => Value::Mark(*r.pick(&[0, 0x0002_0000, 0x0003_0000, u32::MAX])),
@@ -415,6 +417,7 @@ fn lookup<'a>(
             KeyType::Ipv4Addr => Field::Ip4Daddr,
             KeyType::Ipv6Addr if source => Field::Ip6Saddr,
             KeyType::Ipv6Addr => Field::Ip6Daddr,
+            KeyType::NfProto => Field::NfProto,
             KeyType::InetProto => Field::L4Proto,
             KeyType::InetService if source => Field::ThSport,
             KeyType::InetService => Field::ThDport,
