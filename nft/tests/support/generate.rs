@@ -187,13 +187,12 @@ fn comment(r: &mut Random) -> Option<String> {
 }
 
 fn key(r: &mut Random) -> (Vec<KeyType>, bool) {
-    use KeyType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark, NfProto};
+    use KeyType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
     let keys: &[(&[KeyType], bool)] = &[
         (&[IfName], false),
         (&[Ipv4Addr], false),
         (&[Ipv6Addr], false),
         (&[Mark], false),
-        (&[NfProto], false),
         (&[InetProto], false),
         (&[InetService], false),
         (&[IfName, Ipv4Addr], false),
