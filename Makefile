@@ -36,11 +36,11 @@ peers:
 
 test: setup peers
 	$(CARGO) build --locked --workspace
-	$(CARGO) test --locked --workspace $(AS_ROOT)
+	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
 test-long: setup peers
 	$(CARGO) build --locked --release --workspace
-	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace $(AS_ROOT)
+	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
 	tests/vm/run.sh 12
 	tests/vm/run.sh 13
 

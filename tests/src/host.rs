@@ -67,7 +67,7 @@ impl Host {
     /// # Panics
     /// When it cannot be done.
     pub fn new(netns: &str, backend: &str) -> Self {
-        let root = crate::peer("nft").parent().and_then(Path::parent).expect("peers have a folder").join("root");
+        let root = crate::peer("nft").parent().and_then(Path::parent).expect("peers have a folder").join("files");
         let mut holder = inside(netns, || {
             Command::new("unshare")
                 .args(["--mount", "--propagation", "slave", "bash", "-c", INSTALL, "host"])
