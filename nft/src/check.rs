@@ -5,8 +5,8 @@
 
 use crate::keys;
 use crate::model::{
-    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith,
-    Rule, Statement, Verdict, comment,
+    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, ICMP, ICMPV6, Key, KeyType, LOG_PREFIX_MAX, Match, Op,
+    RejectWith, Rule, Statement, Verdict, comment, log_prefix,
 };
 
 /// The longest name of a chain or set that `nft` 1.0.6 takes.
@@ -136,7 +136,10 @@ fn check_key(key: &[KeyType], interval: bool) -> Result<(), String> {
     if key.is_empty() || key.len() > FIELDS_MAX || size > keys::KEY_MAX {
         return Err(format!("its key must have 1 to {FIELDS_MAX} fields, and {} bytes at most", keys::KEY_MAX));
     }
-    if interval && key.len() == 1 && matches!(key[0], KeyType::IfName | KeyType::InetProto | KeyType::Mark) {
+    if interval
+        && key.len() == 1
+        && matches!(key[0], KeyType::IfName | KeyType::NfProto | KeyType::InetProto | KeyType::Mark)
+    {
         return Err(format!("intervals of {} are outside the vocabulary", key[0].name()));
     }
     Ok(())
@@ -155,8 +158,15 @@ pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Res
     for (index, statement) in rule.statements.iter().enumerate() {
         let last = index + 1 == rule.statements.len();
         match statement {
-            Statement::Counter => {}
+            Statement::Counter | Statement::NoTrack | Statement::Trace => {}
             Statement::NamedCounter(counter) => name(counter)?,
+            Statement::Log { prefix } => {
+                if prefix.is_empty() || log_prefix(prefix) != *prefix {
+                    return Err(format!(
+                        "its log prefix is empty or longer than {LOG_PREFIX_MAX} bytes, or has quotes or control characters"
+                    ));
+                }
+            }
             Statement::SetCtMark { keep, bits } => {
                 if keep & bits != 0 {
                     return Err("ct mark: a bit that is set need not be kept; clear it in `keep`".into());
@@ -229,9 +239,16 @@ impl Seen {
                 }
                 self.need_ports()?;
             }
-            Match::Icmp6Type(_) => {
-                if self.protocol != Some(58) {
-                    return Err("`icmpv6 type` needs `meta l4proto ipv6-icmp` before it".into());
+            Match::Icmp { family, op, code, .. } => {
+                let (protocol, name) = match family {
+                    Family::V4 => (ICMP, "`icmp type` needs `meta l4proto icmp`"),
+                    Family::V6 => (ICMPV6, "`icmpv6 type` needs `meta l4proto ipv6-icmp`"),
+                };
+                if self.protocol != Some(protocol) {
+                    return Err(format!("{name} before it"));
+                }
+                if *op == Op::Ne && code.is_some() {
+                    return Err("nft has no inequality of an ICMP type and code; make it two rules".into());
                 }
             }
             Match::CtState(CtStates(states)) => {

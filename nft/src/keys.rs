@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Field, Key, KeyType, Value};
+use crate::model::{Family, Field, Key, KeyType, Value};
 
 /// The longest key that the kernel takes, in bytes.
 pub const KEY_MAX: usize = 64;
@@ -53,7 +53,7 @@ impl KeyType {
         match self {
             Self::IfName | Self::Ipv6Addr => 16,
             Self::Ipv4Addr | Self::Mark => 4,
-            Self::InetProto => 1,
+            Self::NfProto | Self::InetProto => 1,
             Self::InetService => 2,
         }
     }
@@ -65,9 +65,31 @@ impl KeyType {
             Self::IfName => "ifname",
             Self::Ipv4Addr => "ipv4_addr",
             Self::Ipv6Addr => "ipv6_addr",
+            Self::NfProto => "nf_proto",
             Self::InetProto => "inet_proto",
             Self::InetService => "inet_service",
             Self::Mark => "mark",
+        }
+    }
+}
+
+impl Family {
+    /// Its number, as the kernel and the socket API have it (`AF_INET`, `AF_INET6`).
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// The family of a number.
+    #[must_use]
+    pub const fn of_number(number: u8) -> Option<Self> {
+        match number {
+            2 => Some(Self::V4),
+            10 => Some(Self::V6),
+            _ => None,
         }
     }
 }
@@ -80,6 +102,7 @@ impl Field {
             Self::IifName | Self::OifName => KeyType::IfName,
             Self::Ip4Saddr | Self::Ip4Daddr => KeyType::Ipv4Addr,
             Self::Ip6Saddr | Self::Ip6Daddr => KeyType::Ipv6Addr,
+            Self::NfProto => KeyType::NfProto,
             Self::L4Proto => KeyType::InetProto,
             Self::ThSport | Self::ThDport => KeyType::InetService,
             Self::CtMarkMasked(_) => KeyType::Mark,
@@ -125,6 +148,9 @@ pub fn encode(types: &[KeyType], interval: bool, key: &Key) -> Result<(Bytes, By
                     return Err(format!("{low}-{high} is not a range in canonical form"));
                 }
                 push_addr(*kind, &mut first, *low)? && push_addr(*kind, &mut last, *high)?
+            }
+            (KeyType::NfProto, Value::Family(family)) => {
+                first.push(&[family.number()]) && last.push(&[family.number()])
             }
             (KeyType::InetProto, Value::Proto(proto)) => first.push(&[*proto]) && last.push(&[*proto]),
             (KeyType::InetService, Value::Port(port)) => {

@@ -13,24 +13,44 @@ use serde::{Deserialize, Serialize};
 /// The name of our table, in family `inet`.
 pub const TABLE: &str = "tortie";
 
+/// The IP protocol of IPv4's control messages.
+pub const ICMP: u8 = 1;
+
+/// The IP protocol of IPv6's control messages.
+pub const ICMPV6: u8 = 58;
+
 /// The longest comment in bytes that `nft` 1.0.6 takes.
 pub const COMMENT_MAX: usize = 127;
 
 /// Text made fit for a comment: what `nft` cannot quote is replaced, what is longer than [`COMMENT_MAX`] cut at a character.
 #[must_use]
 pub fn comment(text: &str) -> String {
-    let mut fit = String::with_capacity(text.len().min(COMMENT_MAX));
+    fit(text, COMMENT_MAX)
+}
+
+fn fit(text: &str, max: usize) -> String {
+    let mut fit = String::with_capacity(text.len().min(max));
     for c in text.chars().map(|c| match c {
         '"' => '\'',
         c if c.is_control() => ' ',
         c => c,
     }) {
-        if fit.len() + c.len_utf8() > COMMENT_MAX {
+        if fit.len() + c.len_utf8() > max {
             break;
         }
         fit.push(c);
     }
     fit
+}
+
+/// The longest prefix of a line of the log in bytes.
+pub const LOG_PREFIX_MAX: usize = 127;
+
+/// Text made fit for [`Statement::Log`]: what `nft` cannot quote is replaced, what is too long cut at a character. nft reads a `\\` as it
+/// stands, so it may stay.
+#[must_use]
+pub fn log_prefix(text: &str) -> String {
+    fit(text, LOG_PREFIX_MAX)
 }
 
 /// The content of the table: everything by name, ordered, so that equal rulesets are equal values and equal text.
@@ -160,6 +180,8 @@ pub enum Field {
     Ip6Saddr,
     /// `ip6 daddr`, after IPv6.
     Ip6Daddr,
+    /// `meta nfproto`, 1 byte.
+    NfProto,
     /// `meta l4proto`, 1 byte.
     L4Proto,
     /// `th sport`, 2 bytes.
@@ -179,6 +201,8 @@ pub enum KeyType {
     Ipv4Addr,
     /// `ipv6_addr`.
     Ipv6Addr,
+    /// `nf_proto`.
+    NfProto,
     /// `inet_proto`.
     InetProto,
     /// `inet_service`.
@@ -198,6 +222,8 @@ pub enum Value {
     Net(IpNet),
     /// A range of addresses, first and last, in interval sets only.
     AddrRange(IpAddr, IpAddr),
+    /// A family of addresses.
+    Family(Family),
     /// A protocol number.
     Proto(u8),
     /// A port.
@@ -350,8 +376,18 @@ pub enum Match {
         /// Last port.
         last: u16,
     },
-    /// `icmpv6 type 135`, after `meta l4proto ipv6-icmp`.
-    Icmp6Type(u8),
+    /// `icmp type echo-request`, `icmpv6 type destination-unreachable icmpv6 code port-unreachable`; the rule must have matched the
+    /// family's protocol before, [`ICMP`] or [`ICMPV6`].
+    Icmp {
+        /// IPv4's messages or IPv6's.
+        family: Family,
+        /// `==` or `!=`; the latter of a type alone.
+        op: Op,
+        /// Type of the message.
+        kind: u8,
+        /// Its code; `None` for any.
+        code: Option<u8>,
+    },
     /// `ct state established,related`.
     CtState(CtStates),
     /// `ct direction original`.
@@ -417,6 +453,15 @@ pub enum Statement {
     },
     /// `reject with ...`: drops the packet and tells its sender.
     Reject(RejectWith),
+    /// `log prefix "calico-packet: " level info`: a line in the kernel's log, and on to the next statement.
+    Log {
+        /// What the line begins with; made fit by [`log_prefix`].
+        prefix: String,
+    },
+    /// `notrack`: conntrack leaves the packet alone, where it has not seen it yet: at prerouting and output before priority -200.
+    NoTrack,
+    /// `meta nftrace set 1`: from here on the kernel tells whoever listens which rules the packet meets.
+    Trace,
     /// Something outside this vocabulary, described for people. Only a read-back has it, and no wanted rule equals it.
     Foreign(String),
 }

@@ -4,6 +4,8 @@
 //! reading it puts the implied condition right before the one that implies it, so here the condition is left out exactly when that
 //! is where it stands; else it is written, and loading the text gives the same rule.
 
+mod icmp;
+
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::net::IpAddr;
 
@@ -151,6 +153,8 @@ impl Display for Value {
             Self::Addr(addr) => write!(f, "{addr}"),
             Self::Net(net) => write!(f, "{net}"),
             Self::AddrRange(first, last) => write!(f, "{first}-{last}"),
+            Self::Family(Family::V4) => f.write_str("ipv4"),
+            Self::Family(Family::V6) => f.write_str("ipv6"),
             Self::Proto(number) => write!(f, "{}", Protocol(*number)),
             Self::Port(port) => write!(f, "{port}"),
             Self::PortRange(first, last) => write!(f, "{first}-{last}"),
@@ -197,30 +201,6 @@ fn transport(protocol: Option<u8>) -> &'static str {
         Some(136) => "udplite",
         _ => "th",
     }
-}
-
-fn icmp6_type(number: u8) -> Option<&'static str> {
-    Some(match number {
-        1 => "destination-unreachable",
-        2 => "packet-too-big",
-        3 => "time-exceeded",
-        4 => "parameter-problem",
-        128 => "echo-request",
-        129 => "echo-reply",
-        130 => "mld-listener-query",
-        131 => "mld-listener-report",
-        132 => "mld-listener-done",
-        133 => "nd-router-solicit",
-        134 => "nd-router-advert",
-        135 => "nd-neighbor-solicit",
-        136 => "nd-neighbor-advert",
-        137 => "nd-redirect",
-        138 => "router-renumbering",
-        141 => "ind-neighbor-solicit",
-        142 => "ind-neighbor-advert",
-        143 => "mld2-listener-report",
-        _ => return None,
-    })
 }
 
 impl Display for Rule {
@@ -327,10 +307,7 @@ fn match_text(condition: &Match, protocol: Option<u8>) -> String {
             }
             text
         }
-        Match::Icmp6Type(number) => match icmp6_type(*number) {
-            Some(name) => format!("icmpv6 type {name}"),
-            None => format!("icmpv6 type {number}"),
-        },
+        Match::Icmp { family, op, kind, code } => icmp::text(*family, *op, *kind, *code),
         Match::CtState(states) => format!("ct state {}", ct_states(*states)),
         Match::CtDirection(Direction::Original) => "ct direction original".into(),
         Match::CtDirection(Direction::Reply) => "ct direction reply".into(),
@@ -389,6 +366,7 @@ fn fields(key: &[Field], protocol: Option<u8>) -> String {
             Field::Ip4Daddr => "ip daddr".to_owned(),
             Field::Ip6Saddr => "ip6 saddr".to_owned(),
             Field::Ip6Daddr => "ip6 daddr".to_owned(),
+            Field::NfProto => "meta nfproto".to_owned(),
             Field::L4Proto => "meta l4proto".to_owned(),
             Field::ThSport => format!("{transport} sport"),
             Field::ThDport => format!("{transport} dport"),
@@ -427,6 +405,9 @@ fn statement_text(statement: &Statement, protocol: Option<u8>) -> String {
         }
         Statement::Reject(RejectWith::TcpReset) => "reject with tcp reset".into(),
         Statement::Reject(RejectWith::AdminProhibited) => "reject with icmpx admin-prohibited".into(),
+        Statement::Log { prefix } => format!("log prefix \"{prefix}\" level info"),
+        Statement::NoTrack => "notrack".into(),
+        Statement::Trace => "meta nftrace set 1".into(),
         Statement::Foreign(what) => format!("# not ours: {what}"),
     }
 }

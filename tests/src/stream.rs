@@ -1,4 +1,4 @@
-//! Numbered UDP packets between two sockets in network namespaces, both ways, 50 a second, and what arrived when.
+//! Numbered UDP packets between two sockets in network namespaces, both ways, 50 a second or more, and what arrived when.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,9 +10,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::sockopt::RcvBufForce;
 
-/// Time between two packets of one direction.
+/// Time between two packets of one direction, where nothing else is said.
 pub const GAP: Duration = Duration::from_millis(20);
+
+/// Room for what arrives while the receiver waits for a busy machine: some seconds of the fastest stream.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Runs `work` on a thread of its own inside a network namespace, given by name or path.
 ///
@@ -82,7 +86,7 @@ impl Stream {
     /// # Panics
     /// When the sockets cannot be made.
     pub fn start(client: (&str, IpAddr), server: (&str, IpAddr, u16)) -> Self {
-        Self::start_ways(client, server, true)
+        Self::start_every(GAP, client, server, true)
     }
 
     /// The same with a server that never speaks.
@@ -90,12 +94,17 @@ impl Stream {
     /// # Panics
     /// When the sockets cannot be made.
     pub fn start_one_way(client: (&str, IpAddr), server: (&str, IpAddr, u16)) -> Self {
-        Self::start_ways(client, server, false)
+        Self::start_every(GAP, client, server, false)
     }
 
-    fn start_ways(client: (&str, IpAddr), server: (&str, IpAddr, u16), both: bool) -> Self {
+    /// Starts a stream with this time between two packets of one direction. The server speaks only if it is to speak at all.
+    ///
+    /// # Panics
+    /// When the sockets cannot be made.
+    pub fn start_every(gap: Duration, client: (&str, IpAddr), server: (&str, IpAddr, u16), both: bool) -> Self {
         let socket = |netns: &str, address: SocketAddr| {
             let socket = inside(netns, || UdpSocket::bind(address)).expect("an address of the pod");
+            nix::sys::socket::setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).expect("room for packets");
             socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
             socket
         };
@@ -106,12 +115,12 @@ impl Stream {
         let stop = Arc::new(AtomicBool::new(false));
         let (forth, back) = (Arc::default(), Arc::default());
         let mut threads = vec![
-            sender(here.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop), None),
+            sender(here.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop), gap, None),
             receiver(there.try_clone().expect("a handle"), Arc::clone(&forth), Arc::clone(&stop)),
             receiver(here, Arc::clone(&back), Arc::clone(&stop)),
         ];
         if both {
-            threads.push(sender(there, Arc::clone(&back), Arc::clone(&stop), Some(Arc::clone(&forth))));
+            threads.push(sender(there, Arc::clone(&back), Arc::clone(&stop), gap, Some(Arc::clone(&forth))));
         }
         Self { stop, threads, forth, back }
     }
@@ -132,12 +141,13 @@ fn sender(
     socket: UdpSocket,
     log: Arc<Mutex<Log>>,
     stop: Arc<AtomicBool>,
+    gap: Duration,
     after: Option<Arc<Mutex<Log>>>,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let spoken_to = || after.as_ref().is_none_or(|log| !log.lock().expect("the log").arrived.is_empty());
         while !stop.load(Ordering::Relaxed) && !spoken_to() {
-            std::thread::sleep(GAP / 4);
+            std::thread::sleep(gap / 4);
         }
         for number in 0_u64.. {
             if stop.load(Ordering::Relaxed) {
@@ -146,7 +156,7 @@ fn sender(
             // A refusal (ICMP) of an earlier packet surfaces here; the stream goes on.
             log.lock().expect("the log").sent.insert(number, Instant::now());
             let _ = socket.send(&number.to_be_bytes());
-            std::thread::sleep(GAP);
+            std::thread::sleep(gap);
         }
     })
 }

@@ -141,8 +141,10 @@ pub(crate) const NFT_REG32_15: u32 = 23;
 
 pub(crate) const NFTA_META_DREG: u16 = 1;
 pub(crate) const NFTA_META_KEY: u16 = 2;
+pub(crate) const NFTA_META_SREG: u16 = 3;
 pub(crate) const NFT_META_IIFNAME: u32 = 6;
 pub(crate) const NFT_META_OIFNAME: u32 = 7;
+pub(crate) const NFT_META_NFTRACE: u32 = 12;
 pub(crate) const NFT_META_NFPROTO: u32 = 15;
 pub(crate) const NFT_META_L4PROTO: u32 = 16;
 
@@ -216,6 +218,12 @@ pub(crate) const NFT_CONNLIMIT_F_INV: u32 = 1;
 pub(crate) const NFTA_OBJREF_IMM_TYPE: u16 = 1;
 pub(crate) const NFTA_OBJREF_IMM_NAME: u16 = 2;
 
+pub(crate) const NFTA_LOG_PREFIX: u16 = 2;
+pub(crate) const NFTA_LOG_LEVEL: u16 = 5;
+pub(crate) const NFTA_LOG_FLAGS: u16 = 6;
+/// `LOG_INFO` of `syslog.h`.
+pub(crate) const LOG_INFO: u32 = 6;
+
 pub(crate) const NFTA_MASQ_FLAGS: u16 = 1;
 pub(crate) const NFTA_MASQ_REG_PROTO_MIN: u16 = 2;
 pub(crate) const NFTA_MASQ_REG_PROTO_MAX: u16 = 3;
@@ -249,6 +257,7 @@ pub(crate) const UDATA_SET_ELEM_FLAGS: u8 = 1;
 pub(crate) const UDATA_SET_ELEM_F_INTERVAL_OPEN: u32 = 1;
 
 // Data types and byte orders as nft numbers them; a concatenation's type is its fields' in steps of six bits.
+pub(crate) const TYPE_NF_PROTO: u32 = 2;
 pub(crate) const TYPE_IPADDR: u32 = 7;
 pub(crate) const TYPE_IP6ADDR: u32 = 8;
 pub(crate) const TYPE_INET_PROTOCOL: u32 = 12;

@@ -414,6 +414,7 @@ pub(crate) fn type_number(kind: KeyType) -> u32 {
         KeyType::IfName => TYPE_IFNAME,
         KeyType::Ipv4Addr => TYPE_IPADDR,
         KeyType::Ipv6Addr => TYPE_IP6ADDR,
+        KeyType::NfProto => TYPE_NF_PROTO,
         KeyType::InetProto => TYPE_INET_PROTOCOL,
         KeyType::InetService => TYPE_INET_SERVICE,
         KeyType::Mark => TYPE_MARK,

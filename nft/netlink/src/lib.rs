@@ -52,6 +52,7 @@ mod lift;
 mod lower;
 mod monitor;
 mod readback;
+mod rebuild;
 mod socket;
 mod transport;
 mod wire;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::keys::IFNAMSIZ;
-use tortie_nft::{CtStates, Direction, Family, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict};
+use tortie_nft::{CtStates, Direction, Family, Field, ICMP, ICMPV6, Match, Op, RejectWith, Rule, Side, Statement, Verdict};
 
 use crate::attributes::Attributes;
 use crate::consts::*;
@@ -74,10 +74,7 @@ impl Lift {
     /// Takes in one expression; `None` if it is outside the vocabulary.
     fn expression(&mut self, name: &str, data: Attributes<'_>) -> Option<()> {
         match name {
-            "meta" => {
-                let source = Source::Meta(data.number(NFTA_META_KEY)?);
-                self.load(data.number(NFTA_META_DREG)?, source)
-            }
+            "meta" => self.meta(data),
             "payload" => {
                 let source = Source::Payload {
                     base: data.number(NFTA_PAYLOAD_BASE)?,
@@ -115,6 +112,16 @@ impl Lift {
                 self.condition(Match::CtCountOver(data.number(NFTA_CONNLIMIT_COUNT)?))
             }
             "masq" => self.masquerade(data),
+            "notrack" => self.statement(Statement::NoTrack),
+            "log" => {
+                // A log group or flags would be others.
+                let known = |kind| matches!(kind, NFTA_LOG_PREFIX | NFTA_LOG_LEVEL | NFTA_LOG_FLAGS);
+                let ours = data.into_iter().all(|attribute| known(attribute.kind))
+                    && data.number(NFTA_LOG_LEVEL)? == LOG_INFO
+                    && data.number(NFTA_LOG_FLAGS).unwrap_or(0) == 0;
+                ours.then_some(())?;
+                self.statement(Statement::Log { prefix: data.string(NFTA_LOG_PREFIX)?.to_owned() })
+            }
             "nat" => self.source_nat(data),
             "reject" => {
                 let code = data.get(NFTA_REJECT_ICMP_CODE).map(|code| code.payload);
@@ -139,6 +146,15 @@ impl Lift {
     fn take(&mut self, register: u32) -> Option<Source> {
         let source = self.registers.remove(&offset(register)?)?;
         self.registers.is_empty().then_some(source)
+    }
+
+    fn meta(&mut self, data: Attributes<'_>) -> Option<()> {
+        let key = data.number(NFTA_META_KEY)?;
+        let Some(register) = data.number(NFTA_META_SREG) else {
+            return self.load(data.number(NFTA_META_DREG)?, Source::Meta(key));
+        };
+        (key == NFT_META_NFTRACE && self.constant(register)? == [1]).then_some(())?;
+        self.statement(Statement::Trace)
     }
 
     fn ct(&mut self, data: Attributes<'_>) -> Option<()> {
@@ -276,11 +292,8 @@ impl Lift {
             Source::Meta(NFT_META_OIFNAME) => name(Side::Destination, op, bytes)?,
             Source::Meta(NFT_META_NFPROTO) => {
                 (op == Op::Eq).then_some(())?;
-                Match::NfProto(match bytes {
-                    [NFPROTO_IPV4] => Family::V4,
-                    [NFPROTO_IPV6] => Family::V6,
-                    _ => return None,
-                })
+                let [number] = bytes else { return None };
+                Match::NfProto(Family::of_number(*number)?)
             }
             Source::Meta(NFT_META_L4PROTO) => {
                 let [number] = bytes else { return None };
@@ -292,10 +305,19 @@ impl Lift {
                 let net = net(v4, bytes, u8::try_from(bytes.len()).ok()?.checked_mul(8)?)?;
                 Match::Addr { side, op, net }
             }
-            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length: 1 } => {
-                let [number] = bytes else { return None };
-                (op == Op::Eq && self.protocol == Some(58)).then_some(())?;
-                Match::Icmp6Type(*number)
+            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length }
+                if *length == 1 || matches!(self.protocol, Some(ICMP | ICMPV6)) =>
+            {
+                let family = match self.protocol? {
+                    ICMP => Family::V4,
+                    ICMPV6 => Family::V6,
+                    _ => return None,
+                };
+                match (length, bytes) {
+                    (1, [kind]) => Match::Icmp { family, op, kind: *kind, code: None },
+                    (2, [kind, code]) if op == Op::Eq => Match::Icmp { family, op, kind: *kind, code: Some(*code) },
+                    _ => return None,
+                }
             }
             Source::Payload { .. } => {
                 let port = port(bytes)?;
@@ -387,6 +409,7 @@ impl Lift {
         Some(match source {
             Source::Meta(NFT_META_IIFNAME) => Field::IifName,
             Source::Meta(NFT_META_OIFNAME) => Field::OifName,
+            Source::Meta(NFT_META_NFPROTO) => Field::NfProto,
             Source::Meta(NFT_META_L4PROTO) => Field::L4Proto,
             Source::Ct(NFT_CT_MARK) => Field::CtMarkMasked(u32::MAX),
             Source::Masked { source, mask, xor } if **source == Source::Ct(NFT_CT_MARK) && host(xor)? == 0 => {

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_nft::{Direction, Family, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
+use tortie_nft::{Direction, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
 
 use crate::consts::*;
 use crate::wire::Writer;
@@ -36,11 +36,7 @@ fn lower_match(w: &mut Writer, condition: &Match) {
         }
         Match::NfProto(family) => {
             meta(w, NFT_META_NFPROTO, NFT_REG_1);
-            let number = match family {
-                Family::V4 => NFPROTO_IPV4,
-                Family::V6 => NFPROTO_IPV6,
-            };
-            compare(w, NFT_CMP_EQ, &[number]);
+            compare(w, NFT_CMP_EQ, &[family.number()]);
         }
         Match::L4Proto(op, number) => {
             meta(w, NFT_META_L4PROTO, NFT_REG_1);
@@ -64,10 +60,17 @@ fn lower_match(w: &mut Writer, condition: &Match) {
                 });
             }
         }
-        Match::Icmp6Type(number) => {
-            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, NFT_REG_1);
-            compare(w, NFT_CMP_EQ, &[*number]);
-        }
+        // Type and code lie side by side, and nft compares them as one.
+        Match::Icmp { op, kind, code, .. } => match code {
+            Some(code) => {
+                payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, NFT_REG_1);
+                compare(w, equality(*op), &[*kind, *code]);
+            }
+            None => {
+                payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, NFT_REG_1);
+                compare(w, equality(*op), &[*kind]);
+            }
+        },
         Match::CtState(states) => {
             ct(w, NFT_CT_STATE, NFT_REG_1);
             bitwise(w, NFT_REG_1, &states.0.to_ne_bytes(), &[0; 4]);
@@ -167,6 +170,18 @@ fn lower_statement(w: &mut Writer, statement: &Statement) {
                 w.attribute(NFTA_REJECT_ICMP_CODE, &[NFT_REJECT_ICMPX_ADMIN_PROHIBITED]);
             }
         }),
+        Statement::Log { prefix } => expression(w, "log", |w| {
+            w.string(NFTA_LOG_PREFIX, prefix);
+            w.number(NFTA_LOG_LEVEL, LOG_INFO);
+        }),
+        Statement::NoTrack => expression(w, "notrack", |_| {}),
+        Statement::Trace => {
+            immediate(w, NFT_REG_1, &[1]);
+            expression(w, "meta", |w| {
+                w.number(NFTA_META_KEY, NFT_META_NFTRACE);
+                w.number(NFTA_META_SREG, NFT_REG_1);
+            });
+        }
         // No executor lets it through: `tortie_nft::check` refuses it.
         Statement::Foreign(_) => {}
     }
@@ -238,6 +253,7 @@ fn load_key(w: &mut Writer, key: &[Field]) {
             Field::Ip4Daddr => payload(w, NFT_PAYLOAD_NETWORK_HEADER, 16, 4, to),
             Field::Ip6Saddr => payload(w, NFT_PAYLOAD_NETWORK_HEADER, 8, 16, to),
             Field::Ip6Daddr => payload(w, NFT_PAYLOAD_NETWORK_HEADER, 24, 16, to),
+            Field::NfProto => meta(w, NFT_META_NFPROTO, to),
             Field::L4Proto => meta(w, NFT_META_L4PROTO, to),
             Field::ThSport => payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, to),
             Field::ThDport => payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, to),

@@ -9,7 +9,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tortie_nft::check::Declared;
 use tortie_nft::{
-    Chain, ChainType, Hook, HookPoint, Key, KeyType, Rule, Ruleset, Set, TABLE, Value, Verdict, VerdictMap, intervals,
+    Chain, ChainType, Family, Hook, HookPoint, Key, KeyType, Rule, Ruleset, Set, TABLE, Value, Verdict, VerdictMap,
+    intervals,
 };
 
 use crate::attributes::{self, Attributes, Message, Messages};
@@ -17,8 +18,15 @@ use crate::consts::*;
 use crate::{encode, lift};
 
 /// The types of fields, to find one by its number.
-const KEY_TYPES: [KeyType; 6] =
-    [KeyType::IfName, KeyType::Ipv4Addr, KeyType::Ipv6Addr, KeyType::InetProto, KeyType::InetService, KeyType::Mark];
+const KEY_TYPES: [KeyType; 7] = [
+    KeyType::IfName,
+    KeyType::Ipv4Addr,
+    KeyType::Ipv6Addr,
+    KeyType::NfProto,
+    KeyType::InetProto,
+    KeyType::InetService,
+    KeyType::Mark,
+];
 
 /// Flag of a chain without a name of its own, which belongs to the one rule that leads to it and comes and goes with that.
 const NFT_CHAIN_BINDING: u32 = 4;
@@ -344,6 +352,10 @@ fn value(kind: KeyType, first: &[u8], last: &[u8]) -> Option<Value> {
         KeyType::Ipv6Addr => {
             let addr = |bytes: &[u8]| Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?).into());
             intervals::value(addr(first)?, addr(last)?)?
+        }
+        KeyType::NfProto => {
+            (first == last).then_some(())?;
+            Value::Family(Family::of_number(*first.first()?)?)
         }
         KeyType::InetProto => {
             (first == last).then_some(())?;

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tortie_nft::check::{self, Declared};
-use tortie_nft::fake::Fake;
 use tortie_nft::{Command, Executor, HookPoint, Reason, Refused, Ruleset, Statement, TABLE, Transaction};
 use tracing::debug;
 
@@ -18,6 +17,7 @@ use crate::encode::{self, Batch, Changes};
 use crate::error::{Error, reason};
 use crate::monitor;
 use crate::readback::{self, Elements, ReadBack, SetHeader};
+use crate::rebuild;
 use crate::transport::Transport;
 use crate::wire::Writer;
 
@@ -211,16 +211,16 @@ impl NftSocket {
         }
     }
 
-    /// A plain table cannot become an owned one, so it is deleted and made again, in one batch, as it is after the transaction. While
-    /// there are still things in it that cannot be made again, it stays as it is: what a rule does that nobody here understands may be
-    /// what denies.
+    /// A plain table cannot become an owned one, so it is deleted and made again, in one batch, once it is as it is after the transaction.
+    /// While there are still things in it that cannot be made again, it stays as it is: what a rule does that nobody here understands may
+    /// be what denies.
     fn rebuild(&mut self, transaction: &Transaction) -> Result<(), Error> {
-        let mut table = Fake::with(self.read()?.unwrap_or_default());
-        table.run(transaction)?;
-        let content = table.ruleset().cloned().unwrap_or_default();
+        self.commit_in_parts(transaction)?;
+        let content = self.read()?.unwrap_or_default();
         if has_foreign(&content) {
-            return self.commit_in_parts(transaction);
+            return Ok(());
         }
+        self.commit_in_parts(&content.diff(&rebuild::by_maps(&content)))?;
         let mut commands = vec![Command::DeleteTable, Command::AddTable];
         commands.extend(Ruleset::default().diff(&content).commands);
         self.commit(&commands, 0)

@@ -127,6 +127,7 @@ fn every_shape() -> Ruleset {
     set("ifs", &[KeyType::IfName], false);
     set("a4", &[KeyType::Ipv4Addr], false);
     set("n6", &[KeyType::Ipv6Addr], true);
+    set("families", &[KeyType::NfProto], false);
     set("protos", &[KeyType::InetProto], false);
     set("ports", &[KeyType::InetService], true);
     set("named4", &[KeyType::Ipv4Addr, KeyType::InetProto, KeyType::InetService], false);
@@ -173,6 +174,17 @@ fn every_shape() -> Ruleset {
             vec![(vec![Value::Proto(4)], Verdict::Drop), (vec![Value::Proto(132)], Verdict::Accept)],
         ),
     );
+    ruleset.maps.insert(
+        "by_family".into(),
+        map(
+            &[KeyType::NfProto],
+            false,
+            vec![
+                (vec![Value::Family(Family::V4)], Verdict::Goto("c".into())),
+                (vec![Value::Family(Family::V6)], Verdict::Drop),
+            ],
+        ),
+    );
     let v4 = || Match::NfProto(Family::V4);
     let v6 = || Match::NfProto(Family::V6);
     let tcp = || Match::L4Proto(Op::Eq, 6);
@@ -205,6 +217,7 @@ fn every_shape() -> Ruleset {
         conditions.push(vec![in_set(&[Field::OifName], op, "ifs")]);
         conditions.push(vec![v4(), original(), in_set(&[Field::Ip4Daddr], op, "a4")]);
         conditions.push(vec![v6(), in_set(&[Field::Ip6Daddr], op, "n6")]);
+        conditions.push(vec![in_set(&[Field::NfProto], op, "families")]);
         conditions.push(vec![in_set(&[Field::L4Proto], op, "protos")]);
         conditions.push(vec![tcp(), in_set(&[Field::ThDport], op, "ports")]);
         conditions.push(vec![tcp(), original(), in_set(&[Field::ThSport], op, "ports")]);
@@ -236,8 +249,18 @@ fn every_shape() -> Ruleset {
         conditions.push(vec![tcp(), Match::CtCountOver(count)]);
     }
     for number in [1, 128, 133, 134, 135, 136, 137, 143, 200] {
-        conditions.push(vec![Match::L4Proto(Op::Eq, 58), Match::Icmp6Type(number)]);
-        conditions.push(vec![Match::L4Proto(Op::Eq, 58), original(), Match::Icmp6Type(number)]);
+        let kind = Match::Icmp { family: Family::V6, op: Op::Eq, kind: number, code: None };
+        conditions.push(vec![Match::L4Proto(Op::Eq, 58), original(), kind]);
+    }
+    for (family, protocol) in [(Family::V4, 1), (Family::V6, 58)] {
+        let icmp = |op, kind, code| vec![Match::L4Proto(Op::Eq, protocol), Match::Icmp { family, op, kind, code }];
+        for number in 0..=u8::MAX {
+            conditions.push(icmp(Op::Eq, number, None));
+            conditions.push(icmp(Op::Eq, number, Some(number)));
+        }
+        conditions.push(icmp(Op::Eq, 1, Some(4)));
+        conditions.push(icmp(Op::Ne, 8, None));
+        conditions.push([vec![Match::NfProto(family)], icmp(Op::Eq, 3, Some(1))].concat());
     }
     let rules = conditions.into_iter().map(|matches| Rule::new(matches, [Statement::Counter])).collect();
     ruleset.chains.insert("conditions".into(), Chain { hook: None, rules });
@@ -264,12 +287,24 @@ fn every_shape() -> Ruleset {
     statements.push((vec![tcp()], vec![Statement::Vmap { key: vec![Field::ThDport], map: "by_port".into() }]));
     statements.push((vec![v4(), tcp()], vmap(&[Field::ThSport], "by_port")));
     statements.push((vec![], vmap(&[Field::L4Proto, Field::ThDport], "boxes")));
+    statements.push((vec![], vmap(&[Field::NfProto], "by_family")));
     statements.push((vec![], vmap(&[Field::L4Proto], "by_proto")));
     ruleset.counters.insert("plain".into(), None);
     ruleset.counters.insert("told".into(), Some("what it counts".into()));
     for counter in ["plain", "told"] {
         statements.push((vec![], vec![Statement::NamedCounter(counter.into())]));
         statements.push((vec![v4()], vec![Statement::NamedCounter(counter.into()), Statement::Verdict(Verdict::Drop)]));
+    }
+    let prefix = "x".repeat(tortie_nft::LOG_PREFIX_MAX);
+    for prefix in [&prefix, "calico-packet: ", "a", "with 'quotes' and \\ and ü"] {
+        statements.push((vec![], vec![Statement::Log { prefix: prefix.into() }]));
+        let log = Statement::Log { prefix: prefix.into() };
+        statements.push((vec![v4(), tcp()], vec![Statement::Counter, log, Statement::Verdict(Verdict::Drop)]));
+    }
+    for statement in [Statement::NoTrack, Statement::Trace] {
+        statements.push((vec![], vec![statement.clone()]));
+        let all = vec![Statement::Counter, statement, Statement::Verdict(Verdict::Accept)];
+        statements.push((vec![v4(), tcp()], all));
     }
     statements.push((vec![tcp()], vec![Statement::Reject(RejectWith::TcpReset)]));
     statements.push((vec![], vec![Statement::Counter, Statement::Reject(RejectWith::AdminProhibited)]));

@@ -77,7 +77,11 @@ pub(super) enum Condition {
         first: u16,
         last: u16,
     },
-    Icmp6Type(u8),
+    Icmp {
+        negate: bool,
+        kind: u8,
+        code: Option<u8>,
+    },
     State(u32),
     Direction(Direction),
     Dnat(bool),
@@ -98,6 +102,7 @@ pub(super) enum Effect {
     Translate(Translation),
     Reject(RejectWith),
     Vmap { key: Vec<Field>, map: usize },
+    NoTrack,
 }
 
 /// An element, with its verdict in a map.
@@ -285,7 +290,9 @@ impl<'a> Names<'a> {
             Match::Port { side, op, first, last } => {
                 Condition::Port { source: *side == Side::Source, negate: *op == Op::Ne, first: *first, last: *last }
             }
-            Match::Icmp6Type(number) => Condition::Icmp6Type(*number),
+            Match::Icmp { op, kind, code, .. } => {
+                Condition::Icmp { negate: *op == Op::Ne, kind: *kind, code: *code }
+            }
             Match::CtState(states) => Condition::State(states.0),
             Match::CtDirection(direction) => Condition::Direction(*direction),
             Match::CtStatusDnat(dnat) => Condition::Dnat(*dnat),
@@ -298,7 +305,12 @@ impl<'a> Names<'a> {
 
     fn effect(&self, statement: &Statement) -> Result<Option<Effect>, Error> {
         Ok(Some(match statement {
-            Statement::Counter | Statement::NamedCounter(_) | Statement::Foreign(_) => return Ok(None),
+            Statement::Counter
+            | Statement::NamedCounter(_)
+            | Statement::Log { .. }
+            | Statement::Trace
+            | Statement::Foreign(_) => return Ok(None),
+            Statement::NoTrack => Effect::NoTrack,
             Statement::SetCtMark { keep, bits } => Effect::SetMark { keep: *keep, bits: *bits },
             Statement::Verdict(verdict) => Effect::Verdict(self.verdict(verdict)?),
             Statement::Masquerade { ports, .. } => Effect::Translate(Translation::Masquerade { ports: *ports }),
@@ -320,7 +332,7 @@ pub(super) struct FieldBytes {
     l4proto: u8,
     sport: Option<u16>,
     dport: Option<u16>,
-    icmp6_type: Option<u8>,
+    icmp: Option<(u8, u8)>,
     ct: Conntrack,
     dnat: bool,
 }
@@ -336,7 +348,7 @@ impl FieldBytes {
             l4proto: packet.l4proto,
             sport: packet.sport,
             dport: packet.dport,
-            icmp6_type: packet.icmp6_type,
+            icmp: packet.icmp,
             ct: if seen { packet.ct } else { Conntrack::Invalid },
             dnat: packet.dnat,
         }
@@ -344,6 +356,18 @@ impl FieldBytes {
 
     pub(super) fn mark(&self) -> Option<u32> {
         self.ct.mark()
+    }
+
+    /// Has conntrack leave the packet alone, unless it belongs to a flow already.
+    pub(super) fn leave_untracked(&mut self) {
+        if self.ct == Conntrack::Invalid {
+            self.ct = Conntrack::Untracked;
+        }
+    }
+
+    /// Whether conntrack leaves the packet alone.
+    pub(super) fn is_untracked(&self) -> bool {
+        self.ct == Conntrack::Untracked
     }
 
     /// Changes the mark; `None` if there is no entry to carry one.
@@ -378,8 +402,8 @@ impl FieldBytes {
         if source { self.sport } else { self.dport }
     }
 
-    pub(super) fn icmp6_type(&self) -> Option<u8> {
-        self.icmp6_type
+    pub(super) fn icmp(&self) -> Option<(u8, u8)> {
+        self.icmp
     }
 
     pub(super) fn states(&self) -> u32 {
@@ -418,6 +442,7 @@ impl FieldBytes {
                 Field::Ip4Daddr => key.push(&v4(self.daddr)?),
                 Field::Ip6Saddr => key.push(&v6(self.saddr)?),
                 Field::Ip6Daddr => key.push(&v6(self.daddr)?),
+                Field::NfProto => key.push(&[if self.saddr.is_ipv4() { Family::V4 } else { Family::V6 }.number()]),
                 Field::L4Proto => key.push(&[self.l4proto]),
                 Field::ThSport => key.push(&self.sport?.to_be_bytes()),
                 Field::ThDport => key.push(&self.dport?.to_be_bytes()),

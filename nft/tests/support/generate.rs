@@ -187,12 +187,13 @@ fn comment(r: &mut Random) -> Option<String> {
 }
 
 fn key(r: &mut Random) -> (Vec<KeyType>, bool) {
-    use KeyType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+    use KeyType::{IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark, NfProto};
     let keys: &[(&[KeyType], bool)] = &[
         (&[IfName], false),
         (&[Ipv4Addr], false),
         (&[Ipv6Addr], false),
         (&[Mark], false),
+        (&[NfProto], false),
         (&[InetProto], false),
         (&[InetService], false),
         (&[IfName, Ipv4Addr], false),
@@ -263,6 +264,7 @@ fn value(r: &mut Random, kind: KeyType) -> Value {
         KeyType::IfName => Value::IfName((*r.pick(&["calia", "calib", "cali0123456789a", "eth0"])).to_owned()),
         KeyType::Ipv4Addr => Value::Addr(Ipv4Addr::new(10, 65, 0, r.below(5) as u8).into()),
         KeyType::Ipv6Addr => Value::Addr(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, r.below(5) as u16).into()),
+        KeyType::NfProto => Value::Family(*r.pick(&[Family::V4, Family::V6])),
         KeyType::InetProto => Value::Proto(*r.pick(&[1, 6, 17, 58, 132])),
         KeyType::InetService => Value::Port(*r.pick(&[53, 80, 443, 65_535])),
         KeyType::Mark => Value::Mark(*r.pick(&[0, 0x0002_0000, 0x0003_0000, u32::MAX])),
@@ -328,14 +330,16 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if r.chance(10) {
         matches.push(Match::CtStatusDnat(r.chance(50)));
     }
-    let protocol = r.chance(40).then(|| *r.pick(&[6u8, 17, 132, 58, 33]));
+    let protocol = r.chance(40).then(|| *r.pick(&[6u8, 17, 132, 1, 58, 33]));
     if let Some(protocol) = protocol {
         matches.push(Match::L4Proto(Op::Eq, protocol));
     }
-    let ports = protocol.is_some_and(|protocol| protocol != 58);
+    let ports = protocol.is_some_and(|protocol| !matches!(protocol, 1 | 58));
     let matched = family.then_some(if v4 { Family::V4 } else { Family::V6 });
-    if protocol == Some(58) && r.chance(60) {
-        matches.push(Match::Icmp6Type(*r.pick(&[128, 133, 135, 136, 200])));
+    if let Some(protocol @ (1 | 58)) = protocol
+        && r.chance(60)
+    {
+        matches.push(icmp(r, if protocol == 1 { Family::V4 } else { Family::V6 }));
     }
     if family && r.chance(50) {
         matches.push(Match::Addr { side: side(r), op: op(r), net: net(r, v4) });
@@ -364,6 +368,12 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if let Some(counter) = ruleset.counters.keys().nth(r.below(6)) {
         statements.push(Statement::NamedCounter(counter.clone()));
     }
+    if r.chance(10) {
+        statements.push(Statement::Log { prefix: format!("test {}: ", r.below(3)) });
+    }
+    if r.chance(10) {
+        statements.push(r.pick(&[Statement::NoTrack, Statement::Trace]).clone());
+    }
     if r.chance(25) {
         let bits = *r.pick(&[0, 0x0002_0000, 0x0003_0000, 0xffff_0000]);
         statements.push(Statement::SetCtMark { keep: 0xffff, bits });
@@ -380,6 +390,19 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     Rule { matches, statements, comment: comment(r) }
 }
 
+/// A random condition on a message's type, and sometimes on its code.
+fn icmp(r: &mut Random, family: Family) -> Match {
+    let kind = match family {
+        Family::V4 => *r.pick(&[0, 3, 8, 11, 200]),
+        Family::V6 => *r.pick(&[1, 128, 133, 135, 136, 200]),
+    };
+    if r.chance(30) {
+        return Match::Icmp { family, op: Op::Ne, kind, code: None };
+    }
+    let code = r.chance(50).then(|| *r.pick(&[0, 1, 3, 4, 250]));
+    Match::Icmp { family, op: Op::Eq, kind, code }
+}
+
 /// A set or map, and fields that can be looked up in it by a rule that has matched this family and protocol.
 fn lookup<'a>(
     r: &mut Random,
@@ -393,7 +416,7 @@ fn lookup<'a>(
                 KeyType::Ipv4Addr => family == Some(Family::V4),
                 KeyType::Ipv6Addr => family == Some(Family::V6),
                 KeyType::InetService => match protocol {
-                    Some(protocol) => protocol != 58,
+                    Some(protocol) => !matches!(protocol, 1 | 58),
                     None => key.contains(&KeyType::InetProto),
                 },
                 _ => true,
@@ -415,6 +438,7 @@ fn lookup<'a>(
             KeyType::Ipv4Addr => Field::Ip4Daddr,
             KeyType::Ipv6Addr if source => Field::Ip6Saddr,
             KeyType::Ipv6Addr => Field::Ip6Daddr,
+            KeyType::NfProto => Field::NfProto,
             KeyType::InetProto => Field::L4Proto,
             KeyType::InetService if source => Field::ThSport,
             KeyType::InetService => Field::ThDport,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tortie_tests::agent::PATIENCE;
 use tortie_tests::kernel::objects;
-use tortie_tests::stream::Stream;
+use tortie_tests::stream::{GAP, Stream};
 
 use crate::node::Node;
 
@@ -13,10 +13,17 @@ pub(crate) struct Flows {
     began: Instant,
     allowed: Vec<Stream>,
     denied: Vec<Stream>,
+    /// What is not the agent's doing.
+    excused: Vec<(Instant, Instant)>,
 }
 
 impl Flows {
     pub(crate) fn start(node: &Node) -> Self {
+        Self::start_every(GAP, node)
+    }
+
+    /// The same with this time between two packets of a flow.
+    pub(crate) fn start_every(gap: Duration, node: &Node) -> Self {
         let began = Instant::now();
         let (mut allowed, mut denied) = (Vec::new(), Vec::new());
         let pairs = [("client", "server", true), ("stranger", "server", false), ("client", "stranger", false)];
@@ -26,14 +33,11 @@ impl Flows {
             for (offset, here, there) in [(0, client4, server4), (1, client6, server6)] {
                 let port = 7000 + u16::try_from(index * 2).expect("few") + offset;
                 let ends = ((client.as_str(), here), (server.as_str(), there, port));
-                if permitted {
-                    allowed.push(Stream::start(ends.0, ends.1));
-                } else {
-                    denied.push(Stream::start_one_way(ends.0, ends.1));
-                }
+                let flows = if permitted { &mut allowed } else { &mut denied };
+                flows.push(Stream::start_every(gap, ends.0, ends.1, permitted));
             }
         }
-        Self { began, allowed, denied }
+        Self { began, allowed, denied, excused: Vec::new() }
     }
 
     /// Waits until counters of denied packets have counted, so that one that begins anew is seen.
@@ -57,10 +61,11 @@ impl Flows {
         for stream in &self.allowed {
             for (way, log) in [("forth", &stream.forth), ("back", &stream.back)] {
                 let log = log.lock().expect("the log");
-                let lost = log.lost(self.began, until);
-                let first = log.lost_at(self.began, until).last().map(|at| at - self.began);
-                if lost > 0 {
-                    return Some(format!("{lost} allowed packets {way} were lost, the first after {first:?}"));
+                let excused = |at: &Instant| self.excused.iter().any(|(from, to)| (*from..*to).contains(at));
+                let lost: Vec<_> = log.lost_at(self.began, until).filter(|at| !excused(at)).collect();
+                if let Some(first) = lost.last() {
+                    let (count, first) = (lost.len(), *first - self.began);
+                    return Some(format!("{count} allowed packets {way} were lost, the first after {first:?}"));
                 }
             }
         }
@@ -75,19 +80,38 @@ impl Flows {
         None
     }
 
-    /// Ends all, and insists.
-    pub(crate) fn stop(mut self) {
-        let until = Instant::now();
-        for stream in self.allowed.iter_mut().chain(&mut self.denied) {
-            stream.stop();
-        }
-        for stream in &self.allowed {
-            for log in [&stream.forth, &stream.back] {
-                assert!(log.lock().expect("the log").arrived(self.began, until) > 20, "an allowed flow hardly ran");
+    /// Does what may cost packets, whoever runs.
+    pub(crate) fn excuse(&mut self, work: impl FnOnce()) {
+        let from = Instant::now();
+        work();
+        self.excused.push((from, Instant::now()));
+    }
+
+    /// Waits until every flow has run for a while.
+    pub(crate) fn wait_for_packets(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let enough = |count: usize| count > 20;
+        let logs = self.allowed.iter().flat_map(|stream| [&stream.forth, &stream.back]);
+        for log in logs {
+            while !enough(log.lock().expect("the log").arrived(self.began, Instant::now())) {
+                assert!(Instant::now() < deadline, "an allowed flow does not run");
+                std::thread::sleep(GAP);
             }
         }
         for stream in &self.denied {
-            assert!(stream.forth.lock().expect("the log").sent(self.began, until) > 20, "a denied flow hardly ran");
+            while !enough(stream.forth.lock().expect("the log").sent(self.began, Instant::now())) {
+                assert!(Instant::now() < deadline, "a denied flow does not run");
+                std::thread::sleep(GAP);
+            }
+        }
+    }
+
+    /// Ends all, once enough was sent to tell, and insists.
+    pub(crate) fn stop(mut self) {
+        self.wait_for_packets();
+        let until = Instant::now();
+        for stream in self.allowed.iter_mut().chain(&mut self.denied) {
+            stream.stop();
         }
         if let Some(wrong) = self.find(until, &[]) {
             panic!("{wrong}");
