@@ -300,7 +300,8 @@ impl Scene {
         }
     }
 
-    /// Tells the core all that has happened until now.
+    /// Tells the core all that has happened until now, and then lets it act: on half of it, it would write over what it is about to
+    /// hear of.
     fn catch_up(&mut self) {
         self.marks += 1;
         let mark =
@@ -310,7 +311,7 @@ impl Scene {
         loop {
             let next = async { tokio::time::timeout(PATIENCE, self.monitor.next()).await };
             let event = match self.runtime.block_on(next).expect("in time").expect("an event") {
-                netlink::Event::RouteRemoved(route) if route == mark => return,
+                netlink::Event::RouteRemoved(route) if route == mark => return self.world.run(),
                 netlink::Event::LinkChanged(changed) => {
                     self.world.links.insert(changed.index, link(changed.clone()));
                     Event::LinkChanged(link(changed))
@@ -326,7 +327,7 @@ impl Scene {
                 netlink::Event::RouteRemoved(gone) => Event::RouteRemoved(route(gone)),
                 netlink::Event::Overrun => Event::Overrun,
             };
-            self.world.send(event);
+            self.world.tell(event);
         }
     }
 

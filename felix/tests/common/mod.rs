@@ -118,10 +118,15 @@ impl World {
 
     /// Gives the core an event and does what it then wants done.
     pub(crate) fn send(&mut self, event: Event) {
+        self.tell(event);
+        self.run();
+    }
+
+    /// Gives the core an event, and no time to act on it.
+    pub(crate) fn tell(&mut self, event: Event) {
         let text = serde_json::to_string(&event).expect("events are recorded");
         assert_eq!(serde_json::from_str::<Event>(&text).expect("and replayed"), event);
         self.felix.handle(event, self.now);
-        self.run();
     }
 
     pub(crate) fn start(&mut self, endpoints: Vec<LocalEndpoint>) {
