@@ -9,6 +9,7 @@
 //! - without a conntrack entry `ct state` is still there (`invalid` or `untracked`), while `ct mark` and `ct direction` are not.
 //!   Changing some bits of the mark reads it first, so that ends the rule too, and a verdict after it in the same rule is not reached.
 //!   Before priority -200 at prerouting and output, conntrack has not seen the packet;
+//! - `notrack` takes effect where conntrack has not seen the packet, and then for the rest of its way;
 //! - `iifname` of a packet without that interface is the empty name, and so unequal to any other;
 //! - `goto` does not come back: at the end of that chain the packet returns to whoever jumped last, else the base chain ends;
 //! - a limit is never exceeded here, since a packet alone says nothing of those before it;
@@ -42,8 +43,8 @@ pub struct Packet {
     pub sport: Option<u16>,
     /// Destination port, likewise.
     pub dport: Option<u16>,
-    /// Type of an ICMPv6 message.
-    pub icmp6_type: Option<u8>,
+    /// Type and code of an ICMP or ICMPv6 message; `None` of other packets, and where they are not there to read.
+    pub icmp: Option<(u8, u8)>,
     /// Its conntrack entry.
     pub ct: Conntrack,
     /// Whether the entry says that the flow's destination was translated (`ct status dnat`); without an entry it counts for nothing.
@@ -231,6 +232,9 @@ impl Interpreter {
             let seen = !(matches!(hook, HookPoint::Prerouting | HookPoint::Output) && base.priority < -200);
             let mut fields = FieldBytes::new(packet, seen);
             let outcome = self.base(base.chain, &mut fields, step, &mut end);
+            if fields.is_untracked() {
+                packet.ct = Conntrack::Untracked;
+            }
             if let (Conntrack::Flow { mark, .. }, Some(new)) = (&mut packet.ct, fields.mark()) {
                 *mark = new;
             }
@@ -286,6 +290,7 @@ impl Interpreter {
         for effect in effects {
             match effect {
                 Effect::SetMark { keep, bits } => fields.set_mark(*keep, *bits)?,
+                Effect::NoTrack => fields.leave_untracked(),
                 Effect::Verdict(verdict) => return Some(*verdict),
                 Effect::Translate(translation) => {
                     end.translation = Some(*translation);
@@ -314,7 +319,9 @@ impl Interpreter {
             Condition::Port { source, negate, first, last } => {
                 fields.port(*source).is_some_and(|port| (*first..=*last).contains(&port) != *negate)
             }
-            Condition::Icmp6Type(number) => fields.icmp6_type() == Some(*number),
+            Condition::Icmp { negate, kind, code } => fields.icmp().is_some_and(|(this_kind, this_code)| {
+                (this_kind == *kind && code.is_none_or(|code| this_code == code)) != *negate
+            }),
             Condition::State(states) => fields.states() & states != 0,
             Condition::Direction(direction) => fields.direction() == Some(*direction),
             Condition::Dnat(dnat) => fields.dnat() == Some(*dnat),

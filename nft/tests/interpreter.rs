@@ -17,7 +17,7 @@ fn packet() -> Packet {
         l4proto: 6,
         sport: Some(40_000),
         dport: Some(80),
-        icmp6_type: None,
+        icmp: None,
         ct: Conntrack::NEW,
         dnat: false,
     }

@@ -105,7 +105,12 @@ pub(crate) struct Frame<'a> {
 /// The table of a node without endpoints.
 pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }: Frame<'_>) -> Ruleset {
     let mask = options.mark_mask;
-    let pods = Pods { prefix: &options.interface_prefix, mask, deny: options.deny_action };
+    let pods = Pods {
+        prefixes: &options.interface_prefixes,
+        mask,
+        deny: options.deny_action,
+        allow_invalid: options.allow_invalid,
+    };
     let mut frame = Ruleset { counters: counters(), ..Ruleset::default() };
     add_sets(&mut frame, generation, mask);
     for (name, comment, wanted) in [
@@ -243,10 +248,6 @@ fn itself() -> Rule {
     verdict(back, Verdict::Accept).commented("a pod reaches itself")
 }
 
-fn invalid() -> Rule {
-    drop(Reason::Invalid, vec![ct_state(CtStates::INVALID)], "belongs to no flow and begins none")
-}
-
 /// ICMP errors about flows without a live stamp.
 fn errors() -> [Rule; 2] {
     [ICMP, ICMPV6].map(|protocol| {
@@ -259,7 +260,7 @@ fn errors() -> [Rule; 2] {
 }
 
 fn icmp6(kind: u8) -> Vec<Match> {
-    vec![Match::L4Proto(Op::Eq, ICMPV6), Match::Icmp6Type(kind)]
+    vec![Match::L4Proto(Op::Eq, ICMPV6), Match::Icmp { family: Family::V6, op: Op::Eq, kind, code: None }]
 }
 
 /// What a pod and its node need to find each other, whatever policies and settings say.
@@ -283,37 +284,46 @@ fn ingress_reply() -> Vec<Rule> {
     ]
 }
 
-/// Rules about interfaces of pods, known by their prefix.
+/// Rules about interfaces of pods, known by their prefixes.
 struct Pods<'a> {
-    prefix: &'a str,
+    prefixes: &'a [String],
     mask: MarkMask,
     deny: DenyAction,
+    allow_invalid: bool,
 }
 
 impl Pods<'_> {
-    fn interface(&self, side: Side, op: Op) -> Match {
-        Match::IfName { side, op, name: self.prefix.to_owned(), prefix: true }
+    /// A match for each prefix: with [`Op::Ne`] they make one rule together, with [`Op::Eq`] one each.
+    fn interface(&self, side: Side, op: Op) -> impl Iterator<Item = Match> {
+        self.prefixes.iter().map(move |name| Match::IfName { side, op, name: name.clone(), prefix: true })
     }
 
-    fn from(&self, op: Op) -> Match {
+    fn from(&self, op: Op) -> impl Iterator<Item = Match> {
         self.interface(Side::Source, op)
     }
 
-    fn to(&self, op: Op) -> Match {
+    fn to(&self, op: Op) -> impl Iterator<Item = Match> {
         self.interface(Side::Destination, op)
     }
 
     /// Neither from a pod nor to one.
     fn strangers(&self) -> Rule {
-        verdict(vec![self.from(Op::Ne), self.to(Op::Ne)], Verdict::Accept).commented("neither from a pod nor to one")
+        let matches = self.from(Op::Ne).chain(self.to(Op::Ne)).collect();
+        verdict(matches, Verdict::Accept).commented("neither from a pod nor to one")
     }
 
     fn not_from_a_pod(&self) -> Rule {
-        verdict(vec![self.from(Op::Ne)], Verdict::Accept).commented("not from a pod")
+        verdict(self.from(Op::Ne).collect(), Verdict::Accept).commented("not from a pod")
     }
 
-    fn unknown(&self) -> Rule {
-        deny(self.deny, Reason::UnknownPod, vec![self.to(Op::Eq)], "to a pod that is not known")
+    fn unknown(&self) -> impl Iterator<Item = Rule> {
+        self.to(Op::Eq).map(|to| deny(self.deny, Reason::UnknownPod, vec![to], "to a pod that is not known"))
+    }
+
+    /// What is invalid is dropped, unless policies shall judge it as they judge the first packet of a flow.
+    fn invalid(&self) -> Option<Rule> {
+        let matches = vec![ct_state(CtStates::INVALID)];
+        (!self.allow_invalid).then(|| drop(Reason::Invalid, matches, "belongs to no flow and begins none"))
     }
 
     /// What a pod sends is from its own addresses, and no tunnel's. Here nothing can be rejected: kernels before 5.9 refuse such rules.
@@ -363,7 +373,9 @@ impl Pods<'_> {
     }
 
     fn egress(&self) -> Vec<Rule> {
-        let mut rules = vec![self.strangers(), invalid(), live(self.mask), itself()];
+        let mut rules = vec![self.strangers()];
+        rules.extend(self.invalid());
+        rules.extend([live(self.mask), itself()]);
         rules.extend(errors());
         rules.extend([
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("egress_reply")),
@@ -374,23 +386,23 @@ impl Pods<'_> {
     }
 
     fn egress_reply(&self) -> Vec<Rule> {
-        vec![
-            dispatch(Field::OifName, EGRESS_CLASS).commented("an answer is judged by who asked"),
-            self.unknown(),
-            verdict(Vec::new(), goto(OK_EGRESS)),
-        ]
+        let mut rules = vec![dispatch(Field::OifName, EGRESS_CLASS).commented("an answer is judged by who asked")];
+        rules.extend(self.unknown());
+        rules.push(verdict(Vec::new(), goto(OK_EGRESS)));
+        rules
     }
 
     fn ingress(&self) -> Vec<Rule> {
-        vec![
+        let mut rules = vec![
             self.strangers(),
             live(self.mask),
             itself(),
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("ingress_reply")),
             dispatch(Field::OifName, INGRESS_CLASS).commented("the policies of the pod that is sent to"),
-            self.unknown(),
-            verdict(Vec::new(), goto(OK_INGRESS)).commented("not to a pod: only egress had a say"),
-        ]
+        ];
+        rules.extend(self.unknown());
+        rules.push(verdict(Vec::new(), goto(OK_INGRESS)).commented("not to a pod: only egress had a say"));
+        rules
     }
 
     fn to_host(&self) -> Vec<Rule> {
@@ -403,7 +415,7 @@ impl Pods<'_> {
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
             rules.push(drop(Reason::Router, icmp6(kind), "a pod is no router"));
         }
-        rules.push(invalid());
+        rules.extend(self.invalid());
         rules.extend(errors());
         rules.extend([
             dispatch(Field::IifName, EGRESS_CLASS).commented("the policies of the pod that sends"),
@@ -416,7 +428,8 @@ impl Pods<'_> {
     fn to_host_stamp(&self, action: EndpointToHost) -> Vec<Rule> {
         match action {
             EndpointToHost::Accept | EndpointToHost::Return => {
-                vec![verdict(vec![self.from(Op::Eq)], goto(OK_INGRESS)).commented("defaultEndpointToHostAction")]
+                let pods = self.from(Op::Eq);
+                pods.map(|from| verdict(vec![from], goto(OK_INGRESS)).commented("defaultEndpointToHostAction")).collect()
             }
             EndpointToHost::Drop => {
                 let mut rules = vec![

@@ -230,7 +230,7 @@ impl<'a> Nodes<'a> {
                 l4proto: ask.protocol.number(),
                 sport: Some(CLIENT_PORT),
                 dport: Some(ask.port),
-                icmp6_type: None,
+                icmp: None,
                 ct: Conntrack::NEW,
                 dnat: false,
             };

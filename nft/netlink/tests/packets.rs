@@ -64,14 +64,18 @@ fn frame(packet: &Packet, number: u32) -> Vec<u8> {
             ([head, tag].concat(), 16)
         }
         17 => ([&sport[..], &dport, &16u16.to_be_bytes(), &[0, 0], &tag].concat(), 6),
-        _ => ([&[packet.icmp6_type.unwrap_or(128), 0, 0, 0], &tag[..], &tag].concat(), 2),
+        _ => {
+            let (kind, code) = packet.icmp.unwrap_or((128, 0));
+            ([&[kind, code, 0, 0], &tag[..], &tag].concat(), 2)
+        }
     };
     let length = segment.len() as u16;
     let mut frame = [&ROUTER_MAC[..], &CLIENT_MAC].concat();
     match (packet.saddr, packet.daddr) {
         (IpAddr::V4(saddr), IpAddr::V4(daddr)) => {
-            let sum =
-                checksum(&[&saddr.octets(), &daddr.octets(), &[0, packet.l4proto], &length.to_be_bytes(), &segment]);
+            // ICMP alone has no part of the header in its checksum.
+            let pseudo = [&saddr.octets()[..], &daddr.octets(), &[0, packet.l4proto], &length.to_be_bytes()].concat();
+            let sum = checksum(&[if packet.l4proto == 1 { &[] } else { &pseudo[..] }, &segment]);
             segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
             let total = (20 + length).to_be_bytes();
             let mut head = vec![0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, packet.l4proto, 0, 0];
@@ -135,9 +139,13 @@ fn first_packet(r: &mut Random, flow: u16) -> Packet {
             Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into()
         }
     };
-    let l4proto = if v4 { *r.pick(&[6, 17, 17]) } else { *r.pick(&[6, 17, 17, 58]) };
-    let icmp6_type = (l4proto == 58).then(|| *r.pick(&[128, 135]));
-    let port = |number: u16| (l4proto != 58).then_some(number);
+    let l4proto = if v4 { *r.pick(&[6, 17, 17, 1]) } else { *r.pick(&[6, 17, 17, 58]) };
+    let icmp = match l4proto {
+        1 => Some((8, *r.pick(&[0, 3]))),
+        58 => Some((*r.pick(&[128, 135]), 0)),
+        _ => None,
+    };
+    let port = |number: u16| icmp.is_none().then_some(number);
     Packet {
         iif: "calia".into(),
         oif: "calib".into(),
@@ -146,9 +154,9 @@ fn first_packet(r: &mut Random, flow: u16) -> Packet {
         l4proto,
         sport: port(if r.chance(20) { 80 } else { 20_000 + flow }),
         dport: port(*r.pick(&[53, 80, 81, 90, 443, 8000, 8100, 65_535])),
-        icmp6_type,
+        icmp,
         // Conntrack leaves neighbour discovery alone.
-        ct: if icmp6_type == Some(135) { Conntrack::Untracked } else { Conntrack::NEW },
+        ct: if icmp == Some((135, 0)) { Conntrack::Untracked } else { Conntrack::NEW },
         dnat: false,
     }
 }
@@ -218,10 +226,11 @@ fn the_interpreter_and_the_kernel_agree() {
                     let mut packet = flow.clone();
                     let frame = frame(&packet, number);
                     from.send(&frame);
-                    if packet.l4proto == 58 {
-                        // Where others have ports, the kernel reads ICMPv6's type and code, and its checksum.
-                        packet.sport = Some(u16::from_be_bytes([frame[54], frame[55]]));
-                        packet.dport = Some(u16::from_be_bytes([frame[56], frame[57]]));
+                    if packet.icmp.is_some() {
+                        // Where others have ports, the kernel reads ICMP's type and code, and its checksum.
+                        let at = if packet.l4proto == 1 { 34 } else { 54 };
+                        packet.sport = Some(u16::from_be_bytes([frame[at], frame[at + 1]]));
+                        packet.dport = Some(u16::from_be_bytes([frame[at + 2], frame[at + 3]]));
                     }
                     if interpret(&interpreter, &mut packet) == Outcome::Accept {
                         wanted.insert(number);

@@ -94,7 +94,7 @@ impl Flow {
             l4proto: self.protocol.number(),
             sport: Some(sport),
             dport: Some(dport),
-            icmp6_type: None,
+            icmp: None,
             ct: Conntrack::Flow { state, direction, mark },
             dnat: false,
         }

@@ -37,7 +37,7 @@ pub(crate) fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet
         l4proto,
         sport: Some(CLIENT_PORT),
         dport: Some(80),
-        icmp6_type: None,
+        icmp: None,
         ct: Conntrack::NEW,
         dnat: false,
     }
@@ -45,7 +45,7 @@ pub(crate) fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet
 
 pub(crate) fn icmp6(iif: &str, saddr: &str, daddr: &str, kind: u8) -> Packet {
     let ports = packet(iif, saddr, daddr, 58);
-    Packet { sport: None, dport: None, icmp6_type: Some(kind), ct: Conntrack::Untracked, ..ports }
+    Packet { sport: None, dport: None, icmp: Some((kind, 0)), ct: Conntrack::Untracked, ..ports }
 }
 
 #[test]
@@ -118,6 +118,20 @@ fn invalid_packets_of_pods_are_dropped() {
     let mut lone = Packet { ct: Conntrack::Invalid, ..packet(&open, "10.0.0.1", "172.31.0.2", 6) };
     assert!(!passes(&table, &mut lone.clone(), "eth0"));
     assert!(!passes(&table, &mut lone, ""), "to the node");
+}
+
+#[test]
+fn without_the_check_policies_judge_invalid_packets() {
+    let options = CompileOptions { allow_invalid: true, ..CompileOptions::default() };
+    let endpoints = [endpoint("demo", "open", &["10.0.0.1"]), endpoint("demo", "shut", &["10.0.0.2"])];
+    let ruleset = compile(&cluster(&documents()), &endpoints, GENERATION, &options);
+    let table = Interpreter::new(&ruleset).expect("a sound ruleset");
+    for (pod, address, allowed) in [("open", "10.0.0.1", true), ("shut", "10.0.0.2", false)] {
+        let pod = host_interface("demo", pod);
+        let mut lone = Packet { ct: Conntrack::Invalid, ..packet(&pod, address, "172.31.0.2", 6) };
+        assert_eq!(passes(&table, &mut lone.clone(), "eth0"), allowed, "{pod}");
+        assert_eq!(passes(&table, &mut lone, ""), allowed, "{pod} to the node");
+    }
 }
 
 #[test]
@@ -368,13 +382,18 @@ fn an_open_rule_among_many_opens_the_class() {
 
 #[test]
 fn other_prefixes_and_ports_are_honoured() {
-    let options = CompileOptions { interface_prefix: "pod".to_owned(), vxlan_port: 8472, ..CompileOptions::default() };
+    let interface_prefixes = vec!["pod".to_owned(), "tap".to_owned()];
+    let options = CompileOptions { interface_prefixes, vxlan_port: 8472, ..CompileOptions::default() };
     let endpoint = Endpoint { interface: "pod1".to_owned(), ..endpoint("demo", "open", &["10.0.0.1"]) };
     let ruleset = compile(&cluster(&documents()), &[endpoint], GENERATION, &options);
     let table = Interpreter::new(&ruleset).expect("a sound ruleset");
     assert!(passes(&table, &mut packet("pod1", "10.0.0.1", "192.0.2.1", 6), "eth0"));
     assert!(!passes(&table, &mut packet("pod1", "10.0.0.2", "192.0.2.1", 6), "eth0"));
     assert!(passes(&table, &mut packet("cali1", "10.0.0.2", "192.0.2.1", 6), "eth0"));
+    assert!(!passes(&table, &mut packet("tap1", "10.0.0.1", "192.0.2.1", 6), "eth0"), "of the second prefix, unknown");
+    for to in ["pod2", "tap1"] {
+        assert!(!passes(&table, &mut packet("eth0", "192.0.2.1", "10.0.0.7", 6), to), "an unknown pod");
+    }
     for (port, allowed) in [(8472, false), (4789, true)] {
         let mut tunnel = Packet { dport: Some(port), ..packet("pod1", "10.0.0.1", "192.0.2.1", 17) };
         assert_eq!(passes(&table, &mut tunnel, "eth0"), allowed);
