@@ -13,8 +13,8 @@ use crate::marks::MarkMask;
 /// The settings of a node's table. The defaults are those of Calico's manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileOptions {
-    /// What the names of pod interfaces begin with: `cali` (`interfacePrefix`).
-    pub interface_prefix: String,
+    /// What the names of pod interfaces begin with, at least one: `cali` (`interfacePrefix`).
+    pub interface_prefixes: Vec<String>,
     /// The UDP port that nodes speak VXLAN on, and pods must not: 4789 (`vxlanPort`).
     pub vxlan_port: u16,
     /// Whether pods may send VXLAN all the same (`allowVXLANPacketsFromWorkloads`).
@@ -35,12 +35,14 @@ pub struct CompileOptions {
     pub nat_outgoing: NatOutgoing,
     /// Whether pods may be annotated to send from other addresses than their own (`workloadSourceSpoofing: Any`).
     pub source_spoofing: bool,
+    /// Whether packets of pods that conntrack calls invalid are left to policies (`disableConntrackInvalidCheck`) and not dropped.
+    pub allow_invalid: bool,
 }
 
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {
-            interface_prefix: "cali".to_owned(),
+            interface_prefixes: vec!["cali".to_owned()],
             vxlan_port: 4789,
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
@@ -51,6 +53,7 @@ impl Default for CompileOptions {
             service_cidrs: Vec::new(),
             nat_outgoing: NatOutgoing::default(),
             source_spoofing: false,
+            allow_invalid: false,
         }
     }
 }
@@ -61,6 +64,10 @@ impl CompileOptions {
         let default = Self::default();
         let mask = spec.nftables_mark_mask.and_then(|mask| MarkMask::try_from(mask).ok());
         Self {
+            interface_prefixes: spec
+                .interface_prefix
+                .as_ref()
+                .map_or(default.interface_prefixes, |prefixes| prefixes.0.split(',').map(str::to_owned).collect()),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
             allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
             allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
@@ -90,7 +97,7 @@ impl CompileOptions {
                 interface_filter: spec.iptables_nat_outgoing_interface_filter.clone().map(|filter| filter.0),
             },
             source_spoofing: spec.workload_source_spoofing == Some(SourceSpoofing::Any),
-            ..default
+            allow_invalid: spec.disable_conntrack_invalid_check.unwrap_or_default(),
         }
     }
 }
