@@ -9,10 +9,10 @@ use super::values::{
     AllowAction, AwsSrcDstCheck, BpfAttachType, BpfConnectTimeLoadBalancing, BpfConntrackLogLevel, BpfConntrackMode,
     BpfConntrackTimeouts, BpfEnforceRpf, BpfExternalServiceMode, BpfJitHardening, BpfLogLevel, BpfMapScaling,
     BpfOverlayHostSourceIp, BpfRedirectToPeer, ChainInsertMode, DenyAction, Duration, EndpointToHostAction,
-    FlowLogsPolicyEvaluationMode, HealthTimeoutOverride, InterfaceFilter, InterfacePrefixes, IptablesBackend,
-    KeyValues, L2Reachability, LogLevel, LogPrefix, LogRate, NatOutgoingExclusions, Network, NftablesMode,
-    NodeSelector, Pattern, PortRange, ProtoPort, RouteSource, RouteTableRange, ServiceLoopPrevention, SourceSpoofing,
-    Switch, plain, text,
+    ExistingConnections, FlowLogsPolicyEvaluationMode, HealthTimeoutOverride, InterfaceFilter, InterfacePrefixes,
+    IptablesBackend, KeyValues, L2Reachability, LogLevel, LogPrefix, LogRate, NatOutgoingExclusions, Network,
+    NftablesMode, NodeSelector, Pattern, PortRange, ProtoPort, RouteSource, RouteTableRange, ServiceLoopPrevention,
+    SourceSpoofing, Switch, plain, text,
 };
 use super::{Field, Standing};
 
@@ -188,10 +188,10 @@ fields! {
     NoEffect "text" endpoint_status_path_prefix: String = "endpointStatusPathPrefix";
     /// There are no tunnels yet, so no others to take tunnel packets from.
     NotYet "plain" external_nodes_list: Vec<Network> = "externalNodesList" same "[]";
-    /// There are no policies for the node itself yet, so no port of it is closed.
-    NotYet "plain" failsafe_inbound_host_ports: Vec<ProtoPort> = "failsafeInboundHostPorts";
-    /// There are no policies for the node itself yet, so no port of it is closed.
-    NotYet "plain" failsafe_outbound_host_ports: Vec<ProtoPort> = "failsafeOutboundHostPorts";
+    /// The ports of the node that no policy of a HostEndpoint closes, nor the absence of one; `[]` for none. By default TCP 22, 179, 2379, 2380, 5473, 6443, 6666 and 6667, and UDP 68.
+    Honoured "plain" failsafe_inbound_host_ports: Vec<ProtoPort> = "failsafeInboundHostPorts";
+    /// The ports that the node itself reaches elsewhere whatever policies its HostEndpoints have; `[]` for none. By default TCP 179, 2379, 2380, 5473, 6443, 6666 and 6667, and UDP 53 and 67.
+    Honoured "plain" failsafe_outbound_host_ports: Vec<ProtoPort> = "failsafeOutboundHostPorts";
     /// What the kernel can do is found out by doing it.
     NoEffect "text" feature_detect_override: KeyValues = "featureDetectOverride";
     /// There are no features behind gates.
@@ -224,8 +224,8 @@ fields! {
     Honoured "plain" health_port: u16 = "healthPort";
     /// How long one part of the agent may be silent before it is not live; names are the parts that `/liveness` prints.
     Honoured "plain" health_timeout_overrides: Vec<HealthTimeoutOverride> = "healthTimeoutOverrides";
-    /// There are no host endpoints yet, so no interface of the node is looked at for one.
-    NotYet "text" interface_exclude: String = "interfaceExclude" same "\"kube-ipvs0\"";
+    /// Interfaces that are no HostEndpoint's by their name or addresses: a list separated by commas, of names and of regular expressions between slashes; `kube-ipvs0` by default. One for all interfaces is for these too.
+    Honoured "text" interface_exclude: String = "interfaceExclude";
     /// Pod interfaces are named `cali...` by the CNI plugin, as Calico's are.
     NotYet "text" interface_prefix: InterfacePrefixes = "interfacePrefix" same "\"cali\"";
     /// How often interfaces and their kernel settings are compared with what they should be, besides the kernel's own events; 0 switches that off.
@@ -318,8 +318,8 @@ fields! {
     NotYet "text" nftables_filter_allow_action: AllowAction = "nftablesFilterAllowAction" same "\"Accept\"", "\"Return\"";
     /// What becomes of a packet that a policy denies.
     Honoured "text" nftables_filter_deny_action: DenyAction = "nftablesFilterDenyAction";
-    /// There are no policies before DNAT yet.
-    NotYet "text" nftables_mangle_allow_action: AllowAction = "nftablesMangleAllowAction" same "\"Accept\"";
+    /// What policies before DNAT allow leaves our chain only: the node's own rules are always asked too, and their drop counts.
+    NotYet "text" nftables_mangle_allow_action: AllowAction = "nftablesMangleAllowAction" same "\"Accept\"", "\"Return\"";
     /// The bits of the conntrack mark that stamp allowed flows, at least 8; others' bits are left alone.
     Honoured "plain" nftables_mark_mask: u32 = "nftablesMarkMask";
     /// Rules are always nftables.
@@ -330,6 +330,8 @@ fields! {
     Honoured "text" node_selector: NodeSelector = "nodeSelector";
     /// Of OpenStack.
     NoEffect "text" openstack_region: String = "openstackRegion";
+    /// What becomes of connections when policy that allowed them is tightened: `Reevaluate`, the default, judges each again at its next packet; with `Keep` they go on, as with Calico, which does not have this field.
+    Honoured "text" policy_existing_connections: ExistingConnections = "policyExistingConnections";
     /// Policies are not handed to other programs.
     NotYet "text" policy_sync_path_prefix: String = "policySyncPathPrefix";
     /// All routes are written by the agent, whoever they come from.
