@@ -54,7 +54,8 @@ pub(crate) fn fight(agent: &Agent, mut command: Child, chance: &mut Chance) -> C
     command
 }
 
-/// Flushes nftables under an agent that cannot own its table. Until it is back nothing is denied; from then on everything is as before.
+/// Flushes nftables under an agent that cannot own its table. Until it is back nothing is denied; from then on everything is as before,
+/// also when the agent becomes one that can.
 pub(crate) fn flush_rules(cluster: &mut Cluster, agent: usize, title: &str) -> Vec<Hole> {
     cluster.agents[agent].kill();
     cluster.agents[agent].start_with(&cluster.lab, &["--plain-table"]);
@@ -71,6 +72,9 @@ pub(crate) fn flush_rules(cluster: &mut Cluster, agent: usize, title: &str) -> V
         });
         holes.push(Hole { node: agent.node.clone(), cut: Cut::Opened, from, until });
     }
+    // From here on it owns its table again, and others bounce.
+    cluster.agents[agent].kill();
+    cluster.restart(agent);
     holes
 }
 
