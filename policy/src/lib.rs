@@ -33,6 +33,7 @@ pub mod offline;
 mod options;
 pub mod oracle;
 mod peers;
+pub mod plan;
 mod ports;
 mod services;
 mod special;

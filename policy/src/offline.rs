@@ -194,7 +194,7 @@ pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = &PodState> {
 }
 
 /// A resource as it is to be taken in: no agent says which addresses a pod got, so that it is taken at its annotations' word.
-fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
+pub(crate) fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
     match object {
         Object::Pod(pod) if pod.status.pod_ips.is_empty() => {
             let expected = pod.expected_addresses();

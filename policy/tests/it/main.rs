@@ -4,6 +4,7 @@ mod explaining;
 mod generated;
 mod histories;
 mod listing;
+mod planning;
 mod settings;
 mod support;
 mod table;
