@@ -3,15 +3,16 @@
 # for each in target/peers/bin. Nothing is installed and no service starts. Packages whose libraries are missing bring them along.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD/target/peers
+peers=$PWD/target/peers
+files=$peers/files
 packages=(nftables iproute2 bird2 conntrack tcpdump iptables ipset dbus-daemon python3-firewall python3-nftables python3-dbus python3-gi gir1.2-glib-2.0)
 # Scripts, which need nothing that is not above; what they name as needed besides (polkit, debconf) is for desktops and installation.
 scripts=(ufw firewalld)
-stamp="$root/.done-$(printf '%s\n' "${packages[@]}" "${scripts[@]}" "$(dpkg --print-architecture)" | sha1sum | cut -c1-12)"
+stamp="$peers/.done-$(printf '%s\n' "$files" "${packages[@]}" "${scripts[@]}" "$(dpkg --print-architecture)" | sha1sum | cut -c1-12)"
 [ -e "$stamp" ] && exit 0
 command -v apt-get >/dev/null || { echo "tests/peers.sh needs a Debian-like system (apt-get)" >&2; exit 1; }
 
-mkdir -p "$root/debs" "$root/bin"
+mkdir -p "$peers/debs" "$peers/bin"
 if ! apt-cache show bird2 >/dev/null 2>&1; then
     echo "peers: reading the package lists"
     apt-get update -qq
@@ -29,23 +30,23 @@ mapfile -t wanted < <(
 )
 wanted+=("${scripts[@]}")
 echo "peers: fetching ${wanted[*]}"
-(cd "$root/debs" && rm -f ./*.deb && apt-get download -qq "${wanted[@]}" 2>&1 | grep -v '^W:' || true)
+(cd "$peers/debs" && rm -f ./*.deb && apt-get download -qq "${wanted[@]}" 2>&1 | grep -v '^W:' || true)
 for name in "${packages[@]}" "${scripts[@]}"; do
-    ls "$root"/debs/"${name}"_*.deb >/dev/null 2>&1 || { echo "peers: package $name could not be fetched" >&2; exit 1; }
+    ls "$peers"/debs/"${name}"_*.deb >/dev/null 2>&1 || { echo "peers: package $name could not be fetched" >&2; exit 1; }
 done
-for deb in "$root"/debs/*.deb; do dpkg-deb -x "$deb" "$root/root"; done
+for deb in "$peers"/debs/*.deb; do dpkg-deb -x "$deb" "$files"; done
 
-libraries=$(find "$root/root" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
-extensions=$(find "$root/root" -type d -name xtables -print -quit)
+libraries=$(find "$files" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
+extensions=$(find "$files" -type d -name xtables -print -quit)
 for directory in usr/sbin sbin usr/bin bin; do
-    for program in "$root/root/$directory"/*; do
+    for program in "$files/$directory"/*; do
         [ -f "$program" ] && [ -x "$program" ] || continue
-        wrapper="$root/bin/$(basename "$program")"
+        wrapper="$peers/bin/$(basename "$program")"
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s XTABLES_LIBDIR=%s exec %s "$@"\n' "$libraries" "$extensions" "$program" > "$wrapper"
         chmod +x "$wrapper"
     done
 done
 for program in nft ip bird birdc conntrack tcpdump iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy ipset dbus-daemon ufw firewalld; do
-    [ -x "$root/bin/$program" ] || { echo "peers: $program is missing after unpacking" >&2; exit 1; }
+    [ -x "$peers/bin/$program" ] || { echo "peers: $program is missing after unpacking" >&2; exit 1; }
 done
 touch "$stamp"

@@ -40,7 +40,7 @@ apt_options=(-o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourcePart
     -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
 unpack() {
     local target=$1 package=$2 part
-    part=$(mktemp -d "$target.XXXXXX")
+    part=$(mktemp -d -p "$vm")
     echo "vm: fetching $package of ${suites[0]}"
     (cd "$part" && apt-get "${apt_options[@]}" download -qq "$package") ||
         { rm -rf "$part"; echo "vm: $package of ${suites[0]} could not be fetched" >&2; return 2; }
@@ -66,7 +66,7 @@ if ! command -v qemu-system-x86_64 >/dev/null; then
 fi
 
 # The root file system.
-root=$(mktemp -d "$vm/root.XXXXXX")
+root=$(mktemp -d -p "$vm")
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,etc,peers,tests,lib/modules}
 cp "$busybox" "$root/bin/busybox"
@@ -89,9 +89,9 @@ install_program "$root/bin/tortie-node" "$bin/tortie-node"
 for binary in "${binaries[@]}"; do install_program "$root/tests/${binary##*/}" "$binary"; done
 if [ ${#binaries[@]} -gt 0 ]; then
     tests/peers.sh
-    libraries=$(find target/peers/root -name '*.so*' -printf '%h\n' | sort -u | sed "s|^|$PWD/|" | paste -sd:)
+    libraries=$(find target/peers/files -name '*.so*' -printf '%h\n' | sort -u | sed "s|^|$PWD/|" | paste -sd:)
     for peer in nft ip; do
-        program=$(find target/peers/root -path "*bin/$peer" -type f | head -n 1)
+        program=$(find target/peers/files -path "*bin/$peer" -type f | head -n 1)
         LD_LIBRARY_PATH=$libraries install_program "$root/peers/$peer.real" "$program"
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec /peers/%s.real "$@"\n' "$libraries" "$peer" > "$root/peers/$peer"
         chmod +x "$root/peers/$peer"
