@@ -95,6 +95,38 @@ where
     Ok(list.into_iter().map(|Network(network)| network).collect())
 }
 
+/// [`network_or_address`] for each element of a list.
+pub(crate) fn networks_or_addresses<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Network(#[serde(deserialize_with = "network_or_address")] IpNet);
+
+    let list = Option::<Vec<Network>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Network(network)| network).collect())
+}
+
+/// [`address`] for each element of a list.
+pub(crate) fn addresses<'de, D>(deserializer: D) -> Result<Vec<IpAddr>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Address(#[serde(deserialize_with = "address")] IpAddr);
+
+    let list = Option::<Vec<Address>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Address(address)| address).collect())
+}
+
+/// Reads a text whose empty form is a field that is not set.
+pub(crate) fn optional_text<'de, D>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
 const NOT_A_NETWORK: &str = "must be a valid CIDR, such as 10.0.0.0/8 or fd00::/64";
 
 pub(crate) fn parse_network(text: &str) -> Option<IpNet> {

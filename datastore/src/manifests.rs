@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tortie_api::{Decoded, Object, ObjectKey};
+use tortie_api::{Decoded, Kind, Object, ObjectKey};
 
 use crate::Problem;
 use crate::files;
@@ -48,18 +48,26 @@ impl From<&ObjectKey> for DocumentKey {
     fn from(key: &ObjectKey) -> Self {
         Self {
             group: group(key.kind.api_version()).to_owned(),
-            kind: key.kind.as_str().to_owned(),
+            kind: key.kind.manifest_kind().to_owned(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         }
     }
 }
 
+impl DocumentKey {
+    /// The name of the kind that no other kind has: two are called NetworkPolicy in manifests.
+    pub fn kind_name(&self) -> &str {
+        let is_it = |kind: &Kind| kind.manifest_kind() == self.kind && group(kind.api_version()) == self.group;
+        Kind::ALL.into_iter().find(is_it).map_or(&self.kind, |kind| kind.as_str())
+    }
+}
+
 impl fmt::Display for DocumentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind_name(), self.name),
+            None => write!(f, "{} {}", self.kind_name(), self.name),
         }
     }
 }
@@ -309,7 +317,7 @@ fn describe(kind: Option<&str>, node: &Node) -> String {
     let metadata = node.get("metadata").map(|entry| &entry.value);
     let name = metadata.and_then(|metadata| metadata.text("name"));
     let namespace = metadata.and_then(|metadata| metadata.text("namespace"));
-    let namespaced = kind.is_some_and(|kind| kind.parse().is_ok_and(tortie_api::Kind::is_namespaced));
+    let namespaced = kind.is_some_and(|kind| kind.parse().is_ok_and(Kind::is_namespaced));
     let namespace = namespace.or(namespaced.then_some("default"));
     match (kind, namespace, name) {
         (Some(kind), Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::field::{FieldError, Path, nearest};
-use crate::object::{Kind, Object};
+use crate::kind::{CALICO_STORAGE, Kind};
+use crate::object::Object;
 use crate::validate;
 
 /// What a value turned out to be.
@@ -17,22 +18,14 @@ use crate::validate;
 pub enum Decoded {
     /// An object of a kind that Tortie acts upon; defaulted and valid. Boxed, as the other variants are small.
     Object(Box<Object>),
-    /// An object of a kind that a cluster has and that this version need not look at (Service, EndpointSlice, Secret).
+    /// An object of a kind that a cluster has and that this version need not look at (Service, Secret).
     Ignored,
     /// An object of a kind that Tortie does not know, with a sentence that says so.
     UnknownKind(String),
 }
 
 /// Kinds that are taken in silence: a cluster's manifests have them, and this version does nothing with them.
-const IGNORED: [(&str, &str); 4] =
-    [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints"), ("discovery.k8s.io/v1", "EndpointSlice")];
-
-/// The `apiVersion` of Calico's kinds.
-const CALICO: &str = "projectcalico.org/v3";
-
-/// Under this `apiVersion` Calico's own resources keep the objects of `projectcalico.org/v3`, field by field, on clusters without
-/// Calico's API server: what `kubectl get ippools -o yaml` prints there.
-const CALICO_STORAGE: &str = "crd.projectcalico.org/v1";
+const IGNORED: [(&str, &str); 3] = [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints")];
 
 /// The fields of `meta/v1 ObjectMeta`, for kinds in which a mistyped field is an error.
 const METADATA: [&str; 16] = [
@@ -97,31 +90,25 @@ fn find_kind(api_version: &str, name: &str) -> Result<Found, FieldError> {
     if IGNORED.contains(&(api_version, name)) {
         return Ok(Found::Ignored);
     }
-    let is_stored_calico = api_version == CALICO_STORAGE;
-    let namesake = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
-    match namesake {
-        Some(kind) if kind.api_version() == api_version => Ok(Found::Kind(kind)),
-        Some(kind) if kind.api_version() == CALICO && is_stored_calico => Ok(Found::Kind(kind)),
-        // Calico's own NetworkPolicy shares the name only.
-        Some(kind)
-            if group(api_version) != group(kind.api_version())
-                && (group(api_version) == group(CALICO) || is_stored_calico) =>
-        {
-            Ok(Found::Unknown(format!("{api_version} {name} is not enforced by this version")))
-        }
-        // An object that would be honoured under the right version must not be lost by a slip: no such type exists.
-        Some(kind) => {
-            Err(FieldError::not_supported(Path::root().field("apiVersion"), api_version, &[kind.api_version()]))
-        }
-        None => {
-            let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-            let hint = match nearest(name, &known) {
-                Some(kind) => format!("did you mean {kind}?"),
-                None => "it has no effect".to_owned(),
-            };
-            Ok(Found::Unknown(format!("unknown kind {name} of {api_version}: {hint}")))
-        }
+    if let Some(kind) = Kind::of_manifest(api_version, name) {
+        return Ok(Found::Kind(kind));
     }
+    let namesakes: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.manifest_kind() == name).collect();
+    // An object that would be honoured under the right version must not be lost by a slip: no such type exists. Other projects have
+    // kinds of the same names, in groups that look like none of ours.
+    let versions: Vec<&str> = namesakes.iter().map(|kind| kind.api_version()).collect();
+    let group = group(api_version);
+    let groups: Vec<&str> = Kind::ALL.iter().map(|kind| self::group(kind.api_version())).collect();
+    let is_ours = !group.contains('.') || api_version == CALICO_STORAGE || nearest(group, &groups).is_some();
+    if is_ours && !namesakes.is_empty() {
+        return Err(FieldError::not_supported(Path::root().field("apiVersion"), api_version, &versions));
+    }
+    let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.manifest_kind()).collect();
+    let hint = match nearest(name, &known) {
+        Some(kind) if kind != name => format!("did you mean {kind}?"),
+        _ => "it has no effect".to_owned(),
+    };
+    Ok(Found::Unknown(format!("unknown kind {name} of {api_version}: {hint}")))
 }
 
 /// The group of `group/version`; empty for the core group.
@@ -146,6 +133,19 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
         }
         Kind::IpamBlock => Object::IpamBlock(typed(value, &[])?),
         Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &[])?),
+        Kind::ServiceAccount => Object::ServiceAccount(typed(value, &[])?),
+        Kind::EndpointSlice => Object::EndpointSlice(typed(value, &[])?),
+        Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(typed(value, &[])?),
+        Kind::Tier => Object::Tier(typed(value, &[])?),
+        Kind::CalicoNetworkPolicy => Object::CalicoNetworkPolicy(typed(value, &[])?),
+        Kind::GlobalNetworkPolicy => Object::GlobalNetworkPolicy(typed(value, &[])?),
+        Kind::StagedNetworkPolicy => Object::StagedNetworkPolicy(typed(value, &[])?),
+        Kind::StagedGlobalNetworkPolicy => Object::StagedGlobalNetworkPolicy(typed(value, &[])?),
+        Kind::StagedKubernetesNetworkPolicy => Object::StagedKubernetesNetworkPolicy(typed(value, &[])?),
+        Kind::NetworkSet => Object::NetworkSet(typed(value, &[])?),
+        Kind::GlobalNetworkSet => Object::GlobalNetworkSet(typed(value, &[])?),
+        Kind::HostEndpoint => Object::HostEndpoint(typed(value, &[])?),
+        Kind::Profile => Object::Profile(typed(value, &[])?),
     })
 }
 

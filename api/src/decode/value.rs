@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde_json::{Map, Value};
 
@@ -216,10 +217,11 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refusal> {
         match self.0 {
+            Value::Object(map) => visitor.visit_enum(Alternative::of(map, variants).map_err(|error| error.of(self.0))?),
             Value::Null => visitor.visit_enum(IntoDeserializer::<Refusal>::into_deserializer("")),
             Value::String(text) => visitor.visit_enum(IntoDeserializer::<Refusal>::into_deserializer(text.as_str())),
             other => Err(should_be("a string").of(other)),
@@ -236,6 +238,54 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
 
     serde::forward_to_deserialize_any! {
         i8 i16 i32 i64 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}
+
+/// A map of which exactly one field must be set, as the API writes a choice: the field's name is that of an enum's variant.
+struct Alternative<'de> {
+    field: &'de str,
+    value: &'de Value,
+}
+
+impl<'de> Alternative<'de> {
+    fn of(map: &'de Map<String, Value>, known: &'static [&'static str]) -> Result<Self, Refusal> {
+        let mut set = map.iter().filter(|(_, value)| !value.is_null());
+        match (set.next(), set.next()) {
+            (Some((field, value)), None) if known.contains(&field.as_str()) => Ok(Self { field, value }),
+            (Some((field, _)), None) => Err(de::Error::unknown_field(field, known)),
+            _ => Err(de::Error::custom(format!("must have exactly one of the fields {}", known.join(", ")))),
+        }
+    }
+}
+
+impl<'de> EnumAccess<'de> for Alternative<'de> {
+    type Error = Refusal;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Refusal> {
+        let reader: StrDeserializer<'_, Refusal> = self.field.into_deserializer();
+        seed.deserialize(reader).map(|variant| (variant, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Alternative<'de> {
+    type Error = Refusal;
+
+    fn unit_variant(self) -> Result<(), Refusal> {
+        Err(should_be("a string"))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Refusal> {
+        let field = || Step::Field(self.field.to_owned());
+        seed.deserialize(ValueReader(self.value)).map_err(|error| error.of(self.value).inside(field()))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Refusal> {
+        Err(should_be("a string"))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Refusal> {
+        Err(should_be("a string"))
     }
 }
 

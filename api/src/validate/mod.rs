@@ -8,8 +8,9 @@ mod network_policy;
 
 use crate::field::{FieldError, Path};
 use crate::k8s::LabelSelector;
+use crate::kind::Kind;
 use crate::meta::{ObjectMeta, StringMap};
-use crate::object::{Kind, Object};
+use crate::object::Object;
 
 /// The API server's limit for all annotations of an object together.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -27,6 +28,19 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
         Object::BgpConfiguration(configuration) => calico::bgp_configuration(configuration, &mut errors),
         Object::IpamBlock(block) => calico::ipam_block(block, &mut errors),
         Object::FelixConfiguration(configuration) => felix::configuration(configuration, &mut errors),
+        Object::ServiceAccount(_)
+        | Object::EndpointSlice(_)
+        | Object::ClusterNetworkPolicy(_)
+        | Object::Tier(_)
+        | Object::CalicoNetworkPolicy(_)
+        | Object::GlobalNetworkPolicy(_)
+        | Object::StagedNetworkPolicy(_)
+        | Object::StagedGlobalNetworkPolicy(_)
+        | Object::StagedKubernetesNetworkPolicy(_)
+        | Object::NetworkSet(_)
+        | Object::GlobalNetworkSet(_)
+        | Object::HostEndpoint(_)
+        | Object::Profile(_) => {}
     }
     errors.0
 }
