@@ -16,8 +16,8 @@ pub use addresses::annotations;
 pub(crate) use addresses::reported_addresses;
 pub use bandwidth::{Bandwidth, BandwidthLimit};
 pub use cluster::{
-    Address, Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec,
-    PodStatus, Protocol,
+    Address, Container, ContainerPort, DEFAULT_SERVICE_ACCOUNT, Namespace, Node, NodeAddress, NodeSpec, NodeStatus,
+    Pod, PodIp, PodSpec, PodStatus, Protocol,
 };
 pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterNetworkPolicyAction, ClusterNetworkPolicyEgressRule, ClusterNetworkPolicyIngressRule,
