@@ -5,8 +5,8 @@
 
 use crate::keys;
 use crate::model::{
-    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, ICMP, ICMPV6, Key, KeyType, LOG_PREFIX_MAX, Match, Op,
-    RejectWith, Rule, Statement, Verdict, comment, log_prefix,
+    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, ICMP, ICMPV6, Key, KeyType,
+    LOG_PREFIX_MAX, Match, Op, RejectWith, Rule, Statement, Verdict, comment, log_prefix,
 };
 
 /// The longest name of a chain or set that `nft` 1.0.6 takes.
@@ -25,8 +25,29 @@ pub struct Declared {
     pub key: Vec<KeyType>,
     /// Whether elements are intervals.
     pub interval: bool,
-    /// Whether it maps to verdicts.
-    pub map: bool,
+    /// What elements have beside their key.
+    pub content: Content,
+}
+
+/// What elements have beside their key: whether they are of a set, a verdict map or a counter map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing.
+    Keys,
+    /// A verdict.
+    Verdicts,
+    /// A named counter.
+    Counters,
+}
+
+impl Content {
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Keys => "a set; its elements have nothing but keys",
+            Self::Verdicts => "a verdict map; its elements have verdicts",
+            Self::Counters => "a counter map; its elements have counters",
+        }
+    }
 }
 
 /// Whether `command` makes sense, given the sets and maps that `find` knows. One that it does not know is left to the kernel.
@@ -39,7 +60,9 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
             hook.map_or(Ok(()), check_hook)?;
             name(chain)
         }
-        Command::AddSet { set, key, interval, comment } | Command::AddMap { map: set, key, interval, comment } => {
+        Command::AddSet { set, key, interval, comment }
+        | Command::AddMap { map: set, key, interval, comment }
+        | Command::AddCounterMap { map: set, key, interval, comment } => {
             name(set)?;
             check_comment(comment.as_deref())?;
             check_key(key, *interval)
@@ -51,13 +74,21 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         Command::AddRule { rule, .. } => self::rule(rule, find),
         Command::AddElements { set, elements } | Command::DeleteElements { set, elements } => {
             let Some(declared) = find(set) else { return Ok(()) };
-            holds(declared, false)?;
+            holds(declared, Content::Keys)?;
             elements.iter().try_for_each(|key| element(declared, key))
         }
         Command::AddMapElements { map, elements } | Command::DeleteMapElements { map, elements } => {
             let Some(declared) = find(map) else { return Ok(()) };
-            holds(declared, true)?;
+            holds(declared, Content::Verdicts)?;
             elements.iter().try_for_each(|(key, _)| element(declared, key))
+        }
+        Command::AddCounterElements { map, elements } | Command::DeleteCounterElements { map, elements } => {
+            let Some(declared) = find(map) else { return Ok(()) };
+            holds(declared, Content::Counters)?;
+            elements.iter().try_for_each(|(key, counter)| {
+                name(counter)?;
+                element(declared, key)
+            })
         }
         Command::AddTable
         | Command::DeleteTable
@@ -65,7 +96,8 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         | Command::FlushChain { .. }
         | Command::DeleteCounter { .. }
         | Command::DeleteSet { .. }
-        | Command::DeleteMap { .. } => Ok(()),
+        | Command::DeleteMap { .. }
+        | Command::DeleteCounterMap { .. } => Ok(()),
     }
 }
 
@@ -92,21 +124,25 @@ pub fn takes(hook: Hook, statement: &Statement) -> bool {
     }
 }
 
-/// Whether elements with verdicts, or without, belong into a map or set. That is all that there is to check of a command with elements
-/// beside the keys, which [`keys::encode`] checks.
+/// Whether elements with such content belong into a set or map. That is all that there is to check of a command with elements beside
+/// the keys, which [`keys::encode`] checks, and the names of counters.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn holds(declared: &Declared, verdicts: bool) -> Result<(), String> {
-    match (declared.map, verdicts) {
-        (true, false) => Err("it is a map; its elements have verdicts".into()),
-        (false, true) => Err("it is a set; its elements have no verdicts".into()),
-        _ => Ok(()),
-    }
+pub fn holds(declared: &Declared, content: Content) -> Result<(), String> {
+    if declared.content == content { Ok(()) } else { Err(format!("it is {}", declared.content.what())) }
 }
 
 fn element(declared: &Declared, key: &Key) -> Result<(), String> {
     keys::encode(&declared.key, declared.interval, key).map(|_| ())
+}
+
+/// The name of a counter, as it is, if it is one.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn counter_name(counter: &str) -> Result<&str, String> {
+    name(counter).map(|()| counter)
 }
 
 fn name(name: &str) -> Result<(), String> {
@@ -189,8 +225,9 @@ pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Res
                         "statements after a verdict map are reached by no packet that it has a verdict for".into()
                     );
                 }
-                seen.check_lookup(key, map, true, &find)?;
+                seen.check_lookup(key, map, Content::Verdicts, &find)?;
             }
+            Statement::CountIn { key, map } => seen.check_lookup(key, map, Content::Counters, &find)?,
             Statement::Masquerade { .. } | Statement::Snat { .. } | Statement::Reject(_) => {
                 if !last {
                     return Err("statements after a translation or a rejection are never reached".into());
@@ -264,7 +301,7 @@ impl Seen {
             | Match::CtStatusDnat(_)
             | Match::LimitOver { .. }
             | Match::CtCountOver(_) => {}
-            Match::InSet { key, set, .. } => self.check_lookup(key, set, false, find)?,
+            Match::InSet { key, set, .. } => self.check_lookup(key, set, Content::Keys, find)?,
         }
         Ok(())
     }
@@ -294,7 +331,7 @@ impl Seen {
         &self,
         key: &[Field],
         set: &str,
-        map: bool,
+        content: Content,
         find: impl Fn(&str) -> Option<&'a Declared>,
     ) -> Result<(), String> {
         for field in key {
@@ -309,12 +346,7 @@ impl Seen {
             }
         }
         let Some(declared) = find(set) else { return Ok(()) };
-        if declared.map != map {
-            return Err(format!(
-                "{set} is a {}",
-                if map { "set, and a verdict map is needed" } else { "map, and a set is needed" }
-            ));
-        }
+        holds(declared, content).map_err(|what| format!("{set} cannot be looked up so: {what}"))?;
         if !key.iter().map(|field| field.key_type()).eq(declared.key.iter().copied()) {
             return Err(format!("the key looked up in {set} is not of its type"));
         }
@@ -347,13 +379,13 @@ pub fn sets_of(rule: &Rule) -> impl Iterator<Item = &str> {
         _ => None,
     });
     let statements = rule.statements.iter().filter_map(|statement| match statement {
-        Statement::Vmap { map, .. } => Some(map.as_str()),
+        Statement::Vmap { map, .. } | Statement::CountIn { map, .. } => Some(map.as_str()),
         _ => None,
     });
     matches.chain(statements)
 }
 
-/// The named counters that a rule counts in.
+/// The named counters that a rule counts in by their names; those of its counter maps are not among them.
 pub fn counters_of(rule: &Rule) -> impl Iterator<Item = &str> {
     rule.statements.iter().filter_map(|statement| match statement {
         Statement::NamedCounter(counter) => Some(counter.as_str()),
@@ -367,7 +399,10 @@ pub fn names(command: &Command) -> Vec<&str> {
     match command {
         Command::AddRule { rule, .. } => sets_of(rule).collect(),
         Command::AddElements { set, .. } | Command::DeleteElements { set, .. } => vec![set],
-        Command::AddMapElements { map, .. } | Command::DeleteMapElements { map, .. } => vec![map],
+        Command::AddMapElements { map, .. }
+        | Command::DeleteMapElements { map, .. }
+        | Command::AddCounterElements { map, .. }
+        | Command::DeleteCounterElements { map, .. } => vec![map],
         _ => Vec::new(),
     }
 }
@@ -380,6 +415,12 @@ pub fn short(command: &Command) -> String {
         Command::DeleteElements { set, elements } => format!("to delete {} elements of set {set}", elements.len()),
         Command::AddMapElements { map, elements } => format!("to add {} elements to map {map}", elements.len()),
         Command::DeleteMapElements { map, elements } => format!("to delete {} elements of map {map}", elements.len()),
+        Command::AddCounterElements { map, elements } => {
+            format!("to add {} elements to counter map {map}", elements.len())
+        }
+        Command::DeleteCounterElements { map, elements } => {
+            format!("to delete {} elements of counter map {map}", elements.len())
+        }
         Command::AddRule { chain, rule } => format!("to add the rule `{rule}` to chain {chain}"),
         Command::AddTable => "to add the table".into(),
         Command::DeleteTable => "to delete the table".into(),
@@ -392,5 +433,7 @@ pub fn short(command: &Command) -> String {
         Command::DeleteSet { set } => format!("to delete set {set}"),
         Command::AddMap { map, .. } => format!("to add map {map}"),
         Command::DeleteMap { map } => format!("to delete map {map}"),
+        Command::AddCounterMap { map, .. } => format!("to add counter map {map}"),
+        Command::DeleteCounterMap { map } => format!("to delete counter map {map}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What a table is made of: chains with rules, sets and verdict maps with elements.
+//! What a table is made of: chains with rules; sets, verdict maps and counter maps with elements.
 //!
 //! The vocabulary is exactly what the compiler emits and no more, so that each form has a text that `nft` 1.0.6 prints back, a
 //! lowering to kernel expressions, and an interpretation. Elements are plain bytes-in-fields ([`Value`]), so a set's content can be
@@ -62,6 +62,9 @@ pub struct Ruleset {
     pub sets: BTreeMap<String, Set>,
     /// Verdict maps by name.
     pub maps: BTreeMap<String, VerdictMap>,
+    /// Counter maps by name. The three share one space of names.
+    #[serde(default)]
+    pub counter_maps: BTreeMap<String, CounterMap>,
     /// Named counters, with their comments. What they have counted is no part of the table's content.
     #[serde(default)]
     pub counters: BTreeMap<String, Option<String>>,
@@ -71,7 +74,11 @@ impl Ruleset {
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.sets.is_empty() && self.maps.is_empty() && self.counters.is_empty()
+        self.chains.is_empty()
+            && self.sets.is_empty()
+            && self.maps.is_empty()
+            && self.counter_maps.is_empty()
+            && self.counters.is_empty()
     }
 }
 
@@ -251,15 +258,23 @@ pub struct Set {
 }
 
 /// A map from keys to verdicts.
+pub type VerdictMap = Map<Verdict>;
+
+/// A map from keys to named counters, by their names. An element costs the kernel as little as that of a set: it validates nothing
+/// anew, since no element leads anywhere.
+pub type CounterMap = Map<String>;
+
+/// A map from keys to something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerdictMap {
+#[serde(bound(serialize = "V: Serialize", deserialize = "V: Deserialize<'de>"))]
+pub struct Map<V> {
     /// The key's fields.
     pub key: Vec<KeyType>,
     /// Whether keys are intervals, disjoint.
     pub interval: bool,
     /// The elements. Written as pairs, since keys are no text.
     #[serde(with = "pairs")]
-    pub elements: BTreeMap<Key, Verdict>,
+    pub elements: BTreeMap<Key, V>,
     /// What the map stands for, for people; kept in the kernel as user data.
     pub comment: Option<String>,
 }
@@ -421,6 +436,14 @@ pub enum Statement {
     Counter,
     /// `counter name "x"`: counts in a counter that several rules may share and that outlives them.
     NamedCounter(String),
+    /// `counter name ip saddr map @m`: counts in the counter of the element. Without an element the rule ends here, as if it had not
+    /// matched, and the packet goes on to the next one; so what stands behind it is for packets that were counted.
+    CountIn {
+        /// The key's fields.
+        key: Vec<Field>,
+        /// The counter map's name.
+        map: String,
+    },
     /// `ct mark set ct mark & KEEP | BITS`.
     SetCtMark {
         /// Bits of the old mark that stay.
@@ -521,7 +544,7 @@ pub enum Command {
         /// Its comment.
         comment: Option<String>,
     },
-    /// Delete a named counter; no rule may use it.
+    /// Delete a named counter; no rule and no element may use it.
     DeleteCounter {
         /// Its name.
         counter: String,
@@ -586,21 +609,56 @@ pub enum Command {
         /// Keys, with the verdicts they have.
         elements: Vec<(Key, Verdict)>,
     },
+    /// Create a counter map, without its elements.
+    AddCounterMap {
+        /// Its name.
+        map: String,
+        /// Its key.
+        key: Vec<KeyType>,
+        /// `flags interval`.
+        interval: bool,
+        /// Its comment.
+        comment: Option<String>,
+    },
+    /// Delete a counter map.
+    DeleteCounterMap {
+        /// Its name.
+        map: String,
+    },
+    /// Add elements to a counter map. Their counters must be there.
+    AddCounterElements {
+        /// The map.
+        map: String,
+        /// Keys and names of counters.
+        elements: Vec<(Key, String)>,
+    },
+    /// Delete elements of a counter map. The counters stay.
+    DeleteCounterElements {
+        /// The map.
+        map: String,
+        /// Keys, with the counters they have.
+        elements: Vec<(Key, String)>,
+    },
 }
 
 /// A map as a list of pairs.
 mod pairs {
     use std::collections::BTreeMap;
 
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::{Key, Verdict};
+    use super::Key;
 
-    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Key, Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer, V: Serialize>(
+        map: &BTreeMap<Key, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(map)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Key, Verdict>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<Key, V>, D::Error> {
         Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }
@@ -618,7 +676,17 @@ mod tests {
             elements: [(key, Verdict::Goto("class".into()))].into(),
             comment: None,
         };
-        let table = Ruleset { maps: [("egress_class".to_owned(), map)].into(), ..Ruleset::default() };
+        let counter_map = CounterMap {
+            key: vec![KeyType::InetProto],
+            interval: false,
+            elements: [(vec![Value::Proto(6)], "h_tcp".to_owned())].into(),
+            comment: None,
+        };
+        let table = Ruleset {
+            maps: [("egress_class".to_owned(), map)].into(),
+            counter_maps: [("m".to_owned(), counter_map)].into(),
+            ..Ruleset::default()
+        };
         let text = serde_json::to_string(&table).expect("written");
         assert_eq!(serde_json::from_str::<Ruleset>(&text).expect("read"), table);
     }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Chain, ChainType, Command, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op,
+    Chain, ChainType, Command, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Map, Match, Op,
     RejectWith, Rule, Ruleset, Side, Statement, TABLE, Transaction, Value, Verdict,
 };
 
@@ -36,17 +36,18 @@ impl Display for Ruleset {
         }
         for (name, set) in &self.sets {
             separate(f)?;
-            let body = Body { key: &set.key, interval: set.interval, map: false, comment: set.comment.as_deref() };
+            let body = Body { key: &set.key, interval: set.interval, to: None, comment: set.comment.as_deref() };
             writeln!(f, "\tset {name} {{\n{}", body.lines())?;
-            write_elements(f, set.elements.iter().map(|key| Element { key, verdict: None }))?;
+            write_elements(f, set.elements.iter().map(bare))?;
             writeln!(f, "\t}}")?;
         }
         for (name, map) in &self.maps {
             separate(f)?;
-            let body = Body { key: &map.key, interval: map.interval, map: true, comment: map.comment.as_deref() };
-            writeln!(f, "\tmap {name} {{\n{}", body.lines())?;
-            write_elements(f, map.elements.iter().map(|(key, verdict)| Element { key, verdict: Some(verdict) }))?;
-            writeln!(f, "\t}}")?;
+            write_map(f, name, map, VERDICT, verdict_of)?;
+        }
+        for (name, map) in &self.counter_maps {
+            separate(f)?;
+            write_map(f, name, map, COUNTER, counter_of)?;
         }
         for (name, chain) in &self.chains {
             separate(f)?;
@@ -56,6 +57,23 @@ impl Display for Ruleset {
         }
         writeln!(f, "}}")
     }
+}
+
+/// What the elements of maps are, as nft names it.
+const VERDICT: &str = "verdict";
+const COUNTER: &str = "counter";
+
+fn write_map<V>(
+    f: &mut Formatter<'_>,
+    name: &str,
+    map: &Map<V>,
+    to: &'static str,
+    element: for<'a> fn(&'a Key, &'a V) -> Element<'a>,
+) -> fmt::Result {
+    let body = Body { key: &map.key, interval: map.interval, to: Some(to), comment: map.comment.as_deref() };
+    writeln!(f, "\tmap {name} {{\n{}", body.lines())?;
+    write_elements(f, map.elements.iter().map(|(key, value)| element(key, value)))?;
+    writeln!(f, "\t}}")
 }
 
 fn write_chain(f: &mut Formatter<'_>, chain: &Chain) -> fmt::Result {
@@ -97,15 +115,16 @@ impl Display for Hook {
 struct Body<'a> {
     key: &'a [KeyType],
     interval: bool,
-    map: bool,
+    /// What a map maps to; `None` for a set.
+    to: Option<&'static str>,
     comment: Option<&'a str>,
 }
 
 impl Body<'_> {
     fn parts(&self) -> Vec<String> {
         let names: Vec<_> = self.key.iter().map(|kind| kind.name()).collect();
-        let verdict = if self.map { " : verdict" } else { "" };
-        let mut parts = vec![format!("type {}{verdict}", names.join(" . "))];
+        let to = self.to.map(|to| format!(" : {to}")).unwrap_or_default();
+        let mut parts = vec![format!("type {}{to}", names.join(" . "))];
         if self.interval {
             parts.push("flags interval".into());
         }
@@ -120,18 +139,25 @@ impl Body<'_> {
     }
 }
 
-/// An element of a set, or of a map if it has a verdict.
+/// An element with what it has beside its key.
 struct Element<'a> {
     key: &'a Key,
-    verdict: Option<&'a Verdict>,
+    value: ElementValue<'a>,
+}
+
+enum ElementValue<'a> {
+    Nothing,
+    Verdict(&'a Verdict),
+    Counter(&'a str),
 }
 
 impl Display for Element<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write_key(f, self.key)?;
-        match self.verdict {
-            Some(verdict) => write!(f, " : {verdict}"),
-            None => Ok(()),
+        match self.value {
+            ElementValue::Nothing => Ok(()),
+            ElementValue::Verdict(verdict) => write!(f, " : {verdict}"),
+            ElementValue::Counter(counter) => write!(f, " : \"{counter}\""),
         }
     }
 }
@@ -242,7 +268,8 @@ impl<'a> Next<'a> {
 
     fn fields(&self) -> &[Field] {
         match self {
-            Self::Match(Match::InSet { key, .. }) | Self::Statement(Statement::Vmap { key, .. }) => key,
+            Self::Match(Match::InSet { key, .. })
+            | Self::Statement(Statement::Vmap { key, .. } | Statement::CountIn { key, .. }) => key,
             _ => &[],
         }
     }
@@ -391,6 +418,7 @@ fn statement_text(statement: &Statement, protocol: Option<u8>) -> String {
         }
         Statement::Verdict(verdict) => verdict.to_string(),
         Statement::Vmap { key, map } => format!("{} vmap @{map}", fields(key, protocol)),
+        Statement::CountIn { key, map } => format!("counter name {} map @{map}", fields(key, protocol)),
         Statement::Masquerade { ports, fully_random } => {
             let ports = ports.map(|ports| format!(" to :{}", PortRange(ports))).unwrap_or_default();
             format!("masquerade{ports}{}", if *fully_random { " fully-random" } else { "" })
@@ -445,15 +473,19 @@ impl Display for Command {
             }
             Self::DeleteCounter { counter } => write!(f, "delete counter inet {TABLE} {counter}"),
             Self::AddSet { set, key, interval, comment } => {
-                let body = Body { key, interval: *interval, map: false, comment: comment.as_deref() };
+                let body = Body { key, interval: *interval, to: None, comment: comment.as_deref() };
                 write!(f, "create set inet {TABLE} {set} {{ {}; }}", body.parts().join("; "))
             }
             Self::DeleteSet { set } => write!(f, "delete set inet {TABLE} {set}"),
             Self::AddMap { map, key, interval, comment } => {
-                let body = Body { key, interval: *interval, map: true, comment: comment.as_deref() };
+                let body = Body { key, interval: *interval, to: Some(VERDICT), comment: comment.as_deref() };
                 write!(f, "create map inet {TABLE} {map} {{ {}; }}", body.parts().join("; "))
             }
-            Self::DeleteMap { map } => write!(f, "delete map inet {TABLE} {map}"),
+            Self::AddCounterMap { map, key, interval, comment } => {
+                let body = Body { key, interval: *interval, to: Some(COUNTER), comment: comment.as_deref() };
+                write!(f, "create map inet {TABLE} {map} {{ {}; }}", body.parts().join("; "))
+            }
+            Self::DeleteMap { map } | Self::DeleteCounterMap { map } => write!(f, "delete map inet {TABLE} {map}"),
             Self::AddElements { set, elements } => write_element_command(f, "create", set, elements.iter().map(bare)),
             Self::DeleteElements { set, elements } => {
                 write_element_command(f, "delete", set, elements.iter().map(bare))
@@ -464,16 +496,35 @@ impl Display for Command {
             Self::DeleteMapElements { map, elements } => {
                 write_element_command(f, "delete", map, elements.iter().map(mapped))
             }
+            Self::AddCounterElements { map, elements } => {
+                write_element_command(f, "create", map, elements.iter().map(counted))
+            }
+            Self::DeleteCounterElements { map, elements } => {
+                write_element_command(f, "delete", map, elements.iter().map(counted))
+            }
         }
     }
 }
 
 fn bare(key: &Key) -> Element<'_> {
-    Element { key, verdict: None }
+    Element { key, value: ElementValue::Nothing }
+}
+
+fn verdict_of<'a>(key: &'a Key, verdict: &'a Verdict) -> Element<'a> {
+    Element { key, value: ElementValue::Verdict(verdict) }
+}
+
+#[expect(clippy::ptr_arg, reason = "a function of each map's values")]
+fn counter_of<'a>(key: &'a Key, counter: &'a String) -> Element<'a> {
+    Element { key, value: ElementValue::Counter(counter) }
 }
 
 fn mapped((key, verdict): &(Key, Verdict)) -> Element<'_> {
-    Element { key, verdict: Some(verdict) }
+    verdict_of(key, verdict)
+}
+
+fn counted((key, counter): &(Key, String)) -> Element<'_> {
+    counter_of(key, counter)
 }
 
 fn write_element_command<'a>(

@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::keys::IFNAMSIZ;
-use tortie_nft::{CtStates, Direction, Family, Field, ICMP, ICMPV6, Match, Op, RejectWith, Rule, Side, Statement, Verdict};
+use tortie_nft::{
+    CtStates, Direction, Family, Field, ICMP, ICMPV6, Match, Op, RejectWith, Rule, Side, Statement, Verdict,
+};
 
 use crate::attributes::Attributes;
 use crate::consts::*;
@@ -102,6 +104,11 @@ impl Lift {
                 self.statement(Statement::Verdict(verdict))
             }
             "counter" => self.statement(Statement::Counter),
+            "objref" if data.get(NFTA_OBJREF_SET_NAME).is_some() => {
+                let map = data.string(NFTA_OBJREF_SET_NAME)?.to_owned();
+                let key = self.key(data.number(NFTA_OBJREF_SET_SREG)?)?;
+                self.statement(Statement::CountIn { key, map })
+            }
             "objref" => {
                 (data.number(NFTA_OBJREF_IMM_TYPE)? == NFT_OBJECT_COUNTER).then_some(())?;
                 self.statement(Statement::NamedCounter(data.string(NFTA_OBJREF_IMM_NAME)?.to_owned()))
@@ -381,16 +388,7 @@ impl Lift {
     fn lookup(&mut self, data: Attributes<'_>) -> Option<()> {
         let set = data.string(NFTA_LOOKUP_SET)?.to_owned();
         let flags = data.number(NFTA_LOOKUP_FLAGS).unwrap_or(0);
-        // The key is everything that was loaded, from register 1 on without a gap.
-        let mut next = offset(data.number(NFTA_LOOKUP_SREG)?)?;
-        (next == 0).then_some(())?;
-        let mut key = Vec::new();
-        for (offset, source) in std::mem::take(&mut self.registers) {
-            let field = self.field(&source)?;
-            (offset == next).then_some(())?;
-            next += field.key_type().size().next_multiple_of(4);
-            key.push(field);
-        }
+        let key = self.key(data.number(NFTA_LOOKUP_SREG)?)?;
         match data.number(NFTA_LOOKUP_DREG) {
             None => {
                 let op = match flags {
@@ -403,6 +401,20 @@ impl Lift {
             Some(NFT_REG_VERDICT) if flags == 0 => self.statement(Statement::Vmap { key, map: set }),
             Some(_) => None,
         }
+    }
+
+    /// The key of a look-up: everything that was loaded, from register 1 on without a gap. It is thereby consumed.
+    fn key(&mut self, register: u32) -> Option<Vec<Field>> {
+        let mut next = offset(register)?;
+        (next == 0).then_some(())?;
+        let mut key = Vec::new();
+        for (offset, source) in std::mem::take(&mut self.registers) {
+            let field = self.field(&source)?;
+            (offset == next).then_some(())?;
+            next += field.key_type().size().next_multiple_of(4);
+            key.push(field);
+        }
+        (!key.is_empty()).then_some(key)
     }
 
     fn field(&self, source: &Source) -> Option<Field> {

@@ -61,16 +61,12 @@ fn lower_match(w: &mut Writer, condition: &Match) {
             }
         }
         // Type and code lie side by side, and nft compares them as one.
-        Match::Icmp { op, kind, code, .. } => match code {
-            Some(code) => {
-                payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, NFT_REG_1);
-                compare(w, equality(*op), &[*kind, *code]);
-            }
-            None => {
-                payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, NFT_REG_1);
-                compare(w, equality(*op), &[*kind]);
-            }
-        },
+        Match::Icmp { op, kind, code, .. } => {
+            let both = [*kind, code.unwrap_or_default()];
+            let compared = if code.is_some() { &both[..] } else { &both[..1] };
+            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, compared.len() as u32, NFT_REG_1);
+            compare(w, equality(*op), compared);
+        }
         Match::CtState(states) => {
             ct(w, NFT_CT_STATE, NFT_REG_1);
             bitwise(w, NFT_REG_1, &states.0.to_ne_bytes(), &[0; 4]);
@@ -141,6 +137,13 @@ fn lower_statement(w: &mut Writer, statement: &Statement) {
             w.number(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER);
             w.string(NFTA_OBJREF_IMM_NAME, name);
         }),
+        Statement::CountIn { key, map } => {
+            load_key(w, key);
+            expression(w, "objref", |w| {
+                w.number(NFTA_OBJREF_SET_SREG, NFT_REG_1);
+                w.string(NFTA_OBJREF_SET_NAME, map);
+            });
+        }
         Statement::SetCtMark { keep, bits } => {
             ct(w, NFT_CT_MARK, NFT_REG_1);
             bitwise(w, NFT_REG_1, &keep.to_ne_bytes(), &bits.to_ne_bytes());

@@ -567,11 +567,16 @@ fn has_foreign(table: &Ruleset) -> bool {
     let rules = table.chains.values().flat_map(|chain| &chain.rules);
     table.sets.values().any(|set| set.key.is_empty())
         || table.maps.values().any(|map| map.key.is_empty())
+        || table.counter_maps.values().any(|map| map.key.is_empty())
         || table.chains.values().any(|chain| chain.hook.is_some_and(|hook| hook.point == HookPoint::Foreign))
         || rules.flat_map(|rule| &rule.statements).any(|statement| matches!(statement, Statement::Foreign(_)))
         || table.chains.values().flat_map(|chain| &chain.rules).any(|rule| {
             // A set without a name of its own is part of the rule.
-            check::sets_of(rule).any(|name| !table.sets.contains_key(name) && !table.maps.contains_key(name))
+            check::sets_of(rule).any(|name| {
+                !table.sets.contains_key(name)
+                    && !table.maps.contains_key(name)
+                    && !table.counter_maps.contains_key(name)
+            })
         })
 }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netns::{in_netns, new_netns, nft, nft_load};
 use support::generate;
 use tortie_nft::{
-    Chain, Command, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule, Ruleset,
-    Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
+    Chain, Command, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op,
+    RejectWith, Rule, Ruleset, Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
 };
 use tortie_nft_netlink::NftSocket;
 
@@ -305,6 +305,49 @@ fn every_shape() -> Ruleset {
         statements.push((vec![], vec![statement.clone()]));
         let all = vec![Statement::Counter, statement, Statement::Verdict(Verdict::Accept)];
         statements.push((vec![v4(), tcp()], all));
+    }
+    let address = |text: &str| Value::Addr(text.parse().expect("an address"));
+    let counted: [(&str, &[KeyType], bool, Vec<Key>); 5] = [
+        ("count4", &[KeyType::Ipv4Addr], false, vec![vec![address("10.0.0.1")], vec![address("10.0.0.2")]]),
+        ("count6", &[KeyType::Ipv6Addr], false, vec![vec![address("fd00::1")]]),
+        (
+            "count_net4",
+            &[KeyType::Ipv4Addr],
+            true,
+            vec![vec![Value::Net(net("10.0.0.0/24"))], vec![Value::Net(net("10.0.1.0/24"))]],
+        ),
+        (
+            "count_named",
+            &[KeyType::Ipv4Addr, KeyType::InetProto, KeyType::InetService],
+            false,
+            vec![vec![address("10.0.0.1"), Value::Proto(6), Value::Port(80)]],
+        ),
+        ("count_port", &[KeyType::InetService], true, vec![vec![Value::PortRange(80, 90)], vec![Value::Port(443)]]),
+    ];
+    for (name, key, interval, elements) in counted {
+        let elements = elements.into_iter().zip(["plain", "told"].into_iter().cycle());
+        let elements = elements.map(|(key, counter)| (key, counter.to_owned())).collect();
+        let comment = Some("what it counts".to_owned());
+        ruleset.counter_maps.insert(name.into(), CounterMap { key: key.to_vec(), interval, elements, comment });
+    }
+    let count_in = |key: &[Field], map: &str| Statement::CountIn { key: key.to_vec(), map: map.into() };
+    let counts = [
+        (vec![v4()], count_in(&[Field::Ip4Saddr], "count4")),
+        (vec![v4()], count_in(&[Field::Ip4Daddr], "count_net4")),
+        (vec![v4(), tcp()], count_in(&[Field::Ip4Saddr], "count_net4")),
+        (vec![v6(), tcp()], count_in(&[Field::Ip6Daddr], "count6")),
+        (vec![v4(), tcp()], count_in(&[Field::Ip4Daddr, Field::L4Proto, Field::ThDport], "count_named")),
+        (vec![v4()], count_in(&[Field::Ip4Daddr, Field::L4Proto, Field::ThSport], "count_named")),
+        (vec![tcp()], count_in(&[Field::ThDport], "count_port")),
+    ];
+    for (matches, count) in counts {
+        statements.push((matches.clone(), vec![count.clone()]));
+        statements.push((matches.clone(), vec![count.clone(), Statement::Verdict(Verdict::Goto("c".into()))]));
+        let again = Statement::NamedCounter("plain".into());
+        statements.push((
+            matches,
+            vec![Statement::Counter, count.clone(), again, count, Statement::Verdict(Verdict::Accept)],
+        ));
     }
     statements.push((vec![tcp()], vec![Statement::Reject(RejectWith::TcpReset)]));
     statements.push((vec![], vec![Statement::Counter, Statement::Reject(RejectWith::AdminProhibited)]));

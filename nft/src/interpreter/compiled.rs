@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Conntrack, Error, FlowState, Packet, Translation};
-use crate::check::{self, Declared};
+use crate::check::{self, Content, Declared};
 use crate::keys::{self, Bytes, IFNAMSIZ};
 use crate::model::{
     self, ChainType, CtStates, Direction, Family, Field, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Ruleset,
@@ -18,6 +18,8 @@ use crate::model::{
 pub(super) struct Compiled {
     pub(super) chains: Vec<Chain>,
     pub(super) sets: Vec<Table>,
+    /// Names of counters, in order.
+    pub(super) counters: Vec<String>,
     /// Base chains in the order in which packets meet them: by priority, then by name.
     pub(super) bases: Vec<Base>,
 }
@@ -94,7 +96,7 @@ pub(super) enum Condition {
     },
 }
 
-/// What a rule does; counters count nothing here.
+/// What a rule does. Counters without a name count nothing here.
 #[derive(Debug)]
 pub(super) enum Effect {
     SetMark { keep: u32, bits: u32 },
@@ -103,11 +105,18 @@ pub(super) enum Effect {
     Reject(RejectWith),
     Vmap { key: Vec<Field>, map: usize },
     NoTrack,
+    Count(usize),
+    CountIn { key: Vec<Field>, map: usize },
 }
 
-/// An element, with its verdict in a map.
+/// An element, with what it has in a map.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hit(pub(super) Option<Verdict>);
+pub(super) enum Hit {
+    Key,
+    Verdict(Verdict),
+    /// A counter by its index.
+    Counter(usize),
+}
 
 /// A set or a map.
 #[derive(Debug)]
@@ -160,12 +169,17 @@ impl Compiled {
         let names = Names::new(ruleset)?;
         let mut sets = Vec::with_capacity(names.sets.len());
         for (name, set) in &ruleset.sets {
-            let elements = set.elements.iter().map(|key| (key, Hit(None)));
+            let elements = set.elements.iter().map(|key| (key, Hit::Key));
             sets.push(table(name, &set.key, set.interval, elements)?);
         }
         for (name, map) in &ruleset.maps {
             let elements: Result<Vec<_>, Error> =
-                map.elements.iter().map(|(key, verdict)| Ok((key, Hit(Some(names.verdict(verdict)?))))).collect();
+                map.elements.iter().map(|(key, verdict)| Ok((key, Hit::Verdict(names.verdict(verdict)?)))).collect();
+            sets.push(table(name, &map.key, map.interval, elements?.into_iter())?);
+        }
+        for (name, map) in &ruleset.counter_maps {
+            let elements: Result<Vec<_>, Error> =
+                map.elements.iter().map(|(key, counter)| Ok((key, Hit::Counter(names.counter(counter)?)))).collect();
             sets.push(table(name, &map.key, map.interval, elements?.into_iter())?);
         }
         let mut chains = Vec::with_capacity(ruleset.chains.len());
@@ -178,7 +192,7 @@ impl Compiled {
             chains.push(Chain { name: name.clone(), rules: rules? });
         }
         bases.sort_by_key(|base| base.priority);
-        Ok(Self { chains, sets, bases })
+        Ok(Self { chains, sets, counters: ruleset.counters.keys().cloned().collect(), bases })
     }
 
     /// A verdict with its chain by name.
@@ -220,36 +234,43 @@ fn table<'a>(
     })
 }
 
-/// Indices by name: chains in order of name, sets before maps.
+/// Indices by name: chains and counters in order of name; sets, then verdict maps, then counter maps.
 struct Names<'a> {
     chains: HashMap<&'a str, usize>,
     sets: HashMap<&'a str, usize>,
+    counters: HashMap<&'a str, usize>,
     declared: BTreeMap<&'a str, Declared>,
 }
 
 impl<'a> Names<'a> {
     fn new(ruleset: &'a Ruleset) -> Result<Self, Error> {
-        let sets = ruleset
-            .sets
-            .iter()
-            .map(|(name, set)| (name.as_str(), Declared { key: set.key.clone(), interval: set.interval, map: false }));
-        let maps = ruleset
-            .maps
-            .iter()
-            .map(|(name, map)| (name.as_str(), Declared { key: map.key.clone(), interval: map.interval, map: true }));
-        let names = ruleset.sets.keys().chain(ruleset.maps.keys()).map(String::as_str);
-        if let Some(name) = ruleset.sets.keys().find(|name| ruleset.maps.contains_key(*name)) {
-            return Err(Error::Invalid { place: name.clone(), what: "it is both a set and a map".into() });
+        let sets = ruleset.sets.iter().map(|(name, set)| (name, &set.key, set.interval, Content::Keys));
+        let maps = ruleset.maps.iter().map(|(name, map)| (name, &map.key, map.interval, Content::Verdicts));
+        let counter_maps =
+            ruleset.counter_maps.iter().map(|(name, map)| (name, &map.key, map.interval, Content::Counters));
+        let all: Vec<_> = sets.chain(maps).chain(counter_maps).collect();
+        let mut declared = BTreeMap::new();
+        for (name, key, interval, content) in &all {
+            let known = Declared { key: (*key).clone(), interval: *interval, content: *content };
+            if declared.insert(name.as_str(), known).is_some() {
+                let what = "sets, verdict maps and counter maps share their names, and two have this one".into();
+                return Err(Error::Invalid { place: (*name).clone(), what });
+            }
         }
         Ok(Self {
             chains: ruleset.chains.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
-            sets: names.enumerate().map(|(index, name)| (name, index)).collect(),
-            declared: sets.chain(maps).collect(),
+            sets: all.iter().enumerate().map(|(index, (name, ..))| (name.as_str(), index)).collect(),
+            counters: ruleset.counters.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+            declared,
         })
     }
 
     fn chain(&self, name: &str) -> Result<usize, Error> {
         self.chains.get(name).copied().ok_or_else(|| Error::NoChain(name.into()))
+    }
+
+    fn counter(&self, name: &str) -> Result<usize, Error> {
+        self.counters.get(name).copied().ok_or_else(|| Error::NoCounter(name.into()))
     }
 
     fn set(&self, name: &str) -> Result<usize, Error> {
@@ -290,9 +311,7 @@ impl<'a> Names<'a> {
             Match::Port { side, op, first, last } => {
                 Condition::Port { source: *side == Side::Source, negate: *op == Op::Ne, first: *first, last: *last }
             }
-            Match::Icmp { op, kind, code, .. } => {
-                Condition::Icmp { negate: *op == Op::Ne, kind: *kind, code: *code }
-            }
+            Match::Icmp { op, kind, code, .. } => Condition::Icmp { negate: *op == Op::Ne, kind: *kind, code: *code },
             Match::CtState(states) => Condition::State(states.0),
             Match::CtDirection(direction) => Condition::Direction(*direction),
             Match::CtStatusDnat(dnat) => Condition::Dnat(*dnat),
@@ -305,11 +324,9 @@ impl<'a> Names<'a> {
 
     fn effect(&self, statement: &Statement) -> Result<Option<Effect>, Error> {
         Ok(Some(match statement {
-            Statement::Counter
-            | Statement::NamedCounter(_)
-            | Statement::Log { .. }
-            | Statement::Trace
-            | Statement::Foreign(_) => return Ok(None),
+            Statement::Counter | Statement::Log { .. } | Statement::Trace | Statement::Foreign(_) => return Ok(None),
+            Statement::NamedCounter(counter) => Effect::Count(self.counter(counter)?),
+            Statement::CountIn { key, map } => Effect::CountIn { key: key.clone(), map: self.set(map)? },
             Statement::NoTrack => Effect::NoTrack,
             Statement::SetCtMark { keep, bits } => Effect::SetMark { keep: *keep, bits: *bits },
             Statement::Verdict(verdict) => Effect::Verdict(self.verdict(verdict)?),

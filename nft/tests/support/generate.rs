@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Ruleset,
-    Set, Side, Statement, Value, Verdict, VerdictMap, intervals,
+    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule,
+    Ruleset, Set, Side, Statement, Value, Verdict, VerdictMap, intervals,
 };
 
 /// A small generator of random numbers (splitmix64): a seed is enough to see a failure again.
@@ -58,10 +58,11 @@ pub fn ruleset(r: &mut Random) -> Ruleset {
         }
     }
     for i in 0..OBJECTS {
-        match r.below(5) {
+        match r.below(6) {
             0 | 1 => drop(ruleset.sets.insert(format!("s{i}"), set(r))),
             2 => drop(ruleset.maps.insert(format!("s{i}"), map(r, &[]))),
             3 => drop(ruleset.maps.insert(format!("s{i}"), map(r, &chains))),
+            4 => drop(ruleset.counter_maps.insert(format!("s{i}"), counter_map(r, &ruleset.counters))),
             _ => {}
         }
     }
@@ -160,6 +161,15 @@ pub fn evolve(r: &mut Random, before: &Ruleset) -> Ruleset {
             }
         }
     }
+    let counters = next.counters.clone();
+    for map in next.counter_maps.values_mut() {
+        if r.chance(20) {
+            map.comment = comment(r);
+        }
+        if r.chance(50) {
+            map.elements = counted(r, &map.key, map.interval, &counters);
+        }
+    }
     for chain in next.chains.values_mut() {
         if r.chance(20) && !chain.rules.is_empty() {
             let at = r.below(chain.rules.len());
@@ -180,6 +190,26 @@ fn map(r: &mut Random, chains: &[String]) -> VerdictMap {
     let elements: BTreeMap<_, _> =
         elements(r, &key, interval).into_iter().map(|key| (key, verdict(r, chains))).collect();
     VerdictMap { key, interval, elements, comment: comment(r) }
+}
+
+fn counter_map(r: &mut Random, counters: &BTreeMap<String, Option<String>>) -> CounterMap {
+    let (key, interval) = key(r);
+    let elements = counted(r, &key, interval, counters);
+    CounterMap { key, interval, elements, comment: comment(r) }
+}
+
+/// Random elements, each with one of these counters.
+fn counted(
+    r: &mut Random,
+    key: &[KeyType],
+    interval: bool,
+    counters: &BTreeMap<String, Option<String>>,
+) -> BTreeMap<Key, String> {
+    let names: Vec<&String> = counters.keys().collect();
+    if names.is_empty() {
+        return BTreeMap::new();
+    }
+    elements(r, key, interval).into_iter().map(|key| (key, (*r.pick(&names)).clone())).collect()
 }
 
 fn comment(r: &mut Random) -> Option<String> {
@@ -367,6 +397,10 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     }
     if let Some(counter) = ruleset.counters.keys().nth(r.below(6)) {
         statements.push(Statement::NamedCounter(counter.clone()));
+    }
+    let maps: Vec<_> = ruleset.counter_maps.iter().map(|(name, map)| (name, &map.key)).collect();
+    if let Some((key, map)) = lookup(r, maps.into_iter(), matched, protocol) {
+        statements.push(Statement::CountIn { key, map });
     }
     if r.chance(10) {
         statements.push(Statement::Log { prefix: format!("test {}: ", r.below(3)) });
