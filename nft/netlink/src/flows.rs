@@ -7,25 +7,15 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::attributes::{Attributes, Message, Messages};
-use crate::consts::*;
-use crate::error::{Error, reason};
-use crate::transport::Transport;
-use crate::wire::Writer;
+use crate::attributes::Attributes;
+use crate::ctnetlink::{CTA_TUPLE_ORIG, MSG_DELETE, walk};
+use crate::error::Error;
 
-const SUBSYSTEM: u16 = 1;
-const MSG_GET: u16 = 1;
-const MSG_DELETE: u16 = 2;
-const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
-const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 /// Source and destination of IPv4, source and destination of IPv6.
 const CTA_IP: [u16; 4] = [1, 2, 3, 4];
-
-/// After how many bytes deletions are sent.
-const PIECE: usize = 64 << 10;
 
 /// Deletes conntrack's entries, in the calling thread's network namespace, that have one of these addresses at any end. Returns how
 /// many. Each is deleted by its number too, so a flow that takes the place of another meanwhile stays.
@@ -33,28 +23,19 @@ const PIECE: usize = 64 << 10;
 /// # Errors
 /// [`Error::Request`] where the kernel has no ctnetlink or refuses; some may be deleted by then.
 pub fn forget_flows(addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
-    let mut dump = Transport::open()?;
-    let mut deletions = Deletions { transport: Transport::open()?, writer: Writer::default(), seq: 0 };
-    let mut w = Writer::default();
-    w.begin_of(SUBSYSTEM, MSG_GET, NLM_F_DUMP, NFPROTO_UNSPEC, 1);
-    w.end();
-    dump.send(w.bytes())?;
     let mut found = 0;
-    loop {
-        for message in Messages(dump.receive()?).filter(|message| message.seq == 1) {
-            match message.kind {
-                NLMSG_ERROR | NLMSG_DONE => match message.errno() {
-                    None | Some(0) => return deletions.flush().map(|()| found),
-                    Some(errno) => return Err(refused(errno)),
-                },
-                _ if bears(message.attributes(), addresses) => {
-                    found += 1;
-                    deletions.add(&message)?;
-                }
-                _ => {}
-            }
+    walk("to delete entries of conntrack (is nf_conntrack_netlink there?)", |entry, changes| {
+        if !bears(entry.attributes(), addresses) {
+            return Ok(());
         }
-    }
+        found += 1;
+        changes.queue(MSG_DELETE, entry, |w| {
+            if let Some(id) = entry.attributes().get(CTA_ID) {
+                w.attribute(CTA_ID, id.payload);
+            }
+        })
+    })?;
+    Ok(found)
 }
 
 /// Whether an entry has one of the addresses.
@@ -76,59 +57,4 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         16 => bytes.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes).into()),
         _ => None,
     }
-}
-
-/// Deletions on their way, by a socket of their own: the other one is in the middle of a dump.
-struct Deletions {
-    transport: Transport,
-    writer: Writer,
-    seq: u32,
-}
-
-impl Deletions {
-    fn add(&mut self, entry: &Message<'_>) -> Result<(), Error> {
-        let (Some(family), Some(tuple)) = (entry.family(), entry.attributes().get(CTA_TUPLE_ORIG)) else {
-            return Ok(());
-        };
-        if self.writer.bytes().len() > PIECE {
-            self.flush()?;
-        }
-        self.seq = self.seq.wrapping_add(1);
-        let w = &mut self.writer;
-        w.begin_of(SUBSYSTEM, MSG_DELETE, 0, family, self.seq);
-        w.attribute(CTA_TUPLE_ORIG | NLA_F_NESTED, tuple.payload);
-        for kind in [CTA_ZONE, CTA_ID] {
-            if let Some(attribute) = entry.attributes().get(kind) {
-                w.attribute(kind, attribute.payload);
-            }
-        }
-        w.end();
-        Ok(())
-    }
-
-    /// Sends what has gathered. That an entry has ended since is no failure.
-    fn flush(&mut self) -> Result<(), Error> {
-        if self.writer.bytes().is_empty() {
-            return Ok(());
-        }
-        self.writer.acknowledge();
-        let writer = std::mem::take(&mut self.writer);
-        self.transport.send(writer.bytes())?;
-        let mut failed = None;
-        loop {
-            for message in Messages(self.transport.receive()?) {
-                let (NLMSG_ERROR, Some(errno)) = (message.kind, message.errno()) else { continue };
-                if errno != 0 && errno != nix::errno::Errno::ENOENT as i32 {
-                    failed = failed.or(Some(errno));
-                }
-                if message.seq == self.seq {
-                    return failed.map_or(Ok(()), |errno| Err(refused(errno)));
-                }
-            }
-        }
-    }
-}
-
-fn refused(errno: i32) -> Error {
-    Error::Request { what: "to delete entries of conntrack (is nf_conntrack_netlink there?)", reason: reason(errno) }
 }

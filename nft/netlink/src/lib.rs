@@ -42,6 +42,7 @@
 mod attributes;
 mod conntrack;
 mod consts;
+mod ctnetlink;
 mod encode;
 mod error;
 mod filter;
