@@ -8,14 +8,18 @@ mod netns;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use netns::{RawSocket, in_netns, ip};
 use support::generate::{self, Random};
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
-use tortie_nft::{Chain, CtStates, Direction, Hook, HookPoint, Match, Rule, Ruleset, Statement, Verdict};
+use tortie_nft::{
+    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Rule, Ruleset, Statement,
+    Verdict,
+};
 use tortie_nft_netlink::NftSocket;
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -115,15 +119,50 @@ fn arrived(socket: &RawSocket) -> BTreeSet<u32> {
     numbers
 }
 
-/// What the interpreter says of a packet on its way through the router.
-fn interpret(interpreter: &Interpreter, packet: &mut Packet) -> Outcome {
+/// What the interpreter says of a packet on its way through the router, and which counters of [`hits`] it says count it.
+fn interpret(interpreter: &Interpreter, packet: &mut Packet, hits: &mut BTreeMap<String, u64>) -> Outcome {
     let oif = std::mem::take(&mut packet.oif);
     let prerouting = interpreter.run(HookPoint::Prerouting, packet);
     packet.oif = oif;
-    if prerouting == Outcome::Drop || interpreter.run(HookPoint::Forward, packet) == Outcome::Drop {
+    if prerouting == Outcome::Drop {
+        return Outcome::Drop;
+    }
+    let forward = interpreter.trace(HookPoint::Forward, packet);
+    for counter in forward.counted.into_iter().filter(|counter| counter.starts_with(HIT)) {
+        *hits.entry(counter).or_default() += 1;
+    }
+    if forward.outcome == Outcome::Drop {
         return Outcome::Drop;
     }
     interpreter.run(HookPoint::Postrouting, packet)
+}
+
+/// What the names of the counters begin with that [`hits`] counts in.
+const HIT: &str = "hit";
+
+/// Adds a chain that counts what is forwarded, by source and destination. What is not forwarded may be the kernel's own, so other
+/// counters prove nothing.
+fn hits(r: &mut Random, table: &mut Ruleset) {
+    table.counters.extend((0..4).map(|number| (format!("{HIT}{number}"), None)));
+    let mut rules = Vec::new();
+    for (family, kind, fields) in [
+        (Family::V4, KeyType::Ipv4Addr, [Field::Ip4Saddr, Field::Ip4Daddr]),
+        (Family::V6, KeyType::Ipv6Addr, [Field::Ip6Saddr, Field::Ip6Daddr]),
+    ] {
+        for (interval, field) in [(false, fields[0]), (true, fields[1])] {
+            let keys = generate::elements(r, &[kind], interval);
+            let elements = keys.into_iter().map(|key| (key, format!("{HIT}{}", r.below(3)))).collect();
+            let map = format!("hits_{kind:?}_{interval}").to_lowercase();
+            let behind = Statement::NamedCounter(format!("{HIT}3"));
+            rules.push(Rule::new(
+                [Match::NfProto(family)],
+                [Statement::CountIn { key: vec![field], map: map.clone() }, behind],
+            ));
+            table.counter_maps.insert(map, CounterMap { key: vec![kind], interval, elements, comment: None });
+        }
+    }
+    let hook = Some(Hook::filter(HookPoint::Forward, 300));
+    table.chains.insert("hits".into(), Chain { hook, rules });
 }
 
 fn first_packet(r: &mut Random, flow: u16) -> Packet {
@@ -181,6 +220,12 @@ fn answer(packet: &Packet) -> Packet {
     }
 }
 
+/// What the counters of [`hits`] have counted.
+fn hit_counts(socket: &mut NftSocket) -> BTreeMap<String, u64> {
+    let values = socket.counter_values().expect("counters can be read").into_iter();
+    values.filter(|(name, _)| name.starts_with(HIT)).map(|(name, (packets, _))| (name, packets)).collect()
+}
+
 #[test]
 fn the_interpreter_and_the_kernel_agree() {
     in_netns(|| {
@@ -193,7 +238,7 @@ fn the_interpreter_and_the_kernel_agree() {
         let mut have = Ruleset::default();
         let mut r = Random(42);
         let mut known = BTreeSet::new();
-        let (mut number, mut accepted, mut dropped) = (0, 0, 0);
+        let (mut number, mut accepted, mut dropped, mut counted_packets) = (0, 0, 0, 0);
         for round in 0..60 {
             let mut want = generate::ruleset(&mut r);
             want.chains.retain(|name, _| !generate::BEYOND.contains(&name.as_str()));
@@ -210,9 +255,12 @@ fn the_interpreter_and_the_kernel_agree() {
             let tracks = Rule::new([Match::CtState(CtStates::NEW)], [Statement::Counter]);
             let hook = Some(Hook::filter(HookPoint::Postrouting, 200));
             want.chains.insert("tracks".into(), Chain { hook, rules: vec![tracks] });
+            hits(&mut r, &mut want);
             socket.apply(&have.diff(&want)).expect("a ruleset");
             have = want;
             let interpreter = Interpreter::new(&have).expect("a ruleset that the kernel took");
+            let before = hit_counts(&mut socket);
+            let mut hits = BTreeMap::new();
 
             // What an earlier round sent between the same ports, conntrack would know.
             let mut flows: Vec<Packet> = Vec::new();
@@ -243,7 +291,7 @@ fn the_interpreter_and_the_kernel_agree() {
                         packet.sport = Some(u16::from_be_bytes([frame[at], frame[at + 1]]));
                         packet.dport = Some(u16::from_be_bytes([frame[at + 2], frame[at + 3]]));
                     }
-                    if interpret(&interpreter, &mut packet) == Outcome::Accept {
+                    if interpret(&interpreter, &mut packet, &mut hits) == Outcome::Accept {
                         wanted.insert(number);
                         // UDP alone: of TCP conntrack wants the whole ceremony.
                         if packet.l4proto == 17 && packet.ct.mark().is_some() {
@@ -256,9 +304,9 @@ fn the_interpreter_and_the_kernel_agree() {
                     number += 1;
                 }
                 let mut got = arrived(to);
-                if !got.is_superset(&wanted) {
-                    // A busy machine may be late.
-                    std::thread::sleep(std::time::Duration::from_millis(300));
+                // A busy machine may be late.
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while !got.is_superset(&wanted) && Instant::now() < deadline {
                     got.extend(arrived(to));
                 }
                 for (packet, number) in flows.iter().zip(first..) {
@@ -270,8 +318,16 @@ fn the_interpreter_and_the_kernel_agree() {
                 }
                 flows = passed;
             }
+            let mut counted = hit_counts(&mut socket);
+            for (counter, packets) in &mut counted {
+                *packets -= before[counter];
+                counted_packets += *packets;
+            }
+            counted.retain(|_, packets| *packets > 0);
+            assert_eq!(counted, hits, "round {round}: what was counted, and should have been\n{have}");
         }
-        println!("{accepted} packets accepted, {dropped} dropped");
+        println!("{accepted} packets accepted, {dropped} dropped, {counted_packets} hits");
+        assert!(counted_packets > 200, "{counted_packets} hits prove little");
         assert!(
             accepted > 200 && dropped > 200,
             "{accepted} accepted and {dropped} dropped: too one-sided to prove much"
