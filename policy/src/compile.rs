@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, PodPort, PodState};
 use crate::frame::{EGRESS_CLASS, Frame, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
 use crate::governors::{Governors, Group};
+use crate::host_frame::Shape;
 use crate::intern::Id;
 use crate::names::Names;
 use crate::options::CompileOptions;
@@ -38,7 +39,7 @@ pub struct Endpoint {
 /// has no document, or has ended, may neither send nor receive: nobody can say yet which policies are meant for it.
 pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation, options: &CompileOptions) -> Ruleset {
     let limited = endpoints.iter().any(|endpoint| is_limited(cluster, endpoint));
-    let frame = frame(generation, Frame { cluster, options, limited });
+    let frame = frame(generation, Frame { cluster, options, limited, shape: &Shape::default() });
     let mut compilation = Compilation {
         cluster,
         options,

@@ -28,6 +28,7 @@ use crate::frame::{
 };
 use crate::generation::Generation;
 use crate::governors::{Governors, Group};
+use crate::host_frame::Shape;
 use crate::intern::{Id, Interner};
 use crate::marks::MarkMask;
 use crate::names::Names;
@@ -301,7 +302,7 @@ impl State {
 
     /// The frame for the endpoints that there are.
     fn frame(&self, Context { cluster, options }: Context<'_>, generation: Generation) -> Ruleset {
-        frame(generation, Frame { cluster, options, limited: self.limited })
+        frame(generation, Frame { cluster, options, limited: self.limited, shape: &Shape::default() })
     }
 
     /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has.

@@ -8,7 +8,7 @@
 //! input         1   to_host_stamp   what to_host let through: defaultEndpointToHostAction -> ok_ingress
 //! ```
 //!
-//! and, where settings, pools or annotations ask for them:
+//! and, where settings, pools or annotations ask for them, and besides the chains of [host endpoints](crate::host_frame):
 //!
 //! ```text
 //! forward       2   service_loop    to a service address that nobody translated
@@ -42,6 +42,7 @@ use crate::chains::{ct_state, deny, drop, in_set, rule, verdict};
 use crate::cluster::Cluster;
 use crate::denied::{Reason, counters};
 use crate::generation::{Generation, LIVE_SET, PENDING_SET};
+use crate::host_frame::{self, Shape, add_host};
 use crate::marks::MarkMask;
 use crate::nat::{NAT, NAT_SETS, add_nat};
 use crate::options::{CompileOptions, DenyAction, EndpointToHost, ServiceLoop};
@@ -100,10 +101,12 @@ pub(crate) struct Frame<'a> {
     pub(crate) options: &'a CompileOptions,
     /// Whether any endpoint has limits.
     pub(crate) limited: bool,
+    /// What the node's host endpoints need.
+    pub(crate) shape: &'a Shape,
 }
 
 /// The table of a node without endpoints.
-pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }: Frame<'_>) -> Ruleset {
+pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited, shape }: Frame<'_>) -> Ruleset {
     let mask = options.mark_mask;
     let pods = Pods {
         prefixes: &options.interface_prefixes,
@@ -148,18 +151,13 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
             verdict(Vec::new(), Verdict::Accept),
         ],
     );
-    chain(
-        OK_INGRESS,
-        None,
-        vec![
-            verdict(
-                vec![in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, PENDING_SET)],
-                Verdict::Jump(STAMP_LIVE.to_owned()),
-            )
-            .commented("what ingress allows"),
-            verdict(Vec::new(), Verdict::Accept),
-        ],
-    );
+    let stamped = verdict(
+        vec![in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, PENDING_SET)],
+        Verdict::Jump(STAMP_LIVE.to_owned()),
+    )
+    .commented("what ingress allows");
+    let allowed = host_frame::wait(shape).into_iter().chain([stamped, verdict(Vec::new(), Verdict::Accept)]);
+    chain(OK_INGRESS, None, allowed.collect());
     chain(STAMP_PENDING, None, vec![stamp(mask, generation.pending_mark(mask)).commented("egress allows the flow")]);
     chain(STAMP_LIVE, None, vec![stamp(mask, generation.live_mark(mask)).commented("ingress allows it too")]);
     if options.deny_action == DenyAction::Reject || options.service_loop_prevention == ServiceLoop::Reject {
@@ -180,12 +178,13 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
     }
     add_service_loop(&mut frame, options);
     add_nat(&mut frame, cluster, options);
+    add_host(&mut frame, shape, options);
     frame
 }
 
 /// Whether whatever a base chain says holds for flows with a stamp too, so that no stamp needs to be taken back where it changes.
 pub(crate) fn is_beside_stamps(chain: &str) -> bool {
-    LIMITS.contains(&chain) || matches!(chain, GUARD | SERVICE_LOOP | NAT)
+    LIMITS.contains(&chain) || matches!(chain, GUARD | SERVICE_LOOP | NAT) || host_frame::is_beside_stamps(chain)
 }
 
 /// The chains, sets and maps that a frame may have or not.
@@ -193,7 +192,7 @@ pub(crate) fn optional() -> impl Iterator<Item = &'static str> {
     let sets = NAT_SETS.into_iter().flat_map(|(_, sources, exempt)| [sources, exempt]);
     let sets = sets.chain(SERVICE_SETS.into_iter().map(|(_, name)| name));
     let chains = LIMITS.into_iter().chain([NAT, SERVICE_LOOP, UNSERVED, REJECT]);
-    chains.chain(sets).chain([LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES])
+    chains.chain(sets).chain([LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES]).chain(host_frame::optional())
 }
 
 fn add_sets(frame: &mut Ruleset, generation: Generation, mask: MarkMask) {
@@ -219,7 +218,7 @@ const fn hook(point: HookPoint, priority: i32) -> Hook {
     Hook::filter(point, priority)
 }
 
-fn goto(chain: &str) -> Verdict {
+pub(crate) fn goto(chain: &str) -> Verdict {
     Verdict::Goto(chain.to_owned())
 }
 
@@ -227,12 +226,13 @@ fn stamp(mask: MarkMask, mark: u32) -> Rule {
     rule(Vec::new(), vec![Statement::SetCtMark { keep: !mask.bits(), bits: mark }])
 }
 
-fn dispatch(field: Field, map: &str) -> Rule {
+/// The verdict that a map has for an interface.
+pub(crate) fn dispatch(field: Field, map: &str) -> Rule {
     rule(Vec::new(), vec![Statement::Vmap { key: vec![field], map: map.to_owned() }])
 }
 
 /// Established and related packets of flows that the live generation has allowed.
-fn live(mask: MarkMask) -> Rule {
+pub(crate) fn live(mask: MarkMask) -> Rule {
     verdict(
         vec![
             in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, LIVE_SET),
@@ -271,7 +271,7 @@ fn discovery() -> Vec<Rule> {
 }
 
 /// That, and who listens to which group: as Calico lets it through.
-fn link_talk() -> Vec<Rule> {
+pub(crate) fn link_talk() -> Vec<Rule> {
     let groups = [LISTENER_QUERY, LISTENER_REPORT, LISTENER_DONE]
         .map(|kind| verdict(icmp6(kind), Verdict::Accept).commented("who listens to which group"));
     [discovery(), groups.into()].concat()
@@ -429,7 +429,8 @@ impl Pods<'_> {
         match action {
             EndpointToHost::Accept | EndpointToHost::Return => {
                 let pods = self.from(Op::Eq);
-                pods.map(|from| verdict(vec![from], goto(OK_INGRESS)).commented("defaultEndpointToHostAction")).collect()
+                pods.map(|from| verdict(vec![from], goto(OK_INGRESS)).commented("defaultEndpointToHostAction"))
+                    .collect()
             }
             EndpointToHost::Drop => {
                 let mut rules = vec![

@@ -8,6 +8,7 @@ use tortie_api::calico::felix::{
     self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
 };
 
+use crate::host::HostOptions;
 use crate::marks::MarkMask;
 
 /// The settings of a node's table. The defaults are those of Calico's manifests.
@@ -37,6 +38,8 @@ pub struct CompileOptions {
     pub source_spoofing: bool,
     /// Whether packets of pods that conntrack calls invalid are left to policies (`disableConntrackInvalidCheck`) and not dropped.
     pub allow_invalid: bool,
+    /// How the node's own interfaces are treated.
+    pub host: HostOptions,
 }
 
 impl Default for CompileOptions {
@@ -54,6 +57,7 @@ impl Default for CompileOptions {
             nat_outgoing: NatOutgoing::default(),
             source_spoofing: false,
             allow_invalid: false,
+            host: HostOptions::default(),
         }
     }
 }
@@ -98,6 +102,7 @@ impl CompileOptions {
             },
             source_spoofing: spec.workload_source_spoofing == Some(SourceSpoofing::Any),
             allow_invalid: spec.disable_conntrack_invalid_check.unwrap_or_default(),
+            host: HostOptions::of(spec),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::frame::{
     is_beside_stamps, optional,
 };
 use crate::generation::{LIVE_SET, PENDING_SET};
+use crate::host_frame;
 
 /// Whether going from `current` to `want` could deny a packet of a flow that is allowed, and stamped, now: whether `want` must be
 /// compiled in the [next generation](crate::Generation::next).
@@ -261,7 +262,7 @@ fn port_ranges(map: &VerdictMap) -> Option<Vec<(u16, u16, &Verdict)>> {
 }
 
 fn is_allowed(chain: &str) -> bool {
-    matches!(chain, OK_EGRESS | OK_INGRESS)
+    matches!(chain, OK_EGRESS | OK_INGRESS) || host_frame::is_allowed(chain)
 }
 
 fn is_denied(verdict: &Verdict) -> bool {
