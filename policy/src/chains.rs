@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -18,14 +19,16 @@ use tortie_nft::{
 };
 
 use crate::class::{Access, Named};
-use crate::cluster::{Cluster, PodState};
+use crate::cluster::{Cluster, PodPort};
 use crate::denied::Reason;
 use crate::followed::{Followed, Whom};
 use crate::frame::{OK_EGRESS, OK_INGRESS, REJECT};
 use crate::names::Names;
 use crate::options::DenyAction;
-use crate::peers::{NamespaceScope, Peers, PodPeer, Resolver};
+use crate::peers::Peers;
 use crate::ports::Segment;
+use crate::resolver::Resolver;
+use crate::selection::{Scope, Selection};
 
 /// A rule without a comment.
 pub(crate) fn rule(matches: Vec<Match>, statements: Vec<Statement>) -> Rule {
@@ -146,7 +149,7 @@ pub(crate) struct Builder<'a> {
     /// What the sets follow that pods come and go in.
     pub(crate) followed: Vec<(String, Followed)>,
     /// The peers of the pod set before, which the other family's shares.
-    peers: Arc<BTreeSet<PodPeer>>,
+    peers: Arc<BTreeSet<Selection>>,
 }
 
 impl<'a> Builder<'a> {
@@ -303,7 +306,7 @@ impl Builder<'_> {
     }
 
     /// The set of the addresses of the pods that any of `peers` selects. Named after the selectors: pods come and go in it.
-    fn pod_set(&mut self, peers: &BTreeSet<PodPeer>, family: Family) -> String {
+    fn pod_set(&mut self, peers: &BTreeSet<Selection>, family: Family) -> String {
         let (prefix, key) = match family {
             Family::V4 => ("s4_", KeyType::Ipv4Addr),
             Family::V6 => ("s6_", KeyType::Ipv6Addr),
@@ -382,10 +385,11 @@ impl Builder<'_> {
 
     fn named_elements(&mut self, named: &Named, v4: bool, elements: &mut BTreeSet<Key>) {
         let cluster = self.resolver.cluster;
-        let mut add = |pod: &PodState, may: &dyn Fn(&std::net::IpAddr) -> bool| {
-            for port in cluster.ports(pod) {
-                if port.protocol == named.protocol && port.name.as_ref() == Some(&named.name) {
-                    elements.extend(pod.ips.iter().filter(|ip| ip.is_ipv4() == v4 && may(ip)).map(|&ip| {
+        let mut add = |ports: &[PodPort], ips: &mut dyn Iterator<Item = IpAddr>| {
+            let is_it = |port: &&PodPort| port.protocol == named.protocol && port.name.as_ref() == Some(&named.name);
+            if ports.iter().any(|port| is_it(&port)) {
+                for ip in ips.filter(|ip| ip.is_ipv4() == v4) {
+                    elements.extend(ports.iter().filter(is_it).map(|port| {
                         vec![Value::Addr(ip), Value::Proto(port.protocol.number()), Value::Port(port.number)]
                     }));
                 }
@@ -393,12 +397,20 @@ impl Builder<'_> {
         };
         for peer in &named.peers.pods {
             for &id in self.resolver.members(peer).iter() {
-                add(cluster.pod(id), &|_| true);
+                let pod = cluster.pod_by_id(id);
+                add(pod.ports(), &mut pod.ips());
+            }
+            for host in cluster.hosts().filter(|host| peer.selects(&host.seen())) {
+                add(&host.ports, &mut host.spec.expected_ips.iter().copied());
             }
         }
         if named.peers.everyone || !named.peers.blocks.is_empty() {
-            for pod in cluster.pods().filter(|pod| pod.endpoint) {
-                add(pod, &|ip| named.peers.everyone || named.peers.has_address(*ip));
+            let may = |ip: &IpAddr| named.peers.everyone || named.peers.has_address(*ip);
+            for pod in cluster.endpoints() {
+                add(pod.ports(), &mut pod.ips().filter(may));
+            }
+            for host in cluster.hosts() {
+                add(&host.ports, &mut host.spec.expected_ips.iter().copied().filter(may));
             }
         }
     }
@@ -414,27 +426,31 @@ fn ports(first: u16, last: u16) -> Value {
 }
 
 /// The selectors for people.
-fn describe(peers: &BTreeSet<PodPeer>) -> String {
+fn describe(peers: &BTreeSet<Selection>) -> String {
     let mut text = String::new();
     for peer in peers {
         if !text.is_empty() {
             text.push_str("; ");
         }
-        match &peer.namespaces {
-            NamespaceScope::Named(name) => text.push_str(name),
-            NamespaceScope::Selected(selector) if selector.match_expressions.is_empty() => {
-                text.push_str("all namespaces");
-            }
-            NamespaceScope::Selected(selector) => {
-                text.push_str("namespaces with ");
-                describe_selector(selector, &mut text);
-            }
-        }
+        // Writing to a String cannot fail.
+        let _ = match &peer.scope {
+            Scope::Namespace(name) => write!(text, "{name}"),
+            Scope::Namespaces(selector) if selector.is_all() => write!(text, "all namespaces"),
+            Scope::Namespaces(selector) => write!(text, "namespaces with {selector}"),
+            Scope::Everywhere => write!(text, "everywhere"),
+            Scope::Global => write!(text, "in no namespace"),
+        };
         text.push_str(": ");
-        if peer.pods.match_expressions.is_empty() {
-            text.push_str("all pods");
-        } else {
-            describe_selector(&peer.pods, &mut text);
+        let _ = match (peer.pods_only, peer.labels.is_all()) {
+            (true, true) => write!(text, "{ALL_PODS}"),
+            (false, true) => write!(text, "all"),
+            (_, false) => write!(text, "{}", peer.labels),
+        };
+        if let Some(accounts) = &peer.service_accounts {
+            let names: Vec<&str> = accounts.names.iter().map(String::as_str).collect();
+            let selector = accounts.selector.as_ref().map(ToString::to_string);
+            let which: Vec<String> = names.into_iter().map(str::to_owned).chain(selector).collect();
+            let _ = write!(text, " as service accounts {}", which.join(", "));
         }
     }
     text

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use tortie_api::k8s::PolicyType;
@@ -10,12 +11,11 @@ use tortie_nft::{Ruleset, Value, Verdict};
 
 use crate::chains::{ALL_PODS, Builder, Whose, describe_pods};
 use crate::class::{Access, Policy, names_ports};
-use crate::cluster::{Cluster, PodPort, PodState};
+use crate::cluster::{Cluster, Group, PodPort, PodView};
 use crate::frame::{EGRESS_CLASS, Frame, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
-use crate::governors::{Governors, Group};
 use crate::host_frame::Shape;
-use crate::intern::Id;
+use crate::governors::governing;
 use crate::names::Names;
 use crate::options::CompileOptions;
 use crate::special::write_special;
@@ -44,7 +44,6 @@ pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation
         cluster,
         options,
         builder: Builder::new(cluster, frame, Names::default(), options.deny_action),
-        governors: Governors::new(cluster),
         governed: FxHashMap::default(),
         classes: FxHashMap::default(),
     };
@@ -58,7 +57,7 @@ pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation
 pub(crate) const UNKNOWN: &str = "the pod is not known, or has ended";
 
 /// What decides a class: direction, group, and the pod's ports where policies call them by name.
-type ClassKey = (PolicyType, Group, Option<Id>);
+type ClassKey = (PolicyType, Group, Option<Arc<[PodPort]>>);
 
 /// Whether the endpoint's pod has limits of packets or connections.
 fn is_limited(cluster: &Cluster, endpoint: &Endpoint) -> bool {
@@ -69,7 +68,6 @@ struct Compilation<'a> {
     cluster: &'a Cluster,
     options: &'a CompileOptions,
     builder: Builder<'a>,
-    governors: Governors<'a>,
     governed: FxHashMap<Group, Rc<[Policy<'a>]>>,
     classes: FxHashMap<ClassKey, String>,
 }
@@ -77,10 +75,10 @@ struct Compilation<'a> {
 impl<'a> Compilation<'a> {
     fn endpoint(&mut self, endpoint: &Endpoint) {
         let name = || Value::IfName(endpoint.interface.clone());
-        let pod = self.cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| self.cluster.pod(id));
+        let pod = self.cluster.pod(&endpoint.namespace, &endpoint.pod);
         for (direction, map) in [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)] {
             let class = match pod {
-                Some(pod) if pod.endpoint => self.class(pod, direction),
+                Some(pod) if pod.is_endpoint() => self.class(pod, direction),
                 _ => self.unknown(direction),
             };
             if let Some(map) = self.builder.ruleset.maps.get_mut(map) {
@@ -109,16 +107,16 @@ impl<'a> Compilation<'a> {
     }
 
     /// The chain that judges the pod in one direction.
-    fn class(&mut self, pod: &PodState, direction: PolicyType) -> String {
-        let group: Group = (std::sync::Arc::clone(&pod.namespace), pod.labels);
+    fn class(&mut self, pod: PodView<'a>, direction: PolicyType) -> String {
+        let group = pod.group().clone();
         let governed = self.governed_by(&group);
         let isolating = isolating(&governed, direction);
         let by_name = asks_for_ports(&isolating, direction);
-        let key = (direction, group, by_name.then_some(pod.ports));
+        let key = (direction, group, by_name.then(|| Arc::clone(pod.ports())));
         if let Some(class) = self.classes.get(&key) {
             return class.clone();
         }
-        let ports: &[PodPort] = if by_name { self.cluster.ports(pod) } else { &[] };
+        let ports: &[PodPort] = if by_name { pod.ports() } else { &[] };
         let class = write_class(&mut self.builder, direction, &isolating, ports);
         self.classes.insert(key, class.clone());
         class
@@ -129,7 +127,7 @@ impl<'a> Compilation<'a> {
         if let Some(policies) = self.governed.get(group) {
             return Rc::clone(policies);
         }
-        let policies: Rc<[Policy<'a>]> = self.governors.of(group).into();
+        let policies: Rc<[Policy<'a>]> = governing(self.cluster, group).into();
         self.governed.insert(group.clone(), Rc::clone(&policies));
         policies
     }

@@ -11,24 +11,25 @@
 //! Where that is no shorter, as at the start and after very many changes, all is compiled anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use tortie_api::k8s::{NetworkPolicySpec, PolicyType};
-use tortie_nft::{Ruleset, Transaction, Value, Verdict};
+use tortie_nft::{Key, Ruleset, Transaction, Value, Verdict};
 
 use crate::chains::Builder;
 use crate::change::Change;
 use crate::class::Policy;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Group, PodPort, PolicyKey, PolicyView};
 use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
-use crate::followed::Following;
+use crate::followed::{Again, Following};
 use crate::frame::{
     EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
 };
 use crate::generation::Generation;
-use crate::governors::{Governors, Group};
 use crate::host_frame::Shape;
+use crate::governors::{governing, kubernetes};
 use crate::intern::{Id, Interner};
 use crate::marks::MarkMask;
 use crate::names::Names;
@@ -41,7 +42,7 @@ const DIRECTIONS: [(PolicyType, &str); 2] = [(PolicyType::Egress, EGRESS_CLASS),
 
 /// What decides a class: direction, group, and the pod's ports where policies call them by name. No group is that of endpoints
 /// whose pod nobody has described.
-type ClassKey = (PolicyType, Option<Group>, Option<Id>);
+type ClassKey = (PolicyType, Option<Group>, Option<Arc<[PodPort]>>);
 
 /// The chain of a class, and all that it uses, by number.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ struct State {
     /// The names of all chains, sets and maps outside the frame, each held by the classes that use it.
     parts: Interner<str>,
     following: Following,
-    governed: FxHashMap<Group, BTreeMap<Arc<str>, Arc<NetworkPolicySpec>>>,
+    governed: FxHashMap<Group, BTreeMap<PolicyKey, Arc<NetworkPolicySpec>>>,
     classes: FxHashMap<ClassKey, Class>,
     /// The endpoints, each with its class in both directions.
     endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,
@@ -167,9 +168,7 @@ impl Compiler {
 
     /// How many policies select endpoints of this node.
     pub fn active_policies(&self) -> usize {
-        let governed = self.state.governed.iter();
-        let policies = governed.flat_map(|(group, policies)| policies.keys().map(move |name| (&*group.0, &**name)));
-        policies.collect::<FxHashSet<_>>().len()
+        self.state.governed.values().flat_map(BTreeMap::keys).collect::<FxHashSet<_>>().len()
     }
 
     /// How many selections of peers, and of ports by name, the table follows: each is a set.
@@ -346,35 +345,27 @@ impl State {
 
     /// Looks again at the addresses about which something changed, in the sets that their old and new owners may be in.
     fn follow(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
-        let mut candidates = Vec::new();
-        for (&address, before) in &changes.addresses {
-            candidates.clear();
-            for seen in before {
-                self.following.candidates(seen, &mut candidates);
-            }
-            for pod in cluster.endpoints_at(address) {
-                self.following.candidates(&cluster.seen(pod), &mut candidates);
-            }
-            candidates.sort_unstable();
-            candidates.dedup();
-            for &id in &candidates {
-                let Some(followed) = self.following.get(id).filter(|set| set.has_family_of(address)) else { continue };
-                let name = self.parts.get(id);
-                let Some(set) = self.table.sets.get(name) else { continue };
-                let first = vec![Value::Addr(address)];
-                let old: BTreeSet<_> = set
-                    .elements
-                    .range(first.clone()..)
-                    .take_while(|key| key.first() == first.first())
-                    .cloned()
-                    .collect();
-                let new = followed.elements_at(cluster, address);
-                for key in old.difference(&new) {
-                    change.set_element(&mut self.table, name, key.clone(), false);
+        for (id, again) in self.following.touched(cluster, changes) {
+            let (Some(followed), name) = (self.following.get(id), self.parts.get(id)) else { continue };
+            let Some(set) = self.table.sets.get(name) else { continue };
+            let (old, new): (Vec<Key>, BTreeSet<Key>) = match again {
+                Again::All => (set.elements.iter().cloned().collect(), followed.elements(cluster)),
+                Again::At(addresses) => {
+                    let at = |address: &IpAddr| {
+                        let first = vec![Value::Addr(*address)];
+                        set.elements.range(first.clone()..).take_while(move |key| key.first() == first.first())
+                    };
+                    let old = addresses.iter().flat_map(at).cloned().collect();
+                    let new = addresses.iter().flat_map(|address| followed.elements_at(cluster, *address));
+                    (old, new.collect())
                 }
-                for key in new.difference(&old) {
-                    change.set_element(&mut self.table, name, key.clone(), true);
-                }
+            };
+            let came: Vec<Key> = new.iter().filter(|key| !set.elements.contains(*key)).cloned().collect();
+            for key in old.into_iter().filter(|key| !new.contains(key)) {
+                change.set_element(&mut self.table, name, key, false);
+            }
+            for key in came {
+                change.set_element(&mut self.table, name, key, true);
             }
         }
     }
@@ -382,24 +373,26 @@ impl State {
     /// Brings the policies of the groups up to date. Returns the groups whose policies changed.
     fn govern(&mut self, cluster: &Cluster, changes: &Changes) -> FxHashSet<Group> {
         let mut dirty = FxHashSet::default();
-        for (namespace, name) in &changes.policies {
-            let spec = cluster.namespace(namespace).and_then(|state| state.policies.get(name));
-            for (group, governed) in self.governed.iter_mut().filter(|(group, _)| group.0 == *namespace) {
-                // The number of a label set that nobody holds any more; its endpoints are about to leave the group.
-                let Some(labels) = cluster.labels_if_held(group.1) else { continue };
-                let old = governed.remove(name);
-                let new = spec.filter(|spec| spec.pod_selector.matches(labels));
-                if let Some(new) = new {
-                    governed.insert(name.clone(), Arc::clone(new));
-                }
-                if old.is_some() || new.is_some() {
+        for key in &changes.policies {
+            let policy = cluster.policy(key).map(|spec| PolicyView { key, spec });
+            for (group, governed) in &mut self.governed {
+                let old = governed.remove(key);
+                let new = policy.filter(|policy| policy.selects(&cluster.seen_group(group)));
+                if let Some(new) = new.and_then(|policy| kubernetes(policy.key, policy.spec)) {
+                    governed.insert(key.clone(), Arc::clone(new.spec));
+                    dirty.insert(group.clone());
+                } else if old.is_some() {
                     dirty.insert(group.clone());
                 }
             }
         }
-        // A pod that changed may have been the last of its group, and the number of its label set another's by now.
         let keys = changes.pods.iter().flat_map(|pod| self.endpoints_of(pod)).flat_map(|(_, keys)| keys);
-        let groups: Vec<Group> = keys.filter_map(|key| key.1.clone()).collect();
+        let mut groups: Vec<Group> = keys.filter_map(|key| key.1.clone()).collect();
+        let relabelled = |group: &&Group| {
+            let account = (Arc::clone(&group.namespace), Arc::clone(&group.service_account));
+            changes.namespaces.contains_key(&group.namespace) || changes.service_accounts.contains_key(&account)
+        };
+        groups.extend(self.governed.keys().filter(relabelled).cloned());
         for group in groups {
             self.governed.remove(&group);
             dirty.insert(group);
@@ -508,12 +501,11 @@ impl State {
         let Context { cluster, options } = context;
         let (table, names) = (std::mem::take(&mut self.table), std::mem::take(&mut self.names));
         let mut builder = Builder::new(cluster, table, names, options.deny_action);
-        let mut governors = Governors::new(cluster);
         let mut came = Vec::new();
         let mut assigned = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let keys = DIRECTIONS
-                .map(|(direction, _)| self.class(&mut builder, &mut governors, endpoint, direction, &mut came));
+                .map(|(direction, _)| self.class(&mut builder, endpoint, direction, &mut came));
             let elements = write_special(&mut builder, endpoint, options);
             let uses = self.hold_used(&mut builder, &mut came);
             let old = self.own.remove(endpoint);
@@ -551,14 +543,13 @@ impl State {
     fn class<'a>(
         &mut self,
         builder: &mut Builder<'a>,
-        governors: &mut Governors<'a>,
         endpoint: &Endpoint,
         direction: PolicyType,
         came: &mut Vec<String>,
     ) -> ClassKey {
         let cluster = builder.resolver.cluster;
-        let pod = cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| cluster.pod(id));
-        let Some(pod) = pod.filter(|pod| pod.endpoint) else {
+        let pod = cluster.pod(&endpoint.namespace, &endpoint.pod);
+        let Some(pod) = pod.filter(|pod| pod.is_endpoint()) else {
             let key = (direction, None, None);
             if !self.classes.contains_key(&key) {
                 let name = builder.closed(direction, UNKNOWN);
@@ -566,17 +557,24 @@ impl State {
             }
             return key;
         };
-        let group: Group = (Arc::clone(&pod.namespace), pod.labels);
+        let group = pod.group().clone();
         let governed = self.governed.entry(group.clone()).or_insert_with(|| {
-            governors.of(&group).into_iter().map(|policy| (policy.name.into(), Arc::clone(policy.spec))).collect()
+            let key = |policy: &Policy<'_>| PolicyKey {
+                namespace: Some(Arc::clone(&group.namespace)),
+                name: policy.name.into(),
+                kind: tortie_api::Kind::NetworkPolicy,
+            };
+            governing(cluster, &group).iter().map(|policy| (key(policy), Arc::clone(policy.spec))).collect()
         });
-        let policies: Vec<Policy<'_>> =
-            governed.iter().map(|(name, spec)| Policy { namespace: &group.0, name, spec }).collect();
+        let policies: Vec<Policy<'_>> = governed
+            .iter()
+            .map(|(key, spec)| Policy { namespace: &group.namespace, name: &key.name, spec })
+            .collect();
         let isolating = isolating(&policies, direction);
         let by_name = asks_for_ports(&isolating, direction);
-        let key = (direction, Some(group.clone()), by_name.then_some(pod.ports));
+        let key = (direction, Some(group.clone()), by_name.then(|| Arc::clone(pod.ports())));
         if !self.classes.contains_key(&key) {
-            let ports = if by_name { cluster.ports(pod) } else { &[] };
+            let ports: &[PodPort] = if by_name { pod.ports() } else { &[] };
             let name = write_class(builder, direction, &isolating, ports);
             self.hold(&key, name, builder, came);
         }

@@ -27,6 +27,8 @@ mod host;
 mod host_frame;
 mod index;
 mod intern;
+mod kinds;
+mod labels;
 mod marks;
 pub mod matrix;
 mod names;
@@ -37,6 +39,9 @@ pub mod oracle;
 mod peers;
 pub mod plan;
 mod ports;
+mod resolver;
+mod selection;
+mod references;
 mod services;
 mod special;
 mod tightens;
@@ -48,8 +53,10 @@ pub use compiler::{Compiler, Update};
 pub use counts::Counts;
 pub use generation::Generation;
 pub use host::{Failsafe, HostInterface, HostOptions};
+pub use kinds::KINDS;
 pub use marks::{MIN_MARK_BITS, MarkMask, MarkMaskError};
 pub use options::{CompileOptions, DenyAction, EndpointToHost, NatExclusions, NatOutgoing, ServiceLoop};
+pub use references::References;
 pub use tightens::tightens;
 
 use std::fmt::Write as _;
@@ -59,24 +66,30 @@ use sha1::{Digest, Sha1};
 /// The name of the host's end of a pod's veth, as Calico makes it: `cali` and the first 11 hex digits of
 /// `sha1("NAMESPACE.POD")`.
 pub fn host_interface(namespace: &str, pod: &str) -> String {
+    host_interface_with("cali", namespace, pod)
+}
+
+/// The same with another prefix, of at most 4 bytes, where `interfacePrefix` says so.
+pub fn host_interface_with(prefix: &str, namespace: &str, pod: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{pod}").as_bytes());
-    let mut name = String::from("cali");
+    let mut name = prefix.to_owned();
     for byte in digest.iter().take(6) {
         // Writing to a String cannot fail.
         let _ = write!(name, "{byte:02x}");
     }
-    name.truncate(15);
+    name.truncate(prefix.len() + 11);
     name
 }
 
 #[cfg(test)]
 mod tests {
-    use super::host_interface;
+    use super::{host_interface, host_interface_with};
 
     #[test]
     fn interfaces_are_named_as_calico_names_them() {
         // printf 'default.nginx' | sha1sum
         assert_eq!(host_interface("default", "nginx"), "calic440f455693");
         assert_eq!(host_interface("a", "b").len(), 15, "the longest name that the kernel takes");
+        assert_eq!(host_interface_with("tap", "default", "nginx"), "tapc440f455693");
     }
 }

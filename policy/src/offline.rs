@@ -18,7 +18,7 @@ use tortie_api::meta::StringMap;
 use tortie_api::selector::Selector;
 use tortie_nft::Ruleset;
 
-use crate::cluster::{Cluster, PodState};
+use crate::cluster::{Cluster, PodView};
 use crate::compile::{Endpoint, compile};
 use crate::explain::{Explanation, explain};
 use crate::generation::Generation;
@@ -96,7 +96,7 @@ impl Offline {
             cluster.upsert(object);
             settings.take_in(object);
         }
-        let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips.is_empty()).map(name).collect();
+        let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips().next().is_none()).map(name).collect();
         let without = homeless.iter().map(|pod| {
             format!(
                 "Pod {pod} has no address, in status.podIPs or in an annotation cni.projectcalico.org/ipAddrs: \
@@ -140,7 +140,7 @@ impl Offline {
     pub fn explain(&self, question: &Question) -> Result<Explanation, oracle::Error> {
         let node = [&question.from, &question.to].into_iter().find_map(|end| {
             let pod = match end {
-                End::Pod { namespace, name } => self.cluster.pod(self.cluster.pod_id(namespace, name)?),
+                End::Pod { namespace, name } => self.cluster.pod(namespace, name)?,
                 End::Address(address) => self.cluster.endpoint_at(*address)?,
             };
             Some(self.node_of(pod))
@@ -171,26 +171,26 @@ impl Offline {
     }
 
     /// The node that a pod is on, or is placed on.
-    pub(crate) fn node_of<'a>(&'a self, pod: &'a PodState) -> &'a str {
-        pod.node.as_deref().unwrap_or(&self.default_node)
+    pub(crate) fn node_of<'a>(&'a self, pod: PodView<'a>) -> &'a str {
+        pod.node().unwrap_or(&self.default_node)
     }
 
     fn endpoints_of(&self, cluster: &Cluster, node: &str) -> Vec<Endpoint> {
         endpoints(cluster)
-            .filter(|pod| self.node_of(pod) == node)
+            .filter(|pod| self.node_of(*pod) == node)
             .map(|pod| Endpoint {
-                namespace: pod.namespace.to_string(),
-                pod: pod.name.to_string(),
-                interface: host_interface(&pod.namespace, &pod.name),
-                ips: pod.ips.to_vec(),
+                namespace: pod.namespace().to_string(),
+                pod: pod.name().to_owned(),
+                interface: host_interface(pod.namespace(), pod.name()),
+                ips: pod.ips().collect(),
             })
             .collect()
     }
 }
 
 /// The pods that are endpoints, in the order of their names.
-pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = &PodState> {
-    cluster.pods().filter(|pod| pod.endpoint)
+pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = PodView<'_>> {
+    cluster.pods().filter(|pod| pod.is_endpoint())
 }
 
 /// A resource as it is to be taken in: no agent says which addresses a pod got, so that it is taken at its annotations' word.
@@ -213,8 +213,8 @@ pub(crate) fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
 fn contested(cluster: &Cluster) -> Vec<String> {
     let mut claims: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
     for pod in endpoints(cluster) {
-        for ip in &pod.ips {
-            claims.entry(*ip).or_default().insert(name(pod));
+        for ip in pod.ips() {
+            claims.entry(ip).or_default().insert(name(pod));
         }
     }
     let shared = claims.into_iter().filter(|(_, pods)| pods.len() > 1);
@@ -227,20 +227,20 @@ fn contested(cluster: &Cluster) -> Vec<String> {
 }
 
 /// `NAMESPACE/NAME`.
-pub(crate) fn name(pod: &PodState) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
+pub(crate) fn name(pod: PodView<'_>) -> String {
+    format!("{}/{}", pod.namespace(), pod.name())
 }
 
 /// The cluster again, with a stand-in of each family for each pod without an address, and with policies whose blocks are told that
 /// the stand-ins are not theirs.
 fn stand_in(cluster: &Cluster, objects: &[Cow<'_, Object>]) -> Cluster {
-    let taken: BTreeSet<IpAddr> = cluster.pods().flat_map(|pod| pod.ips.iter().copied()).collect();
+    let taken: BTreeSet<IpAddr> = cluster.pods().flat_map(PodView::ips).collect();
     let v4 = (u32::from(STAND_IN_V4)..).map(|number| IpAddr::from(Ipv4Addr::from(number)));
     let v6 = (u128::from(STAND_IN_V6)..).map(|number| IpAddr::from(Ipv6Addr::from(number)));
     let free = |address: &IpAddr| !taken.contains(address);
     let mut free = v4.filter(free).zip(v6.filter(free));
     let mut given: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    for pod in endpoints(cluster).filter(|pod| pod.ips.is_empty()) {
+    for pod in endpoints(cluster).filter(|pod| pod.ips().next().is_none()) {
         given.insert(name(pod), free.next().into_iter().flat_map(|(v4, v6)| [v4, v6]).collect());
     }
     let stand_ins: Vec<IpNet> = given.values().flatten().map(|address| IpNet::from(*address)).collect();

@@ -17,7 +17,7 @@ use tortie_api::k8s::{
 };
 use tortie_nft::Family;
 
-use crate::cluster::{Cluster, PodState};
+use crate::cluster::{Cluster, PodView, Spec};
 use crate::options::{CompileOptions, EndpointToHost, ServiceLoop};
 
 /// One end of a flow as it is asked for.
@@ -199,7 +199,7 @@ pub enum Misfit {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Party<'a> {
     /// The endpoint, if it is one.
-    pub(crate) pod: Option<&'a PodState>,
+    pub(crate) pod: Option<PodView<'a>>,
     /// Its address in the flow's family.
     pub(crate) address: Option<IpAddr>,
     /// The node it is on, or is.
@@ -247,7 +247,7 @@ pub(crate) fn verdict_of(
     }
     let place = |end: &End, party: &Party<'_>| Place {
         name: match (party.pod, end) {
-            (Some(pod), _) => format!("{}/{}", pod.namespace, pod.name),
+            (Some(pod), _) => format!("{}/{}", pod.namespace(), pod.name()),
             (None, end) => end.to_string(),
         },
         pod: party.pod.is_some(),
@@ -326,21 +326,20 @@ fn find<'a>(cluster: &'a Cluster, question: &Question) -> Result<Flow<'a>, Error
 fn end<'a>(cluster: &'a Cluster, end: &End) -> Result<(Party<'a>, Vec<IpAddr>), Error> {
     match end {
         End::Pod { namespace, name } => {
-            let id = cluster.pod_id(namespace, name).ok_or_else(|| Error::NoSuchPod(end.to_string()))?;
-            let pod = cluster.pod(id);
-            let party = Party { pod: pod.endpoint.then_some(pod), address: None, node: pod.node.as_deref() };
-            if !pod.endpoint && !pod.host_network {
+            let pod = cluster.pod(namespace, name).ok_or_else(|| Error::NoSuchPod(end.to_string()))?;
+            let party = Party { pod: pod.is_endpoint().then_some(pod), address: None, node: pod.node() };
+            if !pod.is_endpoint() && !pod.is_on_host_network() {
                 return Err(Error::Ended(end.to_string()));
             }
-            let mut ips = pod.ips.to_vec();
-            if ips.is_empty() && pod.host_network {
-                ips.extend(pod.node.as_deref().into_iter().flat_map(|node| cluster.node_addresses(node)));
+            let mut ips: Vec<IpAddr> = pod.ips().collect();
+            if ips.is_empty() && pod.is_on_host_network() {
+                ips.extend(pod.node().into_iter().flat_map(|node| cluster.node_addresses(node)));
             }
             Ok((party, ips))
         }
         End::Address(address) => {
             let pod = cluster.endpoint_at(*address);
-            let node = pod.map_or_else(|| cluster.node_at(*address), |pod| pod.node.as_deref());
+            let node = pod.map_or_else(|| cluster.node_at(*address), PodView::node);
             Ok((Party { pod, address: None, node }, vec![*address]))
         }
     }
@@ -379,7 +378,7 @@ fn judge(cluster: &Cluster, flow: &Flow<'_>, direction: PolicyType, options: &Co
 
 /// What decides a direction before policy is asked.
 fn exempt(flow: &Flow<'_>, direction: PolicyType, options: &CompileOptions) -> Option<Reason> {
-    let same = |a: &PodState, b: &PodState| (&a.namespace, &a.name) == (&b.namespace, &b.name);
+    let same = |a: PodView<'_>, b: PodView<'_>| (a.namespace(), a.name()) == (b.namespace(), b.name());
     if let (Some(from), Some(to)) = (flow.from.pod, flow.to.pod)
         && same(from, to)
     {
@@ -415,11 +414,13 @@ fn isolating<'a>(
         PolicyType::Ingress => flow.to.pod,
     };
     pod.into_iter().flat_map(move |pod| {
-        let labels = cluster.labels(pod.labels);
-        let policies = cluster.namespace(&pod.namespace).into_iter().flat_map(|namespace| &namespace.policies);
-        policies
-            .filter(move |(_, spec)| spec.policy_types.contains(&direction) && spec.pod_selector.matches(labels))
-            .map(|(name, spec)| (format!("{}/{name}", pod.namespace), &**spec))
+        let labels = pod.labels().to_map();
+        let policies = cluster.policies_of(Some(pod.namespace())).into_iter();
+        policies.filter_map(move |policy| {
+            let Spec::Kubernetes(spec) = policy.spec else { return None };
+            let selected = spec.policy_types.contains(&direction) && spec.pod_selector.matches(&labels);
+            selected.then(|| (policy.key.to_string(), &**spec))
+        })
     })
 }
 
@@ -442,9 +443,9 @@ fn misfit(
         PolicyType::Egress => (&spec.egress[rule].to, &spec.egress[rule].ports, &flow.from, &flow.to),
         PolicyType::Ingress => (&spec.ingress[rule].from, &spec.ingress[rule].ports, &flow.to, &flow.from),
     };
-    let namespace = governed.pod.map_or("", |pod| &pod.namespace);
+    let namespace = governed.pod.map_or("", |pod| pod.namespace());
     let peer = peers.is_empty() || peers.iter().any(|peer| is_peer(cluster, namespace, peer, other, flow.family));
-    let port = ports.is_empty() || ports.iter().any(|port| is_port(cluster, port, flow));
+    let port = ports.is_empty() || ports.iter().any(|port| is_port(port, flow));
     match (peer, port) {
         (true, true) => None,
         (false, true) => Some(Misfit::Peer),
@@ -463,12 +464,10 @@ fn is_peer(cluster: &Cluster, namespace: &str, peer: &NetworkPolicyPeer, party: 
         return false;
     }
     let namespace_fits = match &peer.namespace_selector {
-        None => *pod.namespace == *namespace,
-        Some(selector) => cluster
-            .namespace(&pod.namespace)
-            .is_some_and(|namespace| selector.matches(cluster.labels(namespace.labels))),
+        None => **pod.namespace() == *namespace,
+        Some(selector) => selector.matches(&cluster.namespace_labels(pod.namespace()).to_map()),
     };
-    namespace_fits && peer.pod_selector.as_ref().is_none_or(|selector| selector.matches(cluster.labels(pod.labels)))
+    namespace_fits && peer.pod_selector.as_ref().is_none_or(|selector| selector.matches(&pod.labels().to_map()))
 }
 
 /// Whether the block has the address. One that is not known is in no block but the whole of its family.
@@ -479,14 +478,14 @@ fn in_block(block: &IpBlock, address: Option<IpAddr>, family: Family) -> bool {
     }
 }
 
-fn is_port(cluster: &Cluster, port: &NetworkPolicyPort, flow: &Flow<'_>) -> bool {
+fn is_port(port: &NetworkPolicyPort, flow: &Flow<'_>) -> bool {
     port.protocol == flow.protocol
         && match (&port.port, port.end_port) {
             (None, None) => true,
             (Some(PortOrName::Number(first)), None) => flow.port == *first,
             (Some(PortOrName::Number(first)), Some(last)) => (*first..=last).contains(&flow.port),
             (Some(PortOrName::Name(name)), None) => flow.to.pod.is_some_and(|pod| {
-                cluster.ports(pod).iter().any(|declared| {
+                pod.ports().iter().any(|declared| {
                     declared.protocol == flow.protocol
                         && declared.number == flow.port
                         && declared.name.as_deref() == Some(name)

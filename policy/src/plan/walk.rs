@@ -62,9 +62,9 @@ impl<'a> World<'a> {
     /// Where a pod is, with a stand-in for each address that is not known.
     pub(super) fn place(&self, namespace: &str, name: &str) -> Option<Place> {
         let cluster = self.offline.matrix_cluster();
-        let pod = cluster.pod(cluster.pod_id(namespace, name)?);
+        let pod = cluster.pod(namespace, name)?;
         let node = self.offline.node_of(pod).to_owned();
-        Some(Place { pod: Some((node, host_interface(namespace, name))), addresses: pod.ips.to_vec() })
+        Some(Place { pod: Some((node, host_interface(namespace, name))), addresses: pod.ips().collect() })
     }
 
     /// Whether the first packet of a flow arrives: through the node of its source, and that of its destination where that is another.

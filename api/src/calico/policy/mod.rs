@@ -12,6 +12,7 @@ mod staged;
 mod tier;
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,31 @@ pub struct PolicySpec {
 
 /// Decoding refuses an `order` that is no number, so equality is total.
 impl Eq for PolicySpec {}
+
+impl Hash for PolicySpec {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            tier,
+            order,
+            selector,
+            namespace_selector,
+            service_account_selector,
+            types,
+            ingress,
+            egress,
+            do_not_track,
+            pre_dnat,
+            apply_on_forward,
+            staged_action,
+            performance_hints,
+        } = self;
+        // 0 and -0 are equal.
+        let order = order.map(|order| (order + 0.0).to_bits());
+        (tier, order, selector, namespace_selector, service_account_selector).hash(state);
+        (types, ingress, egress, do_not_track, pre_dnat, apply_on_forward, staged_action).hash(state);
+        performance_hints.hash(state);
+    }
+}
 
 impl Default for PolicySpec {
     fn default() -> Self {
