@@ -52,6 +52,12 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// List resources
     Get(Get),
+    /// Create or change resources of the datastore
+    Apply(Files),
+    /// Delete resources of the datastore
+    Delete(Delete),
+    /// Say whether resources would be taken
+    Validate(Files),
     /// The agent and its BGP sessions
     #[command(subcommand)]
     Node(Node),
@@ -80,7 +86,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// The kind: node, pod, namespace, networkpolicy, ippool, bgpconfiguration, ipamblock, and their plurals and short names
+    /// The kind, its plural or a short name: node, pod, networkpolicy, globalnetworkpolicy (gnp), tier, ippool, ...; Calico's own
+    /// NetworkPolicy is cnp
     pub(crate) kind: Kind,
     /// Only the objects of these names
     pub(crate) names: Vec<String>,
@@ -93,6 +100,28 @@ pub(crate) struct Get {
     /// Only objects with these labels: key=value, key!=value, key in (a,b), key notin (a,b), key, !key; commas mean "and"
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Manifests: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR", required = true)]
+    pub(crate) filename: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The kind
+    #[arg(conflicts_with = "filename", requires = "names")]
+    pub(crate) kind: Option<Kind>,
+    /// The objects' names
+    pub(crate) names: Vec<String>,
+    /// The objects of manifests: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR", required_unless_present = "kind")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// The namespace [default: default]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -199,6 +228,23 @@ pub(crate) enum Policy {
         #[arg(long)]
         oracle: bool,
     },
+    /// What a change would do, before anything is applied: whose verdicts change, and what each node would write
+    Plan(Plan),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// What would be applied: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// What would be deleted: the objects of a file or directory, or one as KIND/NAME or KIND/NAMESPACE/NAME (repeatable)
+    #[arg(long, value_name = "FILE|DIR|OBJECT")]
+    pub(crate) delete: Vec<String>,
+    /// Ports to ask about, TCP/80,UDP/53; a bare number is TCP [default: each pod's declared ports, and those that the change names]
+    #[arg(long, value_parser = ports::parse_list, value_name = "PORTS")]
+    pub(crate) ports: Option<ports::List>,
 }
 
 #[derive(Debug, Subcommand)]

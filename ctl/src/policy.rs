@@ -1,10 +1,11 @@
 //! `tortie policy render`, `explain` and `matrix`: from manifests, or from the datastore of a running cluster.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use tortie_api::{Kind, Object};
+use tortie_api::Object;
 use tortie_datastore::{Datastore, manifests};
 use tortie_lab::grid::{self, Style};
 use tortie_lab::verdict;
@@ -40,6 +41,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) ->
             let rows = matrix::matrix(&cluster, &query)?;
             print_rows(output, &rows.into_iter().map(row).collect::<Vec<_>>())
         }
+        Policy::Plan(args) => crate::plan::run(settings, output, args).await,
     }
 }
 
@@ -113,17 +115,23 @@ async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> 
     Ok(cluster)
 }
 
-async fn from_datastore(settings: &Settings) -> Result<Vec<Object>> {
+/// All that verdicts and tables depend on.
+pub(crate) async fn from_datastore(settings: &Settings) -> Result<Vec<Object>> {
     let datastore = settings.datastore().await?;
     let mut objects = Vec::new();
-    for kind in [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy] {
+    for kind in tortie_policy::KINDS {
         objects.extend(datastore.list(kind).await?);
     }
     Ok(objects)
 }
 
-fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
-    let loaded = manifests::load(&manifests.manifests);
+pub(crate) fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
+    from_files(&manifests.manifests)
+}
+
+/// The objects of files and directories. Any problem beyond a warning is an error.
+pub(crate) fn from_files(paths: &[PathBuf]) -> Result<Vec<Object>> {
+    let loaded = manifests::load(paths);
     let mut errors = Vec::new();
     for problem in &loaded.problems {
         let text = format!("{}: {}", problem.place, problem.message);

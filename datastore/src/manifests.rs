@@ -190,7 +190,7 @@ impl Loaded {
 /// Says that an object stands in two places.
 pub(crate) fn duplicate(key: &ObjectKey, first: &Place, second: &Place) -> Problem {
     let message = format!("{key} is already defined at {first}, which is kept: remove one of them");
-    Problem { place: second.to_string(), message, warning: false }
+    Problem { place: second.to_string(), message, warning: false, kind: Some(key.kind) }
 }
 
 /// What one file holds.
@@ -222,7 +222,7 @@ fn read_bytes(file: &Path, bytes: &[u8], objects_only: bool) -> Contents {
         Ok(text) => reader.text(text),
         Err(error) => {
             let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
-            reader.problem(line, "is not UTF-8: save the file in that encoding".to_owned(), false);
+            reader.problem(line, "is not UTF-8: save the file in that encoding".to_owned(), false, None);
         }
     }
     reader.contents
@@ -236,9 +236,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, line: usize, message: String, warning: bool) {
+    fn problem(&mut self, line: usize, message: String, warning: bool, kind: Option<Kind>) {
         let place = Place { file: self.file.to_owned(), line }.to_string();
-        self.contents.problems.push(Problem { place, message, warning });
+        self.contents.problems.push(Problem { place, message, warning, kind });
     }
 
     fn text(&mut self, text: &str) {
@@ -248,7 +248,7 @@ impl Reader<'_> {
         if let Err(error) = result {
             // Half a file is none.
             self.contents = Contents::default();
-            self.problem(error.line, error.reason, false);
+            self.problem(error.line, error.reason, false, None);
         }
     }
 
@@ -275,7 +275,7 @@ impl Reader<'_> {
                 }
                 Content::Scalar(Value::Null) => {}
                 Content::Scalar(_) | Content::Map(_) => {
-                    self.problem(items.line, "items: Invalid value: must be a list".to_owned(), false);
+                    self.problem(items.line, "items: Invalid value: must be a list".to_owned(), false, None);
                 }
             }
             return;
@@ -289,7 +289,7 @@ impl Reader<'_> {
         match tortie_api::decode(&value) {
             Ok(decoded) => {
                 if let Decoded::UnknownKind(message) = &decoded {
-                    self.problem(node.line, format!("{name}: {message}"), true);
+                    self.problem(node.line, format!("{name}: {message}"), true, None);
                 }
                 let object = match decoded {
                     Decoded::Object(object) => Some(*object),
@@ -304,8 +304,11 @@ impl Reader<'_> {
                 self.contents.documents.push(Document { key, place, object, value, text, range });
             }
             Err(errors) => {
+                // The version may be what is wrong, so that a kind of that name will do.
+                let exact = api_version.zip(kind).and_then(|(version, kind)| Kind::of_manifest(version, kind));
+                let kind = exact.or_else(|| kind.and_then(|kind| kind.parse().ok()));
                 for error in errors {
-                    self.problem(node.line_of(&error.path), format!("{name}: {error}"), false);
+                    self.problem(node.line_of(&error.path), format!("{name}: {error}"), false, kind);
                 }
             }
         }

@@ -9,6 +9,7 @@
 //! (namespace, labels, service account, declared ports, and on which side of each named CIDR they are) are asked about once
 //! ([`parties`]), so that the work grows with the number of Deployments and not with that of their pods.
 
+mod enforced;
 mod parties;
 mod services;
 mod transaction;
@@ -23,6 +24,7 @@ use tortie_nft::{Family, Transaction};
 
 use crate::matrix::Verdict;
 use crate::offline::Offline;
+use enforced::Enforced;
 use parties::{Party, Who};
 use services::Named;
 pub use services::Service;
@@ -73,6 +75,9 @@ pub struct Plan {
     /// Who may talk to whom differently.
     #[serde(flatten)]
     pub effect: Effect,
+    /// What staged policies would do on top of the change; none where none of them would do anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
     /// What each node would write, in the order of their names. A node that has nothing to write is there with no command.
     pub nodes: Vec<NodePlan>,
 }
@@ -98,6 +103,16 @@ pub enum Action {
     Unchanged,
     /// It goes.
     Deleted,
+}
+
+/// Staged policies, and what they would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Staged {
+    /// The staged policies: `KIND NAMESPACE/NAME`.
+    pub policies: Vec<String>,
+    /// Who could talk to whom differently if they were enforced, beside what the change does.
+    #[serde(flatten)]
+    pub effect: Effect,
 }
 
 /// Who may talk to whom differently.
@@ -297,8 +312,20 @@ pub fn plan(now: &[Object], change: &Change, query: &Query) -> Result<Plan, Erro
     let (world, next) = (World::new(&before)?, World::new(&after)?);
     let parties = parties::parties(&[now, &then], &named);
     let effect = Comparison { before: &world, after: &next, named: &named, query }.effect(&parties);
+    let staged = enforced::enforced(&then).map(|enforced| staged(&then, &next, enforced, query)).transpose()?;
     let nodes = transaction::of_nodes((now, &before), (&change, &after), &query.generations);
-    Ok(Plan { objects, effect, nodes })
+    Ok(Plan { objects, effect, staged, nodes })
+}
+
+/// What a world would be with its staged policies enforced.
+fn staged(now: &[Object], world: &World<'_>, enforced: Enforced, query: &Query) -> Result<Staged, Error> {
+    let all = || now.iter().chain(&enforced.objects);
+    let staged = all().filter(|object| enforced.policies.contains(&object.key().to_string()));
+    let named = services::named(all(), staged);
+    let real = Offline::new(&enforced.objects);
+    let parties = parties::parties(&[now, &enforced.objects], &named);
+    let comparison = Comparison { before: world, after: &World::new(&real)?, named: &named, query };
+    Ok(Staged { effect: comparison.effect(&parties), policies: enforced.policies })
 }
 
 /// The change as it comes to the cluster, and what becomes of each object of it.

@@ -96,6 +96,7 @@ fn signature(namespace: &str, worlds: &[&Pod], borders: &Borders) -> Signature {
     for pod in worlds {
         words.extend(pod.metadata.labels.iter().map(|(key, value)| format!("{key}={value}")));
         words.push(String::new());
+        words.push(pod.spec.service_account().to_owned());
         words.extend(pod.ports().map(|port| {
             format!("{} {} {}", port.name.as_deref().unwrap_or_default(), port.protocol, port.container_port)
         }));

@@ -7,7 +7,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use tortie_api::Object;
-use tortie_api::k8s::{NetworkPolicySpec, Pod, PortOrName, Protocol};
+use tortie_api::calico::{PolicyRule, RulePort, RuleProtocol};
+use tortie_api::k8s::{
+    ClusterNetworkPolicyPeer, ClusterNetworkPolicyProtocol, ClusterNetworkPolicySpec, DestinationPort, NetworkPolicySpec, Pod,
+    PortOrName, Protocol,
+};
 use tortie_nft::Family;
 
 /// So many services of those that the change names are asked about beside the declared ports.
@@ -32,6 +36,15 @@ pub enum Service {
 }
 
 impl Service {
+    /// An echo request (ping).
+    pub const fn ping(family: Family) -> Self {
+        let kind = match family {
+            Family::V4 => 8,
+            Family::V6 => 128,
+        };
+        Self::Icmp { family, kind, code: 0 }
+    }
+
     /// Whether there is such a thing in the family.
     pub fn is_of(self, family: Family) -> bool {
         !matches!(self, Self::Icmp { family: own, .. } if own != family)
@@ -125,8 +138,79 @@ pub(super) fn named<'a>(
 }
 
 fn look(object: &Object, blocks: &mut BTreeSet<IpNet>, services: &mut BTreeSet<Service>) {
-    if let Object::NetworkPolicy(policy) = object {
-        kubernetes(&policy.spec, blocks, services);
+    match object {
+        Object::NetworkPolicy(policy) => kubernetes(&policy.spec, blocks, services),
+        Object::StagedKubernetesNetworkPolicy(policy) => kubernetes(&policy.spec.policy(), blocks, services),
+        Object::CalicoNetworkPolicy(policy)
+        | Object::GlobalNetworkPolicy(policy)
+        | Object::StagedNetworkPolicy(policy)
+        | Object::StagedGlobalNetworkPolicy(policy) => {
+            policy.spec.ingress.iter().chain(&policy.spec.egress).for_each(|rule| calico(rule, blocks, services));
+        }
+        Object::ClusterNetworkPolicy(policy) => cluster(&policy.spec, blocks, services),
+        Object::NetworkSet(set) | Object::GlobalNetworkSet(set) => blocks.extend(&set.spec.nets),
+        Object::HostEndpoint(host) => blocks.extend(host.spec.expected_ips.iter().copied().map(IpNet::from)),
+        Object::EndpointSlice(slice) => {
+            let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            blocks.extend(addresses.copied().map(IpNet::from));
+        }
+        _ => {}
+    }
+}
+
+fn calico(rule: &PolicyRule, blocks: &mut BTreeSet<IpNet>, services: &mut BTreeSet<Service>) {
+    for entity in [&rule.source, &rule.destination] {
+        blocks.extend(entity.nets.iter().chain(&entity.not_nets));
+    }
+    for protocol in rule.protocol.into_iter().chain(rule.not_protocol) {
+        services.extend(match protocol {
+            RuleProtocol::ICMP => vec![Service::ping(Family::V4)],
+            RuleProtocol::ICMPV6 => vec![Service::ping(Family::V6)],
+            other if transport(other).is_some() => Vec::new(),
+            other => vec![Service::Other(other.number())],
+        });
+    }
+    let icmp = [&rule.icmp, &rule.not_icmp].into_iter().flatten();
+    for (kind, code) in icmp.filter_map(|icmp| Some((icmp.kind?, icmp.code.unwrap_or_default()))) {
+        let of = |family| Service::Icmp { family, kind, code };
+        services.insert(of(if rule.protocol == Some(RuleProtocol::ICMPV6) { Family::V6 } else { Family::V4 }));
+    }
+    let Some(protocol) = rule.protocol.and_then(transport) else { return };
+    let ports = rule.destination.ports.iter().chain(&rule.destination.not_ports);
+    for port in ports {
+        if let RulePort::Range(first, last) = port {
+            services.extend([*first, *last].map(|port| Service::Port(protocol, port)));
+        }
+    }
+}
+
+/// A protocol with ports that pods declare.
+fn transport(protocol: RuleProtocol) -> Option<Protocol> {
+    Protocol::ALL.into_iter().find(|known| known.number() == protocol.number())
+}
+
+fn cluster(spec: &ClusterNetworkPolicySpec, blocks: &mut BTreeSet<IpNet>, services: &mut BTreeSet<Service>) {
+    let ingress = spec.ingress.iter().map(|rule| (&rule.from, &rule.protocols));
+    let egress = spec.egress.iter().map(|rule| (&rule.to, &rule.protocols));
+    for (peers, protocols) in ingress.chain(egress) {
+        for peer in peers {
+            if let ClusterNetworkPolicyPeer::Networks(networks) = peer {
+                blocks.extend(networks);
+            }
+        }
+        for of in protocols {
+            let (protocol, ports) = match of {
+                ClusterNetworkPolicyProtocol::Tcp(ports) => (Protocol::Tcp, ports),
+                ClusterNetworkPolicyProtocol::Udp(ports) => (Protocol::Udp, ports),
+                ClusterNetworkPolicyProtocol::Sctp(ports) => (Protocol::Sctp, ports),
+                ClusterNetworkPolicyProtocol::DestinationNamedPort(_) => continue,
+            };
+            let ports = match &ports.destination_port {
+                DestinationPort::Number(number) => [*number; 2],
+                DestinationPort::Range(range) => [range.start, range.end],
+            };
+            services.extend(ports.map(|port| Service::Port(protocol, port)));
+        }
     }
 }
 
