@@ -95,6 +95,36 @@ where
     Ok(list.into_iter().map(|Network(network)| network).collect())
 }
 
+/// Reads the networks of a rule as strictly as Calico does: in CIDR notation, and with no bit set behind the prefix.
+pub(crate) fn exact_networks<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    struct Network(IpNet);
+
+    impl<'de> Deserialize<'de> for Network {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            use serde::de::Error;
+
+            let text = String::deserialize(deserializer)?;
+            if let Ok(address) = text.parse::<IpAddr>() {
+                return Err(D::Error::custom(format!("must be in CIDR notation: write {}", IpNet::from(address))));
+            }
+            let written: IpNet = text.parse().map_err(|_| D::Error::custom(NOT_A_NETWORK))?;
+            if written.trunc() != written {
+                return Err(D::Error::custom(format!(
+                    "must have no bits set behind its prefix: write {}",
+                    written.trunc()
+                )));
+            }
+            parse_network(&text).map(Self).ok_or_else(|| D::Error::custom(NOT_A_NETWORK))
+        }
+    }
+
+    let list = Option::<Vec<Network>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Network(network)| network).collect())
+}
+
 /// [`network_or_address`] for each element of a list.
 pub(crate) fn networks_or_addresses<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
 where

@@ -27,6 +27,12 @@ pub enum Decoded {
 /// Kinds that are taken in silence: a cluster's manifests have them, and this version does nothing with them.
 const IGNORED: [(&str, &str); 3] = [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints")];
 
+/// Kinds of an earlier version of a group, which the later one says otherwise.
+const REPLACED: [(&str, &str); 2] = [
+    ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"),
+];
+
 /// The fields of `meta/v1 ObjectMeta`, for kinds in which a mistyped field is an error.
 const METADATA: [&str; 16] = [
     "name",
@@ -46,6 +52,78 @@ const METADATA: [&str; 16] = [
     "managedFields",
     "clusterName",
 ];
+
+/// Fields that the API has and this version does not honour: they are refused by name, so that none is silently ignored.
+struct Unsupported {
+    fields: &'static [&'static str],
+    /// What the error says.
+    remedy: &'static str,
+}
+
+impl Unsupported {
+    /// Every field of the kind is honoured.
+    const NONE: Self = Self { fields: &[], remedy: "" };
+
+    /// Fields that are to come.
+    const fn yet(fields: &'static [&'static str]) -> Self {
+        Self { fields, remedy: "this field is not supported by this version: remove it" }
+    }
+
+    /// What Calico's rules say of requests, which takes a proxy beside each pod to see.
+    const HTTP: Self = Self {
+        fields: &["http"],
+        remedy: "rules on HTTP requests need a proxy in the path, which this dataplane does not have: remove `http` and match \
+                 addresses, protocols and ports only",
+    };
+
+    /// Peers of ClusterNetworkPolicy that stand in its experimental channel only.
+    const NODES: Self = Self {
+        fields: &["nodes"],
+        remedy: "nodes as peers are not supported by this version: use `networks` with the nodes' addresses",
+    };
+}
+
+/// The fields of `spec` of a Calico policy of this kind; one type has them all.
+const fn policy_fields(kind: Kind) -> Option<&'static [&'static str]> {
+    match kind {
+        Kind::CalicoNetworkPolicy => Some(&[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+        ]),
+        Kind::StagedNetworkPolicy => Some(&[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+            "stagedAction",
+        ]),
+        Kind::GlobalNetworkPolicy => Some(&[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "namespaceSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+            "doNotTrack",
+            "preDNAT",
+            "applyOnForward",
+        ]),
+        _ => None,
+    }
+}
 
 /// Reads, defaults and validates one object.
 ///
@@ -105,6 +183,7 @@ fn find_kind(api_version: &str, name: &str) -> Result<Found, FieldError> {
     }
     let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.manifest_kind()).collect();
     let hint = match nearest(name, &known) {
+        _ if REPLACED.contains(&(api_version, name)) => "ClusterNetworkPolicy took its place".to_owned(),
         Some(kind) if kind != name => format!("did you mean {kind}?"),
         _ => "it has no effect".to_owned(),
     };
@@ -122,30 +201,34 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
         known_fields(value, &Path::root(), &["apiVersion", "kind", "metadata", "spec", "status"])?;
         known_fields(&value["metadata"], &Path::root().field("metadata"), &METADATA)?;
     }
+    if let Some(fields) = policy_fields(kind) {
+        known_fields(&value["spec"], &Path::root().field("spec"), fields)?;
+    }
     Ok(match kind {
-        Kind::Namespace => Object::Namespace(typed(value, &[])?),
-        Kind::Node => Object::Node(typed(value, &[])?),
-        Kind::Pod => Object::Pod(typed(value, &[])?),
-        Kind::NetworkPolicy => Object::NetworkPolicy(typed(value, &[])?),
-        Kind::IpPool => Object::IpPool(typed(value, &crate::calico::IP_POOL_UNSUPPORTED)?),
+        Kind::Namespace => Object::Namespace(typed(value, &Unsupported::NONE)?),
+        Kind::Node => Object::Node(typed(value, &Unsupported::NONE)?),
+        Kind::Pod => Object::Pod(typed(value, &Unsupported::NONE)?),
+        Kind::NetworkPolicy => Object::NetworkPolicy(typed(value, &Unsupported::NONE)?),
+        Kind::IpPool => Object::IpPool(typed(value, &Unsupported::yet(&crate::calico::IP_POOL_UNSUPPORTED))?),
         Kind::BgpConfiguration => {
-            Object::BgpConfiguration(typed(value, &crate::calico::BGP_CONFIGURATION_UNSUPPORTED)?)
+            let unsupported = Unsupported::yet(&crate::calico::BGP_CONFIGURATION_UNSUPPORTED);
+            Object::BgpConfiguration(typed(value, &unsupported)?)
         }
-        Kind::IpamBlock => Object::IpamBlock(typed(value, &[])?),
-        Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &[])?),
-        Kind::ServiceAccount => Object::ServiceAccount(typed(value, &[])?),
-        Kind::EndpointSlice => Object::EndpointSlice(typed(value, &[])?),
-        Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(typed(value, &[])?),
-        Kind::Tier => Object::Tier(typed(value, &[])?),
-        Kind::CalicoNetworkPolicy => Object::CalicoNetworkPolicy(typed(value, &[])?),
-        Kind::GlobalNetworkPolicy => Object::GlobalNetworkPolicy(typed(value, &[])?),
-        Kind::StagedNetworkPolicy => Object::StagedNetworkPolicy(typed(value, &[])?),
-        Kind::StagedGlobalNetworkPolicy => Object::StagedGlobalNetworkPolicy(typed(value, &[])?),
-        Kind::StagedKubernetesNetworkPolicy => Object::StagedKubernetesNetworkPolicy(typed(value, &[])?),
-        Kind::NetworkSet => Object::NetworkSet(typed(value, &[])?),
-        Kind::GlobalNetworkSet => Object::GlobalNetworkSet(typed(value, &[])?),
-        Kind::HostEndpoint => Object::HostEndpoint(typed(value, &[])?),
-        Kind::Profile => Object::Profile(typed(value, &[])?),
+        Kind::IpamBlock => Object::IpamBlock(typed(value, &Unsupported::NONE)?),
+        Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &Unsupported::NONE)?),
+        Kind::ServiceAccount => Object::ServiceAccount(typed(value, &Unsupported::NONE)?),
+        Kind::EndpointSlice => Object::EndpointSlice(typed(value, &Unsupported::NONE)?),
+        Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(typed(value, &Unsupported::NODES)?),
+        Kind::Tier => Object::Tier(typed(value, &Unsupported::NONE)?),
+        Kind::CalicoNetworkPolicy => Object::CalicoNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::GlobalNetworkPolicy => Object::GlobalNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::StagedNetworkPolicy => Object::StagedNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::StagedGlobalNetworkPolicy => Object::StagedGlobalNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::StagedKubernetesNetworkPolicy => Object::StagedKubernetesNetworkPolicy(typed(value, &Unsupported::NONE)?),
+        Kind::NetworkSet => Object::NetworkSet(typed(value, &Unsupported::NONE)?),
+        Kind::GlobalNetworkSet => Object::GlobalNetworkSet(typed(value, &Unsupported::NONE)?),
+        Kind::HostEndpoint => Object::HostEndpoint(typed(value, &Unsupported::NONE)?),
+        Kind::Profile => Object::Profile(typed(value, &Unsupported::HTTP)?),
     })
 }
 
@@ -158,6 +241,6 @@ fn known_fields(value: &Value, path: &Path, known: &[&str]) -> Result<(), FieldE
     }
 }
 
-fn typed<T: DeserializeOwned>(value: &Value, unsupported: &[&str]) -> Result<T, FieldError> {
+fn typed<T: DeserializeOwned>(value: &Value, unsupported: &Unsupported) -> Result<T, FieldError> {
     T::deserialize(value::ValueReader(value)).map_err(|refusal| refusal.into_field_error(unsupported))
 }

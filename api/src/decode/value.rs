@@ -10,6 +10,7 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
+use super::Unsupported;
 use crate::field::{FieldError, Path, Step};
 
 /// Why a value does not fit its type.
@@ -51,7 +52,7 @@ impl Refusal {
     }
 
     /// The error, with what is known about unknown fields.
-    pub(super) fn into_field_error(self, unsupported: &[&str]) -> FieldError {
+    pub(super) fn into_field_error(self, unsupported: &Unsupported) -> FieldError {
         let path = Path::from_reversed(self.steps);
         match self.reason {
             Reason::Should(message) | Reason::Complete(message) => FieldError::new(path, message),
@@ -61,8 +62,8 @@ impl Refusal {
                 let known: Vec<&str> = known.iter().copied().filter(|name| !name.is_empty()).collect();
                 FieldError::not_supported(path, &name, &known)
             }
-            Reason::UnknownField { name, .. } if unsupported.contains(&name.as_str()) => {
-                FieldError::forbidden(path, "this field is not supported by this version: remove it")
+            Reason::UnknownField { name, .. } if unsupported.fields.contains(&name.as_str()) => {
+                FieldError::forbidden(path, unsupported.remedy)
             }
             Reason::UnknownField { name, known } => FieldError::unknown(path, &name, known),
         }
@@ -165,6 +166,17 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
 
     integers!(deserialize_u8 u8, deserialize_u16 u16, deserialize_u32 u32, deserialize_u64 u64);
 
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match self.0 {
+            Value::Null => visitor.visit_f64(0.0),
+            Value::Number(number) => match number.as_f64().filter(|number| number.is_finite()) {
+                Some(number) => visitor.visit_f64(number),
+                None => Err(should_be("a finite number").of(self.0)),
+            },
+            other => Err(should_be("a number").of(other)),
+        }
+    }
+
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
         match self.0 {
             Value::Null => visitor.visit_borrowed_str(""),
@@ -237,7 +249,7 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
     }
 
     serde::forward_to_deserialize_any! {
-        i8 i16 i32 i64 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+        i8 i16 i32 i64 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
     }
 }
 

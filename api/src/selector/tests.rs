@@ -298,7 +298,7 @@ impl Meaning {
             Self::Several(false, parts) => parts.iter().filter(|part| part.holds(labels)).count() > 0,
             Self::Label(key, Test::IsNot(values)) => !labels.get(key).is_some_and(|value| values.contains(value)),
             Self::Label(key, test) => match (labels.get(key), test) {
-                (None, _) => false,
+                (None, _) | (Some(_), Test::IsNot(_)) => false,
                 (Some(_), Test::Present) => true,
                 (Some(value), Test::Is(values)) => values.contains(value),
                 (Some(value), Test::Contains(part)) => value.matches(part.as_str()).next().is_some(),
@@ -306,7 +306,6 @@ impl Meaning {
                 (Some(value), Test::Ends(part)) => {
                     value.len().checked_sub(part.len()).and_then(|start| value.get(start..)) == Some(part)
                 }
-                (Some(_), Test::IsNot(_)) => false,
             },
         }
     }

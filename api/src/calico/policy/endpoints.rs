@@ -44,7 +44,7 @@ pub struct HostEndpointSpec {
     /// The node's name.
     #[serde(default)]
     pub node: String,
-    /// The interface's name; `*` is every interface of the node that is not a pod's. `None`: the one with an expected address.
+    /// The interface's name; `*` is all traffic to, from and through the node. `None`: the interface with an expected address.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_text")]
     pub interface_name: Option<String>,
     /// Addresses of the interface, which rules of others that select the endpoint stand for.

@@ -5,7 +5,7 @@ use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{RulePort, RuleProtocol};
-use crate::meta::{StringMap, networks_or_addresses, null_as_default};
+use crate::meta::{StringMap, exact_networks, null_as_default};
 use crate::selector::Selector;
 
 /// What a rule does with the traffic that it matches.
@@ -146,10 +146,10 @@ impl RuleMetadata {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EntityRule {
     /// In one of these networks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "networks_or_addresses")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "exact_networks")]
     pub nets: Vec<IpNet>,
     /// In none of these networks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "networks_or_addresses")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "exact_networks")]
     pub not_nets: Vec<IpNet>,
     /// With such labels: pods, network sets and host endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
@@ -160,7 +160,8 @@ pub struct EntityRule {
     /// In namespaces with such labels; `global()` is what is in no namespace.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
     pub namespace_selector: Option<Selector>,
-    /// One of these ports.
+    /// One of these ports. Without a `protocol` in the rule they are all [`RulePort::Named`], and stand for the port of that name
+    /// whatever its protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub ports: Vec<RulePort>,
     /// None of these ports.
