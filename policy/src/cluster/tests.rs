@@ -80,6 +80,8 @@ fn everything_that_came_can_go() {
     assert!(cluster.remove(&key(Kind::Pod, "a")));
     assert!(cluster.remove(&key(Kind::Pod, "b")));
     assert!(!cluster.remove(&key(Kind::Namespace, "demo")));
+    // What was noted of the changes has labels too.
+    cluster.touch_all();
     cluster.labels.sweep();
     assert_eq!(cluster.labels.len(), 0);
     assert!(cluster.namespaces.is_empty() && cluster.pods.is_empty() && cluster.policies.is_empty());
