@@ -62,5 +62,5 @@ pub use conntrack::sweep_marks;
 pub use error::Error;
 pub use flows::forget_flows;
 pub use monitor::{NftEvent, NftMonitor};
-pub use readback::decode_dump;
+pub use readback::{PlacedRule, decode_dump};
 pub use socket::{NftSocket, Ownership};

@@ -155,12 +155,7 @@ impl ReadBack {
         if self.bound.contains(name) {
             return;
         }
-        let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).unwrap_or(Attributes(&[]));
-        let comment = attributes
-            .get(NFTA_RULE_USERDATA)
-            .and_then(|data| attributes::udata_comment(data.payload, UDATA_RULE_COMMENT));
-        let rule: Rule = lift::rule(expressions, comment);
-        self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule);
+        self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule(attributes));
     }
 
     /// Makes base chains unequal to any wanted one: the table is switched off, so no packet enters them.
@@ -239,6 +234,32 @@ pub(crate) fn counter(message: &Message<'_>) -> Option<Counter> {
         attributes.get(NFTA_OBJ_USERDATA).and_then(|data| attributes::udata_comment(data.payload, UDATA_OBJ_COMMENT));
     let (packets, bytes) = (wide(NFTA_COUNTER_PACKETS)?, wide(NFTA_COUNTER_BYTES)?);
     Some(Counter { name, comment, packets, bytes })
+}
+
+/// A rule as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedRule {
+    /// The chain that it is in.
+    pub chain: String,
+    /// The number by which the kernel knows it, `nft -a list` shows it, and a trace names it. Unique in the table.
+    pub handle: u64,
+    /// The rule.
+    pub rule: Rule,
+}
+
+/// A rule of our table, from a message of a dump of rules; `None` for others'.
+pub(crate) fn placed_rule(message: &Message<'_>) -> Option<PlacedRule> {
+    let attributes = message.attributes();
+    let chain = attributes.string(NFTA_RULE_CHAIN).filter(|_| ours(message))?.to_owned();
+    let handle = u64::from_be_bytes(*attributes.get(NFTA_RULE_HANDLE)?.payload.first_chunk::<8>()?);
+    Some(PlacedRule { chain, handle, rule: rule(attributes) })
+}
+
+fn rule(attributes: Attributes<'_>) -> Rule {
+    let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).unwrap_or(Attributes(&[]));
+    let comment =
+        attributes.get(NFTA_RULE_USERDATA).and_then(|data| attributes::udata_comment(data.payload, UDATA_RULE_COMMENT));
+    lift::rule(expressions, comment)
 }
 
 /// A set or map of our table, from a message of a dump of sets; `None` for others' and anonymous ones.

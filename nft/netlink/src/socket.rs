@@ -16,7 +16,7 @@ use crate::consts::*;
 use crate::encode::{self, Batch, Changes};
 use crate::error::{Error, reason};
 use crate::monitor;
-use crate::readback::{self, Elements, ReadBack, SetHeader};
+use crate::readback::{self, Elements, PlacedRule, ReadBack, SetHeader};
 use crate::rebuild;
 use crate::transport::Transport;
 use crate::wire::Writer;
@@ -190,6 +190,18 @@ impl NftSocket {
                 .map(|counter| (counter.name, (counter.packets, counter.bytes)))
                 .collect()),
             Err(Error::Request { reason: Reason::NotFound, .. }) => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The rules of our table with the handles by which the kernel knows them, chain by chain in order; none if there is no table.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if nf_tables may not be asked.
+    pub fn rules(&mut self) -> Result<Vec<PlacedRule>, Error> {
+        match self.dump("the rules", NFT_MSG_GETRULE, |w| w.string(NFTA_RULE_TABLE, TABLE)) {
+            Ok(dump) => Ok(Messages(&dump).filter_map(|message| readback::placed_rule(&message)).collect()),
+            Err(Error::Request { reason: Reason::NotFound, .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

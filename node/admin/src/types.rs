@@ -188,6 +188,26 @@ pub struct NextHop {
     pub device: String,
 }
 
+/// What `GET /v1/policy/rules` asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedRules {
+    /// Names of counters, comma separated.
+    pub counters: String,
+}
+
+/// `GET /v1/policy/rules?counters=NAME,NAME`: a rule of the kernel's table that counts in one of the counters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRule {
+    /// The counter.
+    pub counter: String,
+    /// The chain that the rule is in.
+    pub chain: String,
+    /// Its handle, as `nft -a list` shows it.
+    pub handle: u64,
+    /// Its text.
+    pub rule: String,
+}
+
 /// `GET /v1/ipam`: the blocks as this agent's datastore has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
