@@ -643,6 +643,11 @@ impl Cluster {
         policies
     }
 
+    /// Brings policies into the order in which they are asked.
+    pub(crate) fn sort_policies(&self, policies: &mut [PolicyView<'_>]) {
+        self.policies.sort(policies);
+    }
+
     /// What a policy says.
     pub(crate) fn policy(&self, key: &PolicyKey) -> Option<&Spec> {
         self.policies.get(key)
