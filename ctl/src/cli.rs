@@ -190,6 +190,15 @@ pub(crate) enum Family {
     Ipv6,
 }
 
+impl From<Family> for tortie_nft::Family {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => Self::V4,
+            Family::Ipv6 => Self::V6,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// The nftables ruleset that a node wants, as text that `nft -f` takes
@@ -198,22 +207,7 @@ pub(crate) enum Policy {
         manifests: Manifests,
     },
     /// Why a pair may, or may not, talk
-    Explain {
-        #[command(flatten)]
-        manifests: Manifests,
-        /// The source: NAMESPACE/POD or an address
-        #[arg(long, value_name = "NS/POD|IP")]
-        from: String,
-        /// The destination: NAMESPACE/POD or an address
-        #[arg(long, value_name = "NS/POD|IP")]
-        to: String,
-        /// tcp, udp or sctp
-        #[arg(long, default_value = "tcp")]
-        protocol: tortie_api::k8s::Protocol,
-        /// The destination's port
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-        port: u16,
-    },
+    Explain(Explain),
     /// Who may reach whom
     Matrix {
         #[command(flatten)]
@@ -230,6 +224,36 @@ pub(crate) enum Policy {
     },
     /// What a change would do, before anything is applied: whose verdicts change, and what each node would write
     Plan(Plan),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// The source: NAMESPACE/POD or an address
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub(crate) from: String,
+    /// The destination: NAMESPACE/POD or an address
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub(crate) to: String,
+    /// tcp, udp, sctp, icmp, icmpv6, udplite or a number
+    #[arg(long, default_value = "tcp")]
+    pub(crate) protocol: String,
+    /// The destination's port, of a protocol with ports
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// The source's port [default: one that clients are given]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) source_port: Option<u16>,
+    /// The type of ICMP [default: an echo request's]
+    #[arg(long)]
+    pub(crate) icmp_type: Option<u8>,
+    /// The code of ICMP [default: 0]
+    #[arg(long)]
+    pub(crate) icmp_code: Option<u8>,
+    /// The family of the addresses [default: that of a given address, else IPv4 where both have it]
+    #[arg(long, value_enum)]
+    pub(crate) family: Option<Family>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod clean;
 mod cli;
 mod columns;
 mod edit;
+mod explain;
 mod get;
 mod ipam;
 mod lab;

@@ -9,6 +9,7 @@
 //! A name is a digest, which nobody can read. The counter's comment says in words what it counts, for people who list the table, and
 //! it is the way back: [`Counted::of`] reads it and takes it only for what its digest is the name of.
 
+mod decided;
 mod report;
 
 use std::fmt::{self, Display, Formatter, Write as _};
