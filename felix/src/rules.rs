@@ -365,7 +365,9 @@ impl Rules {
             }
             update = kernel.into();
         }
-        if self.distrusted || self.move_owed.is_some() || update.tightens(compiler.table()) {
+        // With `policyExistingConnections: Keep`, what an earlier run stamped is taken as it is.
+        self.distrusted &= self.claimed || !compiler.keeps_connections();
+        if self.distrusted || self.move_owed.is_some() || compiler.must_move(&update) {
             // What is denied from now on is denied to new flows at once. Those that are under way end with the move, and who waits for
             // this version waits for that.
             let next = compiler.next_generation(self.generation, &update);

@@ -123,6 +123,17 @@ impl Update {
         }
     }
 
+    /// Whether stamps from before the change to `now` may be read as others there: they are in other bits.
+    fn forgets_stamps(&self, now: &Ruleset) -> bool {
+        match &self.0 {
+            Kind::Parts(_) => false,
+            Kind::Anew(before) => {
+                let mask = Generation::mask_of(before);
+                mask.is_some() && mask != Generation::mask_of(now)
+            }
+        }
+    }
+
     /// Whether all that changed is known by itself, and the rest of the table is as it was.
     pub fn is_in_parts(&self) -> bool {
         matches!(self.0, Kind::Parts(_))
@@ -259,6 +270,17 @@ impl Compiler {
         self.state.ambiguous = ambiguous;
         self.state.assign(context, endpoints, &[], &FxHashSet::default(), &mut Change::default());
         Update(Kind::Anew(Box::new(before)))
+    }
+
+    /// Whether flows keep what they were allowed, whatever policies say now (`policyExistingConnections: Keep`).
+    pub const fn keeps_connections(&self) -> bool {
+        self.options.host.keep_connections
+    }
+
+    /// Whether the generation must move with `update`, the last one, so that flows are judged again.
+    pub fn must_move(&self, update: &Update) -> bool {
+        let now = &self.state.table;
+        if self.keeps_connections() { update.forgets_stamps(now) } else { update.tightens(now) }
     }
 
     /// The generation that follows `generation`, the table's before `update`, where that must move: one whose stamps no flow carries yet,

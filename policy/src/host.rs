@@ -11,6 +11,7 @@
 //! [`host_frame`](crate::host_frame) has the chains around that.
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tortie_api::calico::felix::{ExistingConnections, FelixConfigurationSpec, ProtoPort, TransportProtocol};
 
 const TCP: u8 = 6;
@@ -40,7 +41,7 @@ pub struct HostInterface {
 }
 
 /// A port that stays open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Failsafe {
     /// The protocol's number.
     pub protocol: u8,

@@ -65,14 +65,20 @@ const FORWARD_DONE: &str = "host_forward_done";
 const INPUT: &str = "host_input";
 const OUTPUT: &str = "host_output";
 const OUTPUT_DNAT: &str = "host_output_dnat";
+/// What some of these lead to.
 const TO_SERVICE: &str = "host_to_service";
+const TRANSLATED: &str = "host_translated";
+const PRE_DNAT_ANSWER: &str = "pre_dnat_answer";
+const FORWARD_STAMP: &str = "host_forward_stamp";
 
 /// Base chains whose verdict depends on no stamp.
 const BESIDE_STAMPS: [&str; 2] = [UNTRACKED_IN, UNTRACKED_OUT];
 /// Those whose verdict does.
 pub(crate) const STAMPED: [&str; 8] =
     [PRE_DNAT, PRE_DNAT_REPLY, FORWARD_IN, FORWARD_OUT, FORWARD_DONE, INPUT, OUTPUT, OUTPUT_DNAT];
-const HELPERS: [&str; 7] = [TO_SERVICE, OK_INPUT, OK_OUTPUT, OK_FORWARD, OK_PRE_DNAT, OK_UNTRACKED, OK_ANYWAY];
+const HELPERS: [&str; 4] = [TO_SERVICE, TRANSLATED, PRE_DNAT_ANSWER, FORWARD_STAMP];
+/// Where allowed packets go.
+const ALLOWED: [&str; 6] = [OK_INPUT, OK_OUTPUT, OK_FORWARD, OK_PRE_DNAT, OK_UNTRACKED, OK_ANYWAY];
 
 const FAILSAFE_IN: &str = "failsafe_in";
 const FAILSAFE_OUT: &str = "failsafe_out";
@@ -162,6 +168,11 @@ impl Place {
         !matches!(self, Self::Ingress | Self::Egress | Self::ForwardIngress | Self::ForwardEgress)
     }
 
+    /// Whether packets that come there have a flow, and so may be stamped.
+    pub(crate) const fn is_tracked(self) -> bool {
+        !matches!(self, Self::UntrackedIngress | Self::UntrackedEgress | Self::AnywayIngress | Self::AnywayEgress)
+    }
+
     /// How an interface is led to a chain there.
     pub(crate) fn lead(self, chain: String) -> Verdict {
         if self.comes_back() { Verdict::Jump(chain) } else { Verdict::Goto(chain) }
@@ -193,7 +204,7 @@ impl Shape {
 /// The chains, sets and maps that there are only for host endpoints. Chains for all interfaces are not among them.
 pub(crate) fn optional() -> impl Iterator<Item = &'static str> {
     let sets = [INTERFACES, FAILSAFE_IN, FAILSAFE_OUT];
-    let chains = STAMPED.into_iter().chain(BESIDE_STAMPS).chain(HELPERS).chain(REPLIES);
+    let chains = STAMPED.into_iter().chain(BESIDE_STAMPS).chain(HELPERS).chain(ALLOWED).chain(REPLIES);
     chains.chain(sets).chain(Place::ALL.map(Place::map)).chain(Place::ALL.map(Place::any))
 }
 
@@ -202,9 +213,25 @@ pub(crate) fn is_beside_stamps(chain: &str) -> bool {
     BESIDE_STAMPS.contains(&chain)
 }
 
+/// Whether flows that are stamped may have to be judged again because these two tables, or the parts in which two tables differ, treat
+/// host endpoints differently: as soon as any of them is led elsewhere. Members of sets are not looked at.
+pub(crate) fn tightens(before: &Ruleset, after: &Ruleset) -> bool {
+    let tracked = Place::ALL.into_iter().filter(|place| place.is_tracked());
+    let elements =
+        |ruleset: &Ruleset, map: &str| ruleset.maps.get(map).map(|map| map.elements.clone()).unwrap_or_default();
+    let interfaces =
+        |ruleset: &Ruleset| ruleset.sets.get(INTERFACES).map(|set| set.elements.clone()).unwrap_or_default();
+    let chain = |name: &str| before.chains.get(name) != after.chains.get(name);
+    interfaces(before) != interfaces(after)
+        || STAMPED.into_iter().any(chain)
+        || tracked
+            .into_iter()
+            .any(|place| chain(place.any()) || elements(before, place.map()) != elements(after, place.map()))
+}
+
 /// Whether packets that come there are allowed.
 pub(crate) fn is_allowed(chain: &str) -> bool {
-    HELPERS.contains(&chain) && chain != TO_SERVICE
+    ALLOWED.contains(&chain)
 }
 
 /// Adds what the host endpoints of this shape need. Elements of maps, and rules of the chains for all interfaces, come later.
@@ -228,6 +255,7 @@ pub(crate) fn add_host(frame: &mut Ruleset, shape: &Shape, options: &CompileOpti
     chain(OUTPUT, at(HookPoint::Output, 0), writer.output());
     chain(OUTPUT_DNAT, at(HookPoint::Postrouting, -150), writer.output_dnat());
     chain(TO_SERVICE, None, writer.to_service());
+    chain(TRANSLATED, None, writer.translated());
     for (name, (side, place)) in REPLIES.into_iter().zip(REPLY_PLACES) {
         if shape.has(place) {
             chain(name, None, writer.lead(side, place));
@@ -238,6 +266,7 @@ pub(crate) fn add_host(frame: &mut Ruleset, shape: &Shape, options: &CompileOpti
     if shape.has(Place::PreDnat) {
         chain(PRE_DNAT, at(HookPoint::Prerouting, -150), writer.pre_dnat());
         chain(PRE_DNAT_REPLY, at(HookPoint::Postrouting, 110), writer.pre_dnat_reply());
+        chain(PRE_DNAT_ANSWER, None, writer.pre_dnat_answer());
         chain(OK_PRE_DNAT, None, writer.ok_pre_dnat());
     }
     let forward = [Place::ForwardIngress, Place::ForwardEgress].map(|place| shape.has(place));
@@ -248,6 +277,7 @@ pub(crate) fn add_host(frame: &mut Ruleset, shape: &Shape, options: &CompileOpti
     }
     if forward.contains(&true) || shape.has(Place::PreDnat) {
         chain(FORWARD_DONE, at(HookPoint::Forward, -1), writer.forward_done());
+        chain(FORWARD_STAMP, None, writer.forward_stamp());
     }
     let accept = |comment| vec![verdict(Vec::new(), Verdict::Accept).commented(comment)];
     for (name, point, side, place) in [
@@ -328,8 +358,9 @@ impl Writer<'_> {
         }
     }
 
-    fn pending(&self, op: Op) -> Match {
-        in_set(vec![Field::CtMarkMasked(self.options.mark_mask.bits())], op, PENDING_SET)
+    /// A pending stamp. Its contrary would not hold for packets without a flow, which have no mark to compare.
+    fn pending(&self) -> Match {
+        in_set(vec![Field::CtMarkMasked(self.options.mark_mask.bits())], Op::Eq, PENDING_SET)
     }
 
     fn loopback(side: Side) -> Rule {
@@ -479,9 +510,7 @@ impl Writer<'_> {
         rules.extend(self.invalid());
         rules.push(Self::turn(0));
         if self.shape.has(Place::PreDnat) {
-            rules.push(
-                verdict(vec![self.pending(Op::Eq)], goto(OK_INPUT)).commented("a policy before DNAT has allowed it"),
-            );
+            rules.push(verdict(vec![self.pending()], goto(OK_INPUT)).commented("a policy before DNAT has allowed it"));
         }
         rules.extend(self.lead(Side::Source, Place::Ingress));
         rules
@@ -509,18 +538,16 @@ impl Writer<'_> {
     }
 
     fn output_dnat(&self) -> Vec<Rule> {
+        let matches = vec![self.pending(), Match::CtDirection(Direction::Original), Match::CtStatusDnat(true)];
+        vec![verdict(matches, goto(TRANSLATED)).commented("what the node sends to a Service")]
+    }
+
+    fn translated(&self) -> Vec<Rule> {
         let mask = self.options.mark_mask;
-        let leave = |condition| verdict(vec![condition], Verdict::Accept);
-        let mut rules = vec![
-            leave(self.pending(Op::Ne)).commented("not what the node sends to a Service"),
-            leave(Match::CtDirection(Direction::Reply)),
-            leave(Match::CtStatusDnat(false)),
-        ];
-        let mut strangers = self.strangers(Side::Destination, false);
-        for rule in &mut strangers {
+        let mut rules = self.strangers(Side::Destination, false);
+        for rule in &mut rules {
             rule.statements.insert(0, Statement::SetCtMark { keep: !mask.bits(), bits: 0 });
         }
-        rules.extend(strangers);
         rules.extend(self.failsafe_out(false));
         rules.extend(self.existing());
         rules.extend(self.lead(Side::Destination, Place::Egress));
@@ -540,16 +567,15 @@ impl Writer<'_> {
     }
 
     fn pre_dnat_reply(&self) -> Vec<Rule> {
-        let leave = |condition| verdict(vec![condition], Verdict::Accept);
-        let mut rules = vec![
-            leave(self.pending(Op::Ne)).commented("judged before, or never to be"),
-            leave(Match::CtDirection(Direction::Original)),
-        ];
-        rules.extend(self.strangers(Side::Destination, true));
+        let matches = vec![self.pending(), Match::CtDirection(Direction::Reply)];
+        vec![verdict(matches, goto(PRE_DNAT_ANSWER)).commented("nothing else denies it")]
+    }
+
+    fn pre_dnat_answer(&self) -> Vec<Rule> {
+        let mut rules = self.strangers(Side::Destination, true);
         rules.extend(self.lead(Side::Destination, Place::PreDnat));
-        rules.push(
-            verdict(Vec::new(), Verdict::Jump(STAMP_LIVE.to_owned())).commented("no policy before DNAT denies it"),
-        );
+        let stamp = verdict(Vec::new(), Verdict::Jump(STAMP_LIVE.to_owned()));
+        rules.push(stamp.commented("no policy before DNAT denies it"));
         rules
     }
 
@@ -565,7 +591,7 @@ impl Writer<'_> {
             rules.push(verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept));
         }
         if self.shape.has(Place::PreDnat) {
-            let allowed = verdict(vec![self.pending(Op::Eq)], Verdict::Accept);
+            let allowed = verdict(vec![self.pending()], Verdict::Accept);
             rules.push(allowed.commented("a policy before DNAT has allowed it"));
         }
         rules.extend(self.lead_if_any(Side::Source, Place::ForwardIngress));
@@ -587,16 +613,19 @@ impl Writer<'_> {
     }
 
     fn forward_done(&self) -> Vec<Rule> {
-        let mut rules = vec![verdict(vec![self.pending(Op::Ne)], Verdict::Accept).commented("nobody asked about it")];
+        vec![verdict(vec![self.pending()], goto(FORWARD_STAMP)).commented("somebody was asked, and allows it")]
+    }
+
+    fn forward_stamp(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
         for side in [Side::Source, Side::Destination] {
             let pods = self.pods(side, Op::Eq);
             rules
                 .extend(pods.map(|pod| verdict(vec![pod], Verdict::Accept).commented("its stamp is for pods' chains")));
         }
         rules.extend(wait(self.shape));
-        rules.push(
-            verdict(Vec::new(), Verdict::Jump(STAMP_LIVE.to_owned())).commented("all that were asked allow the flow"),
-        );
+        let stamp = verdict(Vec::new(), Verdict::Jump(STAMP_LIVE.to_owned()));
+        rules.push(stamp.commented("all that were asked allow the flow"));
         rules
     }
 

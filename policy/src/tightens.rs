@@ -29,6 +29,7 @@ pub fn tightens(current: &Ruleset, want: &Ruleset) -> bool {
         return false;
     }
     frame_differs(current, want)
+        || host_frame::tightens(current, want)
         || address_is_isolated(current, want, want)
         || Comparison::new(current, current, want).tightens()
 }
@@ -43,7 +44,10 @@ pub(crate) fn change_tightens(before: &Ruleset, after: &Ruleset, now: &Ruleset) 
         .iter()
         .any(|(name, set)| now.sets.contains_key(name) && !of_frame(name) && !set.elements.is_empty());
     // Sets and chains that stay have only gained, so that asking those of `now` for what they were before is on the safe side.
-    loses || address_is_isolated(before, after, now) || Comparison::new(now, before, now).classes_tighten(before)
+    loses
+        || host_frame::tightens(before, after)
+        || address_is_isolated(before, after, now)
+        || Comparison::new(now, before, now).classes_tighten(before)
 }
 
 /// Whether something changed besides classes, and what they look up.
