@@ -210,7 +210,7 @@ impl Kind {
             Self::StagedNetworkPolicy => &["stagednetworkpolicies", "snp", "snps"],
             Self::StagedGlobalNetworkPolicy => &["stagedglobalnetworkpolicies", "sgnp", "sgnps"],
             Self::StagedKubernetesNetworkPolicy => &["stagedkubernetesnetworkpolicies", "sknp", "sknps"],
-            Self::NetworkSet => &["networksets", "netset", "netsets", "netsets"],
+            Self::NetworkSet => &["networksets", "netset", "netsets"],
             Self::GlobalNetworkSet => &["globalnetworksets", "gns", "globalnetset", "globalnetsets"],
             Self::HostEndpoint => &["hostendpoints", "hep", "heps"],
             Self::Profile => &["profiles", "pro", "pros"],
@@ -253,5 +253,24 @@ impl std::str::FromStr for Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn no_name_is_that_of_two_kinds() {
+        let mut known = BTreeMap::new();
+        for kind in Kind::ALL {
+            let own = kind.as_str().to_lowercase();
+            for name in kind.names().iter().copied().chain([own.as_str()]) {
+                assert_eq!(known.insert(name.to_owned(), kind), None, "{name} is {kind} and another");
+                assert_eq!(name.to_uppercase().parse(), Ok(kind));
+            }
+        }
     }
 }

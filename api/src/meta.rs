@@ -137,7 +137,7 @@ where
     Ok(list.into_iter().map(|Network(network)| network).collect())
 }
 
-/// [`address`] for each element of a list.
+/// [`address`] for each element of a list. An IPv4 address in its IPv6-mapped form is the IPv4 address.
 pub(crate) fn addresses<'de, D>(deserializer: D) -> Result<Vec<IpAddr>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -146,7 +146,7 @@ where
     struct Address(#[serde(deserialize_with = "address")] IpAddr);
 
     let list = Option::<Vec<Address>>::deserialize(deserializer)?.unwrap_or_default();
-    Ok(list.into_iter().map(|Address(address)| address).collect())
+    Ok(list.into_iter().map(|Address(address)| address.to_canonical()).collect())
 }
 
 /// Reads a text whose empty form is a field that is not set.
