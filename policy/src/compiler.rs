@@ -15,28 +15,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tortie_api::k8s::{NetworkPolicySpec, PolicyType};
+use tortie_api::k8s::PolicyType;
 use tortie_nft::{Key, Ruleset, Transaction, Value, Verdict};
 
 use crate::chains::Builder;
 use crate::change::Change;
-use crate::class::Policy;
-use crate::cluster::{Cluster, Group, PodPort, PolicyKey, PolicyView};
-use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
+use crate::cluster::{Cluster, Group, PodPort, PolicyKey, PolicyView, Spec};
+use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, governing, write_class};
 use crate::followed::{Again, Following};
 use crate::frame::{
     EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
 };
 use crate::generation::Generation;
 use crate::host_frame::Shape;
-use crate::governors::{governing, kubernetes};
 use crate::intern::{Id, Interner};
 use crate::marks::MarkMask;
 use crate::names::Names;
 use crate::options::CompileOptions;
+use crate::selection::Selection;
 use crate::special::write_special;
 use crate::tightens::{change_tightens, tightens};
 use crate::touched::{Changes, Name};
+use crate::view::Site;
 
 const DIRECTIONS: [(PolicyType, &str); 2] = [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)];
 
@@ -56,6 +56,32 @@ struct Class {
 struct Own {
     elements: Vec<(&'static str, Verdict)>,
     uses: Box<[Id]>,
+}
+
+/// What governs a group.
+#[derive(Debug)]
+struct Governed {
+    /// The policies, in order.
+    policies: Vec<(PolicyKey, Spec)>,
+    /// The same.
+    keys: FxHashSet<PolicyKey>,
+    /// Whether it matters in each of [`DIRECTIONS`] which ports a pod declares.
+    asks_for_ports: [bool; 2],
+}
+
+impl Governed {
+    fn of(cluster: &Cluster, group: &Group) -> Self {
+        let views = governing(cluster, group);
+        Self {
+            policies: views.iter().map(|view| (view.key.clone(), view.spec.clone())).collect(),
+            keys: views.iter().map(|view| view.key.clone()).collect(),
+            asks_for_ports: DIRECTIONS.map(|(direction, _)| asks_for_ports(&views, direction)),
+        }
+    }
+
+    fn views(&self) -> Vec<PolicyView<'_>> {
+        self.policies.iter().map(|(key, spec)| PolicyView { key, spec }).collect()
+    }
 }
 
 /// A cluster, and the table of a node in it.
@@ -82,7 +108,11 @@ struct State {
     /// The names of all chains, sets and maps outside the frame, each held by the classes that use it.
     parts: Interner<str>,
     following: Following,
-    governed: FxHashMap<Group, BTreeMap<PolicyKey, Arc<NetworkPolicySpec>>>,
+    governed: FxHashMap<Group, Arc<Governed>>,
+    /// The counters of policies' rules: they stay while the policy is there, whether a class uses them or not.
+    counters: BTreeMap<PolicyKey, BTreeSet<String>>,
+    /// The counters of what tiers deny, which go with the classes that use them.
+    defaults: BTreeSet<String>,
     classes: FxHashMap<ClassKey, Class>,
     /// The endpoints, each with its class in both directions.
     endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,
@@ -179,7 +209,7 @@ impl Compiler {
 
     /// How many policies select endpoints of this node.
     pub fn active_policies(&self) -> usize {
-        self.state.governed.values().flat_map(BTreeMap::keys).collect::<FxHashSet<_>>().len()
+        self.state.governed.values().flat_map(|governed| &governed.keys).collect::<FxHashSet<_>>().len()
     }
 
     /// How many selections of peers, and of ports by name, the table follows: each is a set.
@@ -228,6 +258,7 @@ impl Compiler {
             });
             let due: Vec<Endpoint> = due.cloned().collect();
             self.state.assign(context, &due, &leaving, &dirty, &mut change);
+            self.state.forget_counters(context.cluster, &changes, &mut change);
             return Update(Kind::Parts(change));
         }
         self.anew(&wanted.into_iter().cloned().collect::<Vec<_>>(), ambiguous, generation)
@@ -250,6 +281,7 @@ impl Compiler {
                 due.dedup();
             }
             self.state.assign(context, &due, &[], &dirty, &mut change);
+            self.state.forget_counters(context.cluster, &changes, &mut change);
             return Update(Kind::Parts(change));
         }
         let endpoints: Vec<Endpoint> = self.state.endpoints.keys().cloned().collect();
@@ -263,9 +295,11 @@ impl Compiler {
 
     /// Compiles everything.
     fn anew(&mut self, endpoints: &[Endpoint], ambiguous: bool, generation: Generation) -> Update {
-        let before = std::mem::take(&mut self.state).table;
+        let State { table: before, counters, .. } = std::mem::take(&mut self.state);
         let context = Context { cluster: &self.cluster, options: &self.options };
         self.state.table = self.state.frame(context, generation);
+        self.state.counters = counters;
+        self.state.keep_counters(context, &before);
         self.state.generation = Some(generation);
         self.state.ambiguous = ambiguous;
         self.state.assign(context, endpoints, &[], &FxHashSet::default(), &mut Change::default());
@@ -279,8 +313,7 @@ impl Compiler {
 
     /// Whether the generation must move with `update`, the last one, so that flows are judged again.
     pub fn must_move(&self, update: &Update) -> bool {
-        let now = &self.state.table;
-        if self.keeps_connections() { update.forgets_stamps(now) } else { update.tightens(now) }
+        if self.keeps_connections() { update.forgets_stamps(&self.state.table) } else { update.tightens(&self.state.table) }
     }
 
     /// The generation that follows `generation`, the table's before `update`, where that must move: one whose stamps no flow carries yet,
@@ -369,6 +402,22 @@ impl State {
     fn follow(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
         for (id, again) in self.following.touched(cluster, changes) {
             let (Some(followed), name) = (self.following.get(id), self.parts.get(id)) else { continue };
+            if let (Some(map), Again::At(addresses)) = (self.table.counter_maps.get(name), &again) {
+                let at = |address: &IpAddr| {
+                    let first = vec![Value::Addr(*address)];
+                    map.elements.range(first.clone()..).take_while(move |(key, _)| key.first() == first.first())
+                };
+                let mut elements: BTreeMap<Key, Option<String>> =
+                    addresses.iter().flat_map(at).map(|(key, _)| (key.clone(), None)).collect();
+                for address in addresses {
+                    let counters = followed.counters_at(cluster, *address);
+                    elements.extend(counters.into_iter().map(|(key, counter)| (key, Some(counter))));
+                }
+                for (key, counter) in elements {
+                    change.counter_element(&mut self.table, name, &key, counter);
+                }
+                continue;
+            }
             let Some(set) = self.table.sets.get(name) else { continue };
             let (old, new): (Vec<Key>, BTreeSet<Key>) = match again {
                 Again::All => (set.elements.iter().cloned().collect(), followed.elements(cluster)),
@@ -395,30 +444,28 @@ impl State {
     /// Brings the policies of the groups up to date. Returns the groups whose policies changed.
     fn govern(&mut self, cluster: &Cluster, changes: &Changes) -> FxHashSet<Group> {
         let mut dirty = FxHashSet::default();
-        for key in &changes.policies {
-            let policy = cluster.policy(key).map(|spec| PolicyView { key, spec });
-            for (group, governed) in &mut self.governed {
-                let old = governed.remove(key);
-                let new = policy.filter(|policy| policy.selects(&cluster.seen_group(group)));
-                if let Some(new) = new.and_then(|policy| kubernetes(policy.key, policy.spec)) {
-                    governed.insert(key.clone(), Arc::clone(new.spec));
-                    dirty.insert(group.clone());
-                } else if old.is_some() {
-                    dirty.insert(group.clone());
-                }
+        let subjects: Vec<(&PolicyKey, Option<Selection>)> = changes
+            .policies
+            .iter()
+            .map(|key| (key, cluster.policy(key).map(|spec| spec.subject(key.namespace.as_deref()))))
+            .collect();
+        for (group, governed) in &self.governed {
+            let account = (Arc::clone(&group.namespace), Arc::clone(&group.service_account));
+            let relabelled =
+                changes.namespaces.contains_key(&group.namespace) || changes.service_accounts.contains_key(&account);
+            let in_tier = |tier: &str| governed.policies.iter().any(|(_, spec)| spec.tier() == tier);
+            let seen = (!subjects.is_empty()).then(|| cluster.seen_group(group));
+            let is_concerned = |(key, subject): &(&PolicyKey, Option<Selection>)| {
+                governed.keys.contains(*key)
+                    || subject.as_ref().zip(seen.as_ref()).is_some_and(|(subject, seen)| subject.selects(seen))
+            };
+            if relabelled || changes.tiers.iter().any(|tier| in_tier(tier)) || subjects.iter().any(is_concerned) {
+                dirty.insert(group.clone());
             }
         }
         let keys = changes.pods.iter().flat_map(|pod| self.endpoints_of(pod)).flat_map(|(_, keys)| keys);
-        let mut groups: Vec<Group> = keys.filter_map(|key| key.1.clone()).collect();
-        let relabelled = |group: &&Group| {
-            let account = (Arc::clone(&group.namespace), Arc::clone(&group.service_account));
-            changes.namespaces.contains_key(&group.namespace) || changes.service_accounts.contains_key(&account)
-        };
-        groups.extend(self.governed.keys().filter(relabelled).cloned());
-        for group in groups {
-            self.governed.remove(&group);
-            dirty.insert(group);
-        }
+        dirty.extend(keys.filter_map(|key| key.1.clone()));
+        self.governed.retain(|group, _| !dirty.contains(group));
         dirty
     }
 
@@ -433,6 +480,25 @@ impl State {
         let (namespace, pod) = (Arc::clone(namespace), pod.clone());
         let from = self.endpoints.range(first..);
         from.take_while(move |(endpoint, _)| *endpoint.namespace == *namespace && *endpoint.pod == *pod)
+    }
+
+    /// Takes counters over of the table before for all policies that are still there.
+    fn keep_counters(&mut self, Context { cluster, options }: Context<'_>, before: &Ruleset) {
+        self.counters.retain(|policy, _| options.count_hits && cluster.policy(policy).is_some());
+        for name in self.counters.values().flatten() {
+            if let Some(comment) = before.counters.get(name) {
+                self.table.counters.insert(name.clone(), comment.clone());
+            }
+        }
+    }
+
+    /// Forgets what the rules of policies have counted that are not there any more.
+    fn forget_counters(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
+        for policy in changes.policies.iter().filter(|policy| cluster.policy(policy).is_none()) {
+            for name in self.counters.remove(policy).into_iter().flatten() {
+                change.counter(&mut self.table, &name, None);
+            }
+        }
     }
 
     /// Whether an endpoint is of one of these groups.
@@ -522,7 +588,7 @@ impl State {
     fn classify(&mut self, context: Context<'_>, endpoints: &[Endpoint], change: &mut Change) {
         let Context { cluster, options } = context;
         let (table, names) = (std::mem::take(&mut self.table), std::mem::take(&mut self.names));
-        let mut builder = Builder::new(cluster, table, names, options.deny_action);
+        let mut builder = Builder::new(cluster, table, names, options);
         let mut came = Vec::new();
         let mut assigned = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
@@ -536,9 +602,17 @@ impl State {
             }
             assigned.push((endpoint, keys, old));
         }
-        let Builder { ruleset, names, followed, .. } = builder;
+        let Builder { ruleset, names, followed, counters, defaults, .. } = builder;
         self.names = names;
         self.table = ruleset;
+        for (name, (policy, comment)) in counters {
+            change.counter(&mut self.table, &name, Some(comment));
+            self.counters.entry(policy).or_default().insert(name);
+        }
+        for (name, comment) in defaults {
+            change.counter(&mut self.table, &name, Some(comment));
+            self.defaults.insert(name);
+        }
         for (name, followed) in followed {
             if let Some(id) = self.parts.id(&name) {
                 self.following.insert(id, followed);
@@ -574,30 +648,19 @@ impl State {
         let Some(pod) = pod.filter(|pod| pod.is_endpoint()) else {
             let key = (direction, None, None);
             if !self.classes.contains_key(&key) {
-                let name = builder.closed(direction, UNKNOWN);
+                let name = builder.closed(&Site::of_pods(direction), UNKNOWN);
                 self.hold(&key, name, builder, came);
             }
             return key;
         };
         let group = pod.group().clone();
-        let governed = self.governed.entry(group.clone()).or_insert_with(|| {
-            let key = |policy: &Policy<'_>| PolicyKey {
-                namespace: Some(Arc::clone(&group.namespace)),
-                name: policy.name.into(),
-                kind: tortie_api::Kind::NetworkPolicy,
-            };
-            governing(cluster, &group).iter().map(|policy| (key(policy), Arc::clone(policy.spec))).collect()
-        });
-        let policies: Vec<Policy<'_>> = governed
-            .iter()
-            .map(|(key, spec)| Policy { namespace: &group.namespace, name: &key.name, spec })
-            .collect();
-        let isolating = isolating(&policies, direction);
-        let by_name = asks_for_ports(&isolating, direction);
-        let key = (direction, Some(group.clone()), by_name.then(|| Arc::clone(pod.ports())));
+        let governed = self.governed.entry(group.clone()).or_insert_with(|| Arc::new(Governed::of(cluster, &group)));
+        let by_name = governed.asks_for_ports[usize::from(direction == DIRECTIONS[1].0)];
+        let key = (direction, Some(group), by_name.then(|| Arc::clone(pod.ports())));
         if !self.classes.contains_key(&key) {
+            let governed = Arc::clone(governed);
             let ports: &[PodPort] = if by_name { pod.ports() } else { &[] };
-            let name = write_class(builder, direction, &isolating, ports);
+            let name = write_class(builder, direction, &governed.views(), ports);
             self.hold(&key, name, builder, came);
         }
         key
@@ -627,7 +690,11 @@ impl State {
             if let Some(name) = self.parts.release(part) {
                 self.following.remove(part);
                 self.names.forget(&name);
-                change.gone(&mut self.table, &name);
+                if self.defaults.remove(&*name) {
+                    change.counter(&mut self.table, &name, None);
+                } else {
+                    change.gone(&mut self.table, &name);
+                }
             }
         }
     }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tortie_nft::{Family, Key, Value, intervals};
 
-use crate::class::Named;
+use crate::counted::{Counted, CountedPorts, port_elements};
 use crate::cluster::Cluster;
 use crate::index::SelectionIndex;
 use crate::intern::Id;
+use crate::program::Named;
 use crate::selection::{Seen, Selection, Species};
 use crate::touched::{Changes, Name};
 
@@ -36,6 +37,10 @@ pub(crate) enum Whom {
     Nets(Arc<BTreeSet<Selection>>),
     /// The addresses, protocols and numbers of ports by name.
     Named(BTreeSet<Named>),
+    /// The addresses of pods and HostEndpoints, each with the counter of the first rule that means it.
+    Counted(Arc<Counted>),
+    /// The addresses, protocols and numbers of ports by name, likewise.
+    CountedPorts(Arc<CountedPorts>),
     /// The addresses of a Service's endpoints.
     Service(Name),
     /// The addresses of a Service's endpoints, each with protocol and port.
@@ -80,10 +85,27 @@ impl Followed {
                         }
                     }
                 }
-                Whom::Nets(_) | Whom::Service(_) | Whom::ServicePorts(_) => {}
+                Whom::Nets(_)
+                | Whom::Service(_)
+                | Whom::ServicePorts(_)
+                | Whom::Counted(_)
+                | Whom::CountedPorts(_) => {}
             }
         }
         elements
+    }
+
+    /// The elements that begin with this address, of a map of counters.
+    pub(crate) fn counters_at(&self, cluster: &Cluster, address: IpAddr) -> BTreeMap<Key, String> {
+        match &self.whom {
+            Whom::Counted(counted) => {
+                let seen: Vec<Seen> = cluster.seen_at(address).map(|(seen, _)| seen).collect();
+                let counter = counted.counter_at(address, &seen);
+                counter.map(|counter| (vec![Value::Addr(address)], counter)).into_iter().collect()
+            }
+            Whom::CountedPorts(counted) => port_elements(cluster, counted, address),
+            _ => BTreeMap::new(),
+        }
     }
 
     /// The elements of a set that is looked at again as a whole.
@@ -111,7 +133,7 @@ impl Followed {
                     })
                     .collect()
             }
-            Whom::Pods(_) | Whom::Named(_) => BTreeSet::new(),
+            Whom::Pods(_) | Whom::Named(_) | Whom::Counted(_) | Whom::CountedPorts(_) => BTreeSet::new(),
         }
     }
 
@@ -119,24 +141,25 @@ impl Followed {
     fn has_others(&self) -> bool {
         match &self.whom {
             Whom::Named(named) => named.iter().any(|named| named.peers.everyone || !named.peers.blocks.is_empty()),
+            Whom::CountedPorts(counted) => counted.has_others(),
             _ => false,
         }
     }
 
-    fn selections(&self) -> impl Iterator<Item = &Selection> {
-        let (plain, named) = match &self.whom {
-            Whom::Pods(selections) | Whom::Nets(selections) => (Some(selections), None),
-            Whom::Named(named) => (None, Some(named)),
-            Whom::Service(_) | Whom::ServicePorts(_) => (None, None),
-        };
-        let named = named.into_iter().flatten().flat_map(|named| &named.peers.pods);
-        plain.into_iter().flat_map(|selections| selections.iter()).chain(named)
+    fn selections(&self) -> Box<dyn Iterator<Item = &Selection> + '_> {
+        match &self.whom {
+            Whom::Pods(selections) | Whom::Nets(selections) => Box::new(selections.iter()),
+            Whom::Named(named) => Box::new(named.iter().flat_map(|named| &named.peers.pods)),
+            Whom::Counted(counted) => Box::new(counted.selections()),
+            Whom::CountedPorts(counted) => Box::new(counted.selections()),
+            Whom::Service(_) | Whom::ServicePorts(_) => Box::new(std::iter::empty()),
+        }
     }
 
     fn service(&self) -> Option<&Name> {
         match &self.whom {
             Whom::Service(name) | Whom::ServicePorts(name) => Some(name),
-            Whom::Pods(_) | Whom::Nets(_) | Whom::Named(_) => None,
+            _ => None,
         }
     }
 
@@ -287,3 +310,6 @@ fn at(touched: &mut BTreeMap<Id, Again>, set: Id, address: IpAddr) {
         addresses.insert(address);
     }
 }
+
+#[cfg(test)]
+mod tests;

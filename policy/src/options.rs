@@ -40,6 +40,10 @@ pub struct CompileOptions {
     pub allow_invalid: bool,
     /// How the node's own interfaces are treated.
     pub host: HostOptions,
+    /// Whether each rule of a policy counts what it decides.
+    pub count_hits: bool,
+    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`).
+    pub log_prefix: String,
 }
 
 impl Default for CompileOptions {
@@ -58,6 +62,8 @@ impl Default for CompileOptions {
             source_spoofing: false,
             allow_invalid: false,
             host: HostOptions::default(),
+            count_hits: true,
+            log_prefix: "calico-packet".to_owned(),
         }
     }
 }
@@ -103,6 +109,8 @@ impl CompileOptions {
             source_spoofing: spec.workload_source_spoofing == Some(SourceSpoofing::Any),
             allow_invalid: spec.disable_conntrack_invalid_check.unwrap_or_default(),
             host: HostOptions::of(spec),
+            count_hits: default.count_hits,
+            log_prefix: spec.log_prefix.as_ref().map_or(default.log_prefix, |prefix| prefix.0.clone()),
         }
     }
 }

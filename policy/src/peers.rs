@@ -7,12 +7,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use tortie_api::k8s::{
-    IpBlock, LabelSelector, LabelSelectorRequirement, NetworkPolicyPeer, NetworkPolicyPort, PortOrName,
-    SelectorOperator,
-};
+use tortie_api::k8s::{IpBlock, LabelSelector, LabelSelectorRequirement, SelectorOperator};
 use tortie_api::meta::StringMap;
 
+use crate::program::Entity;
 use crate::selection::Selection;
 
 /// A union of peers.
@@ -27,17 +25,18 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// The peers of a rule of a policy in `namespace`. None at all means everyone.
-    pub(crate) fn of_rule(namespace: &str, peers: &[NetworkPolicyPeer]) -> Self {
-        let mut union = Self { everyone: peers.is_empty(), ..Self::default() };
-        for peer in peers {
-            if let Some(block) = &peer.ip_block {
-                union.blocks.insert(canonical_block(block));
-                continue;
-            }
-            union.pods.extend(Selection::of_peer(namespace, peer));
+    /// Everyone.
+    pub(crate) fn everyone() -> Self {
+        Self { everyone: true, ..Self::default() }
+    }
+
+    /// Whom an end's conditions on addresses select, where these are nothing but selections or blocks.
+    pub(crate) fn of_entity(entity: &Entity) -> Self {
+        Self {
+            everyone: entity.selections.is_none() && entity.blocks.is_none(),
+            pods: entity.selections.clone().unwrap_or_default(),
+            blocks: entity.blocks.clone().unwrap_or_default(),
         }
-        union
     }
 
     /// Takes in others.
@@ -45,11 +44,6 @@ impl Peers {
         self.everyone |= other.everyone;
         self.pods.extend(other.pods.iter().cloned());
         self.blocks.extend(other.blocks.iter().cloned());
-    }
-
-    /// The blocks as they go into an interval set.
-    pub(crate) fn ranges(&self) -> Vec<(ipnet::IpNet, Vec<ipnet::IpNet>)> {
-        self.blocks.iter().map(|block| (block.cidr, block.except.clone())).collect()
     }
 
     /// Whether one of the blocks has the address.
@@ -75,22 +69,4 @@ pub(crate) fn canonical_selector(selector: &LabelSelector) -> LabelSelector {
     requirements.sort();
     requirements.dedup();
     LabelSelector { match_labels: StringMap::new(), match_expressions: requirements }
-}
-
-/// The block with its exceptions sorted.
-fn canonical_block(block: &IpBlock) -> IpBlock {
-    let mut except: Vec<_> = block.except.iter().map(ipnet::IpNet::trunc).collect();
-    except.sort();
-    except.dedup();
-    IpBlock { cidr: block.cidr.trunc(), except }
-}
-
-/// First and last port of a rule's port that is not a name; `None` for a name, or for what the API refuses.
-pub(crate) fn port_range(port: &NetworkPolicyPort) -> Option<(u16, u16)> {
-    match (&port.port, port.end_port) {
-        (None, None) => Some((0, u16::MAX)),
-        (Some(PortOrName::Number(first)), None) => Some((*first, *first)),
-        (Some(PortOrName::Number(first)), Some(last)) if *first <= last => Some((*first, last)),
-        _ => None,
-    }
 }
