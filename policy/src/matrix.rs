@@ -12,17 +12,14 @@ use tortie_api::k8s::Protocol;
 use tortie_nft::interpreter::{Conntrack, Interpreter, Outcome, Packet};
 use tortie_nft::{Family, HookPoint};
 
-use crate::cluster::{Cluster, PodView};
+use crate::cluster::PodView;
 use crate::host_interface;
 use crate::offline::{Offline, endpoints, name};
 use crate::options::CompileOptions;
-use crate::oracle::{self, Flow, Party};
+use crate::oracle::{CLIENT_PORT, End, Judge, Question, Traffic};
 
 /// The interface by which packets leave a node and come to one, in the walk.
 const UPLINK: &str = "eth0";
-
-/// A port that clients send from, in the walk.
-const CLIENT_PORT: u16 = 40_000;
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,7 +108,7 @@ pub enum Error {
 pub fn matrix(offline: &Offline, query: &Query) -> Result<Vec<Row>, Error> {
     let witness = match query.engine {
         Engine::Compiled => Witness::Compiled(Nodes::new(offline)?),
-        Engine::Oracle => Witness::Oracle(offline.cluster()),
+        Engine::Oracle => Witness::Oracle(Judge::new(offline.world())),
     };
     let cluster = offline.cluster();
     let pods: Vec<PodView<'_>> = endpoints(cluster).filter(|pod| pod.speaks(query.family)).collect();
@@ -121,8 +118,7 @@ pub fn matrix(offline: &Offline, query: &Query) -> Result<Vec<Row>, Error> {
     for &from in &pods {
         for (&to, ports) in pods.iter().zip(&ports) {
             for &(protocol, port) in ports {
-                let allowed =
-                    from == to || witness.allows(&Ask { from, to, protocol, port, family: query.family });
+                let allowed = from == to || witness.allows(&Ask { from, to, protocol, port, family: query.family });
                 rows.push(Row { from: name(from), to: name(to), protocol, port, verdict: allowed.into() });
             }
         }
@@ -143,7 +139,7 @@ impl PodView<'_> {
     }
 
     fn address(self, family: Family) -> Option<IpAddr> {
-        self.ips().find(|ip| oracle::family_of(*ip) == family)
+        self.ips().find(|ip| ip.is_ipv4() == (family == Family::V4))
     }
 }
 
@@ -158,31 +154,21 @@ struct Ask<'a> {
 
 enum Witness<'a> {
     Compiled(Nodes<'a>),
-    Oracle(&'a Cluster),
+    Oracle(Judge<'a>),
 }
 
 impl Witness<'_> {
     fn allows(&self, ask: &Ask<'_>) -> bool {
         match self {
             Self::Compiled(nodes) => nodes.allows(ask),
-            Self::Oracle(cluster) => {
-                let party = |pod| Party::of_pod(pod, ask.family);
-                let flow = Flow {
-                    from: party(ask.from),
-                    to: party(ask.to),
-                    protocol: ask.protocol,
-                    port: ask.port,
-                    family: ask.family,
-                };
-                oracle::allows(cluster, &flow)
+            Self::Oracle(judge) => {
+                let end =
+                    |pod: PodView<'_>| End::Pod { namespace: pod.namespace().to_string(), name: pod.name().to_owned() };
+                let traffic = Traffic::to_port(ask.protocol, ask.port);
+                let question = Question { from: end(ask.from), to: end(ask.to), traffic, family: Some(ask.family) };
+                judge.verdict(&question).is_ok_and(|decision| decision.allowed)
             }
         }
-    }
-}
-
-impl<'a> Party<'a> {
-    fn of_pod(pod: PodView<'a>, family: Family) -> Self {
-        Self { pod: Some(pod), address: pod.address(family), node: pod.node() }
     }
 }
 

@@ -11,7 +11,8 @@ use tortie_policy::{
     ServiceLoop, compile, tightens,
 };
 
-use crate::generated::{cases, change_documents};
+use crate::documents::change_documents;
+use crate::generated::cases;
 use crate::support::{endpoint, object};
 
 /// Something that happens to a cluster.
@@ -93,6 +94,16 @@ fn pod(number: u8) -> (&'static str, String) {
     (["x", "y", "z"][usize::from(number % 3)], format!("pod{}", number / 3))
 }
 
+/// Holds a table that was kept up to date to one that was compiled anew. It may have more counters of rules: they stay while their
+/// policy does, whether a pod here is under it or not.
+pub(crate) fn is_as_anew(kept: &Ruleset, fresh: &Ruleset) -> Result<(), TestCaseError> {
+    let mut kept = kept.clone();
+    let is_of_a_rule = |name: &str| name.starts_with("h_") || name.starts_with("a_");
+    kept.counters.retain(|name, _| !is_of_a_rule(name) || fresh.counters.contains_key(name));
+    prop_assert_eq!(&kept, fresh);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(cases(100))]
 
@@ -134,13 +145,13 @@ proptest! {
                         compiler.update(&endpoints, generation)
                     };
                     let fresh = compile(compiler.cluster(), &endpoints, generation, &options);
-                    prop_assert_eq!(compiler.table(), &fresh);
-                    prop_assert!(!tightens(&known, &fresh) || update.tightens(&fresh), "less cautious");
-                    if update.tightens(&fresh) {
+                    is_as_anew(compiler.table(), &fresh)?;
+                    prop_assert!(!tightens(&known, &fresh) || update.tightens(compiler.table()), "less cautious");
+                    if update.tightens(compiler.table()) {
                         generation = compiler.next_generation(generation, &update);
                         compiler.move_generation(generation, &mut update);
                         let moved = compile(compiler.cluster(), &endpoints, generation, &options);
-                        prop_assert_eq!(compiler.table(), &moved);
+                        is_as_anew(compiler.table(), &moved)?;
                     }
                     prop_assert_eq!(update.transaction(compiler.table()), known.diff(compiler.table()));
                     prop_assert_eq!(update.before(compiler.table()), known);

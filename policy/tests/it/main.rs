@@ -1,9 +1,11 @@
 //! Tests of policy from the outside: resources in, verdicts of interpreted packets out.
 
+mod documents;
 mod explaining;
 mod generated;
 mod histories;
 mod listing;
+mod oracle;
 mod planning;
 mod settings;
 mod support;
@@ -11,3 +13,4 @@ mod table;
 mod tightening;
 mod truth_tables;
 mod updating;
+mod worlds;

@@ -5,6 +5,7 @@ use tortie_api::Object;
 use tortie_api::k8s::Protocol;
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
 use tortie_nft::{Command, Direction, HookPoint, Ruleset, Statement, Verdict};
+use tortie_policy::oracle::Traffic;
 use tortie_policy::{CompileOptions, Endpoint, Generation, MarkMask, compile, host_interface};
 
 use crate::support::{CLIENT_PORT, Flow, addr, cluster, endpoint, node, object, passes, pod, policy};
@@ -156,7 +157,7 @@ fn a_pod_reaches_itself_and_its_node_reaches_it() {
     assert!(passes(&table, &mut packet(&shut, "10.0.0.2", "10.0.0.2", 6), &shut));
     assert!(!passes(&table, &mut packet(&shut, "10.0.0.2", "10.0.0.1", 6), &host_interface("demo", "open")));
     // The node's packets to a pod leave by output, where we have no chain; the answers come by input.
-    let flow = Flow { from: addr("172.31.0.2"), to: addr("10.0.0.2"), protocol: Protocol::Tcp, port: 80 };
+    let flow = Flow { from: addr("172.31.0.2"), to: addr("10.0.0.2"), traffic: Traffic::to_port(Protocol::Tcp, 80) };
     let answer = |state| passes(&table, &mut flow.packet(Direction::Reply, state, 0, &shut), "");
     assert!(answer(FlowState::Established) && answer(FlowState::Related));
     assert!(!passes(&table, &mut packet(&shut, "10.0.0.2", "172.31.0.2", 6), ""), "but what the pod begins is judged");
@@ -294,6 +295,8 @@ fn is_element(command: &Command) -> bool {
             | Command::DeleteElements { .. }
             | Command::AddMapElements { .. }
             | Command::DeleteMapElements { .. }
+            | Command::AddCounterElements { .. }
+            | Command::DeleteCounterElements { .. }
     )
 }
 
@@ -375,9 +378,20 @@ fn the_rules_a_packet_meets_do_not_grow_with_policies() {
 fn an_open_rule_among_many_opens_the_class() {
     let mut documents = vec![web("web1", "10.0.0.1"), everything("p", 8000)];
     documents.push(policy("all", &json!({"podSelector": {}, "ingress": [{}], "policyTypes": ["Ingress"]})));
-    let (ruleset, _) = node(&cluster(&documents), &[endpoint("demo", "web1", &["10.0.0.1"])], GENERATION);
-    let class = ruleset.maps["ingress_class"].elements.values().next();
-    assert_eq!(class, Some(&Verdict::Goto("i_open".to_owned())));
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"])];
+    for (count_hits, rules) in [(false, 1), (true, 3)] {
+        let options = CompileOptions { count_hits, ..CompileOptions::default() };
+        let ruleset = compile(&cluster(&documents), &endpoints, GENERATION, &options);
+        let Some(Verdict::Goto(class)) = ruleset.maps["ingress_class"].elements.values().next() else {
+            panic!("no class");
+        };
+        // Where hits are counted, a rule decides that comes behind the turns to the other two forms of the class.
+        let class = &ruleset.chains[class].rules;
+        assert_eq!(class.len(), rules, "{class:?}");
+        let last = class.last().expect("a rule");
+        assert!(last.matches.is_empty());
+        assert_eq!(last.statements.last(), Some(&Statement::Verdict(Verdict::Goto("ok_ingress".to_owned()))));
+    }
 }
 
 #[test]
