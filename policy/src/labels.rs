@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
+use tortie_api::k8s::{LabelSelector, SelectorOperator};
 use tortie_api::meta::StringMap;
 
 /// A label set: cheap to clone, and equal where its labels are.
@@ -41,14 +42,20 @@ impl Labels {
         self.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
-    /// A number that two label sets out of one [`LabelSets`] have in common exactly if they are equal, for as long as both are kept.
-    pub(crate) fn address(&self) -> usize {
-        self.0.as_ptr().addr()
-    }
-
-    fn is_as(&self, map: &StringMap) -> bool {
-        self.0.len() == map.len()
-            && self.0.iter().zip(map).all(|((own, mine), (key, value))| **own == **key && **mine == **value)
+    /// Whether a Kubernetes selector selects them.
+    pub(crate) fn meet(&self, selector: &LabelSelector) -> bool {
+        let exact = selector.match_labels.iter().all(|(key, value)| self.get(key) == Some(value));
+        exact
+            && selector.match_expressions.iter().all(|required| {
+                let value = self.get(&required.key);
+                let among = |value: &str| required.values.iter().any(|known| known == value);
+                match required.operator {
+                    SelectorOperator::In => value.is_some_and(among),
+                    SelectorOperator::NotIn => value.is_none_or(|value| !among(value)),
+                    SelectorOperator::Exists => value.is_some(),
+                    SelectorOperator::DoesNotExist => value.is_none(),
+                }
+            })
     }
 }
 
@@ -124,7 +131,6 @@ impl LabelSets {
         let words = &mut self.words;
         let labels: Arc<[_]> = map.iter().map(|(key, value)| (words.share(key), words.share(value))).collect();
         let labels = Labels(labels);
-        debug_assert!(labels.is_as(map));
         if let Some(known) = self.sets.get(&labels) {
             return known.clone();
         }
@@ -157,6 +163,8 @@ impl LabelSets {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn map(labels: &[(&str, &str)]) -> StringMap {
@@ -164,12 +172,32 @@ mod tests {
     }
 
     #[test]
+    fn labels_meet_what_maps_do() {
+        let selectors = [
+            json!({}),
+            json!({"matchLabels": {"a": "1"}}),
+            json!({"matchLabels": {"a": "1", "b": "2"}}),
+            json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["1", "2"]}]}),
+            json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["1"]}]}),
+            json!({"matchExpressions": [{"key": "b", "operator": "Exists"}]}),
+            json!({"matchLabels": {"a": "2"}, "matchExpressions": [{"key": "b", "operator": "DoesNotExist"}]}),
+        ];
+        for selector in selectors {
+            let selector: LabelSelector = serde_json::from_value(selector).expect("a selector");
+            for labels in [&[][..], &[("a", "1")], &[("a", "2")], &[("a", "1"), ("b", "2")], &[("b", "1")]] {
+                let labels = map(labels);
+                assert_eq!(Labels::from(&labels).meet(&selector), selector.matches(&labels), "{selector:?} {labels:?}");
+            }
+        }
+    }
+
+    #[test]
     fn equal_label_sets_are_one_while_anybody_has_it() {
         let mut sets = LabelSets::default();
         let web = map(&[("tier", "front"), ("app", "web")]);
         let (a, b) = (sets.share(&web), sets.share(&web));
-        assert_eq!(a.address(), b.address());
-        assert_ne!(a.address(), sets.share(&map(&[("app", "web")])).address());
+        assert!(Arc::ptr_eq(&a.0, &b.0));
+        assert_ne!(a, sets.share(&map(&[("app", "web")])));
         assert_eq!((a.get("app"), a.get("tier"), a.get("ap")), (Some("web"), Some("front"), None));
         assert_eq!((a.to_map(), Labels::from(&web)), (web, a.clone()));
         for n in 0..1_000 {

@@ -128,10 +128,9 @@ impl Spec {
 
     /// The endpoints that the policy governs, if it is in this namespace, or in none.
     pub(crate) fn subject(&self, namespace: Option<&str>) -> Selection {
-        let everywhere = || Scope::Namespaces((&LabelSelector::default()).into());
         match self {
             Self::Kubernetes(spec) | Self::StagedKubernetes(spec, _) => {
-                let scope = namespace.map_or_else(everywhere, |namespace| Scope::Namespace(namespace.to_owned()));
+                let scope = Scope::Namespace(namespace.unwrap_or_default().to_owned());
                 Selection::of_pods(scope, &spec.pod_selector)
             }
             Self::Calico(spec) => Selection::of_subject(namespace, spec),
@@ -164,7 +163,15 @@ impl PolicyView<'_> {
 
     /// Whether it governs an endpoint that is seen like this, in some direction. Network sets are no endpoints.
     pub(crate) fn selects(&self, seen: &Seen) -> bool {
-        seen.species != Species::Nets && self.spec.subject(self.namespace()).selects(seen)
+        match self.spec {
+            // Nearly all of them: not worth a selection of their own.
+            Spec::Kubernetes(spec) => {
+                seen.species == Species::Pod
+                    && seen.namespace.as_deref() == self.namespace()
+                    && seen.labels.meet(&spec.pod_selector)
+            }
+            _ => seen.species != Species::Nets && self.spec.subject(self.namespace()).selects(seen),
+        }
     }
 }
 
