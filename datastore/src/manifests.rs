@@ -285,7 +285,8 @@ impl Reader<'_> {
             map.entry("apiVersion").or_insert_with(|| api_version.into());
             map.entry("kind").or_insert_with(|| kind.into());
         }
-        let name = describe(kind, node);
+        let exact = api_version.zip(kind).and_then(|(version, kind)| Kind::of_manifest(version, kind));
+        let name = describe(exact.map(Kind::as_str).or(kind), node);
         match tortie_api::decode(&value) {
             Ok(decoded) => {
                 if let Decoded::UnknownKind(message) = &decoded {
@@ -305,7 +306,6 @@ impl Reader<'_> {
             }
             Err(errors) => {
                 // The version may be what is wrong, so that a kind of that name will do.
-                let exact = api_version.zip(kind).and_then(|(version, kind)| Kind::of_manifest(version, kind));
                 let kind = exact.or_else(|| kind.and_then(|kind| kind.parse().ok()));
                 for error in errors {
                     self.problem(node.line_of(&error.path), format!("{name}: {error}"), false, kind);
