@@ -13,8 +13,10 @@
 //! policies in question, and call [`Builder::program`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 use tortie_api::calico::Action;
 use tortie_api::k8s::PolicyType;
@@ -116,6 +118,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) counters: BTreeMap<String, (PolicyKey, Option<String>)>,
     /// The counters of tiers that were asked for, each with its comment.
     pub(crate) defaults: BTreeMap<String, Option<String>>,
+    /// The unions of the program that is being written, by where their policies are: each form of a class asks for them.
+    unions: FxHashMap<usize, Rc<Union>>,
     /// The selections of the set before, which the other family's shares.
     pub(crate) before: Arc<BTreeSet<Selection>>,
 }
@@ -134,6 +138,7 @@ impl<'a> Builder<'a> {
             followed: Vec::new(),
             counters: BTreeMap::new(),
             defaults: BTreeMap::new(),
+            unions: FxHashMap::default(),
             before: Arc::default(),
         }
     }
@@ -149,6 +154,7 @@ impl Builder<'_> {
         if program.tiers.is_empty() && program.last == Last::Allow {
             return self.open(site, program.direction);
         }
+        self.unions.clear();
         let place = |packets| Place { view: View { site, packets }, direction: program.direction, ports };
         let first = self.body(place(Packets::First), program, whose);
         let again = if self.counts { self.body(place(Packets::Again), program, whose) } else { first.clone() };
@@ -180,20 +186,25 @@ impl Builder<'_> {
         self.ruleset
     }
 
+    /// What becomes of a packet that is denied at a site.
+    const fn action(&self, site: &Site) -> DenyAction {
+        if site.drops { DenyAction::Drop } else { self.deny }
+    }
+
     /// The chain of endpoints that nothing isolates in this direction.
     pub(crate) fn open(&mut self, site: &Site, direction: PolicyType) -> String {
         let name = format!("{}open", site.prefix);
         let why = match direction {
-            PolicyType::Egress => "from pods whose egress no policy isolates",
-            PolicyType::Ingress => "to pods whose ingress no policy isolates",
+            PolicyType::Egress => format!("from {} whose egress no policy isolates", site.whom),
+            PolicyType::Ingress => format!("to {} whose ingress no policy isolates", site.whom),
         };
-        self.chain(&name, || vec![verdict(Vec::new(), site.allowed.clone()).commented(why)]);
+        self.chain(&name, || vec![verdict(Vec::new(), site.allowed.clone()).commented(&why)]);
         name
     }
 
     /// The chain of endpoints that nothing may pass in this direction.
     pub(crate) fn closed(&mut self, site: &Site, why: &str) -> String {
-        let rules = vec![deny(self.deny, Reason::Policy, Vec::new(), why)];
+        let rules = vec![deny(self.action(site), Reason::Policy, Vec::new(), why)];
         let name = self.names.name(site.prefix, &rules);
         self.chain(&name, || rules);
         name
@@ -235,7 +246,9 @@ impl Builder<'_> {
     /// Counts what a tier denies because none of its policies decides.
     fn default_hit(&mut self, place: Place<'_>, tier: &Tier) -> Option<Statement> {
         self.counts.then(|| {
-            let policies = tier.policies.iter().map(|policy| &policy.key);
+            // What is staged has no part in it, unless all is.
+            let enforced = tier.is_enforced();
+            let policies = tier.policies.iter().filter(|policy| !(policy.staged && enforced)).map(|policy| &policy.key);
             let [new, again] = Counters::of_tier(&tier.name, place.direction, policies).declared();
             let (name, comment) = if place.view.again() { again } else { new };
             self.used.insert(name.clone());
@@ -268,7 +281,12 @@ impl Builder<'_> {
         }
         rules.push(match program.last {
             Last::Allow => verdict(Vec::new(), place.view.site.allowed.clone()).commented("no tier has decided"),
-            Last::Deny => deny(self.deny, Reason::Policy, Vec::new(), "no tier has decided, and there is no profile"),
+            Last::Deny => deny(
+                self.action(place.view.site),
+                Reason::Policy,
+                Vec::new(),
+                "no tier has decided, and there is no profile",
+            ),
             Last::Return => verdict(Vec::new(), Verdict::Return).commented("no tier has decided"),
         });
         rules
@@ -278,7 +296,9 @@ impl Builder<'_> {
     fn tier(&mut self, place: Place<'_>, tier: &Tier, names: &str) -> Vec<Rule> {
         let mut rules = Vec::new();
         let mut rehearsed: Vec<&Policy> = Vec::new();
-        let runs = tier.policies.chunk_by(|a, b| (a.staged, a.is_union()) == (b.staged, b.is_union()) && (a.staged || a.is_union()));
+        let runs = tier
+            .policies
+            .chunk_by(|a, b| (a.staged, a.is_union()) == (b.staged, b.is_union()) && (a.staged || a.is_union()));
         for run in runs {
             let [first, ..] = run else { continue };
             if first.staged {
@@ -286,7 +306,8 @@ impl Builder<'_> {
                 rules.extend(self.rehearsal(place, &rehearsed, run, default));
                 rehearsed.extend(run);
             } else if first.is_union() {
-                let union = Union::of(run, place.direction, place.ports);
+                let made = || Rc::new(Union::of(run, place.direction, place.ports));
+                let union = Rc::clone(self.unions.entry(run.as_ptr().addr()).or_insert_with(made));
                 rules.extend(self.union(place, &union));
             } else if first.passes() {
                 rules.extend(self.policy(place, first));
@@ -299,7 +320,8 @@ impl Builder<'_> {
             }
         }
         if tier.is_enforced() && tier.denies {
-            let mut last = deny(self.deny, Reason::Policy, Vec::new(), &format!("{names}: no rule allows it"));
+            let mut last =
+                deny(self.action(place.view.site), Reason::Policy, Vec::new(), &format!("{names}: no rule allows it"));
             last.statements.splice(0..0, self.default_hit(place, tier));
             rules.push(last);
         }
@@ -318,11 +340,14 @@ impl Builder<'_> {
     /// One rule.
     fn line(&mut self, place: Place<'_>, policy: &Policy, line: &Line) -> Vec<Rule> {
         let used = if line.action == Action::Allow { Use::Allows } else { Use::Other };
-        let hit = self.hit(place, &RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number });
+        let hit =
+            self.hit(place, &RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number });
         let mut statements: Vec<Statement> = hit.into_iter().collect();
         match line.action {
             Action::Allow => statements.push(Statement::Verdict(place.view.site.allowed.clone())),
-            Action::Deny => statements.extend(Reason::Policy.counted(Statement::Verdict(denial(self.deny)))),
+            Action::Deny => {
+                statements.extend(Reason::Policy.counted(Statement::Verdict(denial(self.action(place.view.site)))));
+            }
             Action::Pass => statements.push(Statement::Verdict(Verdict::Return)),
             Action::Log => statements.push(Statement::Log { prefix: self.log_prefix.clone() }),
         }
@@ -350,7 +375,13 @@ impl Builder<'_> {
 
     /// What staged policies count, without a say: of each packet that comes to them the first rule that matches it, if none of the
     /// staged policies `before` in the tier has one that does. `default` is the tier, if it would deny the packets that none matches.
-    fn rehearsal(&mut self, place: Place<'_>, before: &[&Policy], run: &[Policy], default: Option<&Tier>) -> Option<Rule> {
+    fn rehearsal(
+        &mut self,
+        place: Place<'_>,
+        before: &[&Policy],
+        run: &[Policy],
+        default: Option<&Tier>,
+    ) -> Option<Rule> {
         if !self.counts {
             return None;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tortie_nft::{Command, Key, Map, Ruleset, Set, Transaction, Verdict};
+use tortie_nft::{Chain, Command, Key, Map, Ruleset, Set, Transaction, Verdict};
 
 /// The parts of two tables in which they differ. A set or map that both have is there with only the elements that the other has not.
 #[derive(Debug, Clone, Default)]
@@ -84,6 +84,20 @@ impl Change {
     pub(crate) fn counter_element(&mut self, table: &mut Ruleset, name: &str, key: &Key, counter: Option<String>) {
         let (before, after) = (&mut self.before.counter_maps, &mut self.after.counter_maps);
         element(&mut table.counter_maps, before, after, name, key, counter);
+    }
+
+    /// Makes a chain of the table this, whether it is there or not.
+    pub(crate) fn set_chain(&mut self, table: &mut Ruleset, name: &str, chain: Chain) {
+        if table.chains.get(name) == Some(&chain) {
+            return;
+        }
+        // What a change has from before it stays.
+        if let Some(old) = table.chains.insert(name.to_owned(), chain.clone())
+            && !self.after.chains.contains_key(name)
+        {
+            self.before.chains.entry(name.to_owned()).or_insert(old);
+        }
+        self.after.chains.insert(name.to_owned(), chain);
     }
 
     /// Takes note that the table has a new chain, set or map of this name.

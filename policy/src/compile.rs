@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Group, PodPort, PodView, PolicyView, Spec};
 use crate::describe::whose;
 use crate::frame::{EGRESS_CLASS, Frame, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
-use crate::host_frame::Shape;
+use crate::host_programs;
 use crate::lines::names_own_ports;
 use crate::names::Names;
 use crate::options::CompileOptions;
@@ -41,7 +41,8 @@ pub struct Endpoint {
 /// has no document, or has ended, may neither send nor receive: nobody can say yet which policies are meant for it.
 pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation, options: &CompileOptions) -> Ruleset {
     let limited = endpoints.iter().any(|endpoint| is_limited(cluster, endpoint));
-    let frame = frame(generation, Frame { cluster, options, limited, shape: &Shape::default() });
+    let hosts = host_programs::programs(cluster, &options.host.interfaces);
+    let frame = frame(generation, Frame { cluster, options, limited, shape: &host_programs::shape(&hosts) });
     let mut compilation = Compilation {
         cluster,
         options,
@@ -52,7 +53,15 @@ pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation
     for endpoint in endpoints.iter().collect::<BTreeSet<_>>() {
         compilation.endpoint(endpoint);
     }
-    compilation.builder.finish()
+    let leads = host_programs::write(&mut compilation.builder, &hosts);
+    let mut ruleset = compilation.builder.finish();
+    for ((map, interface), verdict) in leads.elements {
+        if let Some(map) = ruleset.maps.get_mut(map) {
+            map.elements.insert(interface, verdict);
+        }
+    }
+    ruleset.chains.extend(leads.any.into_iter().map(|(name, chain)| (name.to_owned(), chain)));
+    ruleset
 }
 
 /// Why an endpoint whose pod nobody has described may not send nor receive.

@@ -27,7 +27,6 @@ use crate::frame::{
     EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
 };
 use crate::generation::Generation;
-use crate::host_frame::Shape;
 use crate::intern::{Id, Interner};
 use crate::marks::MarkMask;
 use crate::names::Names;
@@ -37,6 +36,10 @@ use crate::special::write_special;
 use crate::tightens::{change_tightens, tightens};
 use crate::touched::{Changes, Name};
 use crate::view::Site;
+
+mod hosts;
+
+use hosts::Hosts;
 
 const DIRECTIONS: [(PolicyType, &str); 2] = [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)];
 
@@ -118,6 +121,8 @@ struct State {
     endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,
     /// The few endpoints that have something special.
     own: BTreeMap<Endpoint, Own>,
+    /// The node's host endpoints.
+    hosts: Hosts,
     /// Whether any of them has limits, so that the frame has what leads to these.
     limited: bool,
     /// Whether endpoints share an interface: then the last of them counts, and one cannot be taken away by itself.
@@ -302,6 +307,7 @@ impl Compiler {
         self.state.keep_counters(context, &before);
         self.state.generation = Some(generation);
         self.state.ambiguous = ambiguous;
+        self.state.assign_hosts(context, &mut Change::default());
         self.state.assign(context, endpoints, &[], &FxHashSet::default(), &mut Change::default());
         Update(Kind::Anew(Box::new(before)))
     }
@@ -350,13 +356,16 @@ impl State {
         if self.generation.replace(generation) != Some(generation) || changes.frame {
             self.set_frame(self.frame(context, generation), change);
         }
+        if hosts::concern(changes) {
+            self.assign_hosts(context, change);
+        }
         self.follow(context.cluster, changes, change);
         self.govern(context.cluster, changes)
     }
 
     /// The frame for the endpoints that there are.
     fn frame(&self, Context { cluster, options }: Context<'_>, generation: Generation) -> Ruleset {
-        frame(generation, Frame { cluster, options, limited: self.limited, shape: &Shape::default() })
+        frame(generation, Frame { cluster, options, limited: self.limited, shape: &self.hosts.shape })
     }
 
     /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has.
@@ -602,6 +611,22 @@ impl State {
             }
             assigned.push((endpoint, keys, old));
         }
+        self.take_back(builder, came, change);
+        self.lead_to_limits(context, change);
+        for (endpoint, keys, old) in assigned {
+            for ((_, map), key) in DIRECTIONS.iter().zip(&keys) {
+                let verdict = self.classes.get(key).map(|class| Verdict::Goto(class.name.clone()));
+                let interface = vec![Value::IfName(endpoint.interface.clone())];
+                change.map_element(&mut self.table, map, &interface, verdict);
+            }
+            self.replace_own(endpoint, old, change);
+            self.set_addresses(endpoint, true, change);
+            self.endpoints.insert(endpoint.clone(), keys);
+        }
+    }
+
+    /// Takes the table back from a builder, with all that it wrote; `came` is what had not been there.
+    fn take_back(&mut self, builder: Builder<'_>, came: Vec<String>, change: &mut Change) {
         let Builder { ruleset, names, followed, counters, defaults, .. } = builder;
         self.names = names;
         self.table = ruleset;
@@ -620,17 +645,6 @@ impl State {
         }
         for name in came {
             change.came(&self.table, &name);
-        }
-        self.lead_to_limits(context, change);
-        for (endpoint, keys, old) in assigned {
-            for ((_, map), key) in DIRECTIONS.iter().zip(&keys) {
-                let verdict = self.classes.get(key).map(|class| Verdict::Goto(class.name.clone()));
-                let interface = vec![Value::IfName(endpoint.interface.clone())];
-                change.map_element(&mut self.table, map, &interface, verdict);
-            }
-            self.replace_own(endpoint, old, change);
-            self.set_addresses(endpoint, true, change);
-            self.endpoints.insert(endpoint.clone(), keys);
         }
     }
 

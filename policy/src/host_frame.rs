@@ -205,7 +205,7 @@ impl Shape {
 pub(crate) fn optional() -> impl Iterator<Item = &'static str> {
     let sets = [INTERFACES, FAILSAFE_IN, FAILSAFE_OUT];
     let chains = STAMPED.into_iter().chain(BESIDE_STAMPS).chain(HELPERS).chain(ALLOWED).chain(REPLIES);
-    chains.chain(sets).chain(Place::ALL.map(Place::map)).chain(Place::ALL.map(Place::any))
+    chains.chain(sets).chain(Place::ALL.map(Place::map))
 }
 
 /// Whether a base chain says the same of every packet, stamped or not.

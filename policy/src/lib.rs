@@ -27,6 +27,7 @@ mod generation;
 pub mod hits;
 mod host;
 mod host_frame;
+mod host_programs;
 mod index;
 mod intern;
 mod kinds;

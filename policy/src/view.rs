@@ -15,6 +15,10 @@ pub(crate) struct Site {
     /// Whether answers come here to be judged by what was asked. They do not where packets have no flow, or only the first of a flow
     /// comes.
     pub(crate) replies: bool,
+    /// Whether what is denied there is dropped although senders are to be told: not every hook may tell them.
+    pub(crate) drops: bool,
+    /// Whose policies they are, for people.
+    pub(crate) whom: &'static str,
 }
 
 impl Site {
@@ -24,7 +28,7 @@ impl Site {
             PolicyType::Egress => ("e_", OK_EGRESS),
             PolicyType::Ingress => ("i_", OK_INGRESS),
         };
-        Self { prefix, allowed: Verdict::Goto(allowed.to_owned()), replies: true }
+        Self { prefix, allowed: Verdict::Goto(allowed.to_owned()), replies: true, drops: false, whom: "pods" }
     }
 }
 
