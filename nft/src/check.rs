@@ -277,15 +277,15 @@ impl Seen {
                 self.need_ports()?;
             }
             Match::Icmp { family, op, code, .. } => {
-                let (protocol, name) = match family {
-                    Family::V4 => (ICMP, "`icmp type` needs `meta l4proto icmp`"),
-                    Family::V6 => (ICMPV6, "`icmpv6 type` needs `meta l4proto ipv6-icmp`"),
-                };
-                if self.protocol != Some(protocol) {
-                    return Err(format!("{name} before it"));
-                }
+                self.need_icmp(*family)?;
                 if *op == Op::Ne && code.is_some() {
                     return Err("nft has no inequality of an ICMP type and code; make it two rules".into());
+                }
+            }
+            Match::IcmpCode { family, op, .. } => {
+                self.need_icmp(*family)?;
+                if *op == Op::Eq {
+                    return Err("an equality of an ICMP code goes with its type".into());
                 }
             }
             Match::CtState(CtStates(states)) => {
@@ -359,6 +359,14 @@ impl Seen {
             None | Some(6 | 17 | 33 | 132 | 136) => Ok(()),
             Some(protocol) => Err(format!("IP protocol {protocol} has no ports")),
         }
+    }
+
+    fn need_icmp(&self, family: Family) -> Result<(), String> {
+        let (protocol, name) = match family {
+            Family::V4 => (ICMP, "`icmp` needs `meta l4proto icmp`"),
+            Family::V6 => (ICMPV6, "`icmpv6` needs `meta l4proto ipv6-icmp`"),
+        };
+        if self.protocol == Some(protocol) { Ok(()) } else { Err(format!("{name} before it")) }
     }
 
     fn need(&self, family: Family) -> Result<(), String> {

@@ -387,6 +387,7 @@ impl Interpreter {
             Condition::Icmp { negate, kind, code } => fields.icmp().is_some_and(|(this_kind, this_code)| {
                 (this_kind == *kind && code.is_none_or(|code| this_code == code)) != *negate
             }),
+            Condition::IcmpCode { negate, code } => fields.icmp().is_some_and(|(_, this)| (this == *code) != *negate),
             Condition::State(states) => fields.states() & states != 0,
             Condition::Direction(direction) => fields.direction() == Some(*direction),
             Condition::Dnat(dnat) => fields.dnat() == Some(*dnat),

@@ -89,6 +89,26 @@ impl Rule {
         Self { matches: matches.into(), statements: statements.into(), comment: None }
     }
 
+    /// Whether an inequality of this rule must be written as one of a range, `!= 80-80`.
+    ///
+    /// nft, 1.0.6 at least, takes inequalities of two fields that lie side by side in the packet for a single one of both together,
+    /// wherever they stand in a rule. That holds of packets of which only one of them does. With ranges it does not do so.
+    #[must_use]
+    pub fn is_range(&self, condition: &Match) -> bool {
+        let is_port = |condition: &Match, of: Side| match condition {
+            Match::Port { side, op: Op::Ne, first, last } => *side == of && first == last,
+            _ => false,
+        };
+        match condition {
+            Match::IcmpCode { op: Op::Ne, .. } => {
+                self.matches.iter().any(|other| matches!(other, Match::Icmp { op: Op::Ne, .. }))
+            }
+            condition => {
+                is_port(condition, Side::Source) && self.matches.iter().any(|other| is_port(other, Side::Destination))
+            }
+        }
+    }
+
     /// The same rule with a comment, made fit by [`comment`].
     #[must_use]
     pub fn commented(mut self, text: &str) -> Self {
@@ -402,6 +422,15 @@ pub enum Match {
         kind: u8,
         /// Its code; `None` for any.
         code: Option<u8>,
+    },
+    /// `icmp code != port-unreachable`, after the family's protocol. An equality belongs into [`Match::Icmp`], with its type.
+    IcmpCode {
+        /// IPv4's messages or IPv6's.
+        family: Family,
+        /// Only `!=`.
+        op: Op,
+        /// The code.
+        code: u8,
     },
     /// `ct state established,related`.
     CtState(CtStates),

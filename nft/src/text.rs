@@ -239,7 +239,7 @@ impl Display for Rule {
             }
             let next = Next::of(self, index);
             if !next.implies(condition) {
-                words.push(match_text(condition, protocol));
+                words.push(match_text(condition, protocol, self.is_range(condition)));
             }
         }
         words.extend(self.statements.iter().map(|statement| statement_text(statement, protocol)));
@@ -313,7 +313,7 @@ fn not(op: Op) -> &'static str {
     }
 }
 
-fn match_text(condition: &Match, protocol: Option<u8>) -> String {
+fn match_text(condition: &Match, protocol: Option<u8>, range: bool) -> String {
     match condition {
         Match::IfName { side: which, op, name, prefix } => {
             let star = if *prefix { "*" } else { "" };
@@ -329,12 +329,13 @@ fn match_text(condition: &Match, protocol: Option<u8>) -> String {
         }
         Match::Port { side: which, op, first, last } => {
             let mut text = format!("{} {} {}{first}", transport(protocol), side(*which, "sport", "dport"), not(*op));
-            if first != last {
+            if first != last || range {
                 let _ = write!(text, "-{last}");
             }
             text
         }
         Match::Icmp { family, op, kind, code } => icmp::text(*family, *op, *kind, *code),
+        Match::IcmpCode { family, op, code } => icmp::code_text(*family, *op, *code, range),
         Match::CtState(states) => format!("ct state {}", ct_states(*states)),
         Match::CtDirection(Direction::Original) => "ct direction original".into(),
         Match::CtDirection(Direction::Reply) => "ct direction reply".into(),

@@ -53,6 +53,22 @@ pub(crate) const NFTA_GEN_PROC_NAME: u16 = 3;
 
 /// The multicast group of what happens to nf_tables.
 pub(crate) const NFNLGRP_NFTABLES: u32 = 7;
+/// The multicast group of what traced packets meet.
+pub(crate) const NFNLGRP_NFTRACE: u32 = 9;
+pub(crate) const NFT_MSG_TRACE: u16 = 17;
+pub(crate) const NFTA_TRACE_TABLE: u16 = 1;
+pub(crate) const NFTA_TRACE_CHAIN: u16 = 2;
+pub(crate) const NFTA_TRACE_RULE_HANDLE: u16 = 3;
+pub(crate) const NFTA_TRACE_TYPE: u16 = 4;
+pub(crate) const NFTA_TRACE_VERDICT: u16 = 5;
+pub(crate) const NFTA_TRACE_ID: u16 = 6;
+pub(crate) const NFTA_TRACE_NETWORK_HEADER: u16 = 8;
+pub(crate) const NFTA_TRACE_IIF: u16 = 10;
+pub(crate) const NFTA_TRACE_OIF: u16 = 12;
+pub(crate) const NFTA_TRACE_POLICY: u16 = 16;
+pub(crate) const NFT_TRACETYPE_POLICY: u32 = 1;
+pub(crate) const NFT_TRACETYPE_RETURN: u32 = 2;
+pub(crate) const NFT_TRACETYPE_RULE: u32 = 3;
 
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
 pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
@@ -130,6 +146,7 @@ pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
 pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
 pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(crate) const NFT_CONTINUE: u32 = (-1i32).cast_unsigned();
 pub(crate) const NFT_JUMP: u32 = (-3i32).cast_unsigned();
 pub(crate) const NFT_GOTO: u32 = (-4i32).cast_unsigned();
 pub(crate) const NFT_RETURN: u32 = (-5i32).cast_unsigned();
@@ -204,6 +221,13 @@ pub(crate) const NFT_CT_STATE: u32 = 0;
 pub(crate) const NFT_CT_DIRECTION: u32 = 1;
 pub(crate) const NFT_CT_STATUS: u32 = 2;
 pub(crate) const NFT_CT_MARK: u32 = 3;
+pub(crate) const NFT_CT_PROTO_SRC: u32 = 11;
+pub(crate) const NFT_CT_PROTO_DST: u32 = 12;
+pub(crate) const NFT_CT_SRC_IP: u32 = 19;
+pub(crate) const NFT_CT_DST_IP: u32 = 20;
+pub(crate) const NFT_CT_SRC_IP6: u32 = 21;
+pub(crate) const NFT_CT_DST_IP6: u32 = 22;
+pub(crate) const IP_CT_DIR_ORIGINAL: u8 = 0;
 pub(crate) const IPS_DST_NAT: u32 = 0x20;
 
 pub(crate) const NFTA_LIMIT_RATE: u16 = 1;

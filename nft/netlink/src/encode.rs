@@ -10,6 +10,7 @@ use tortie_nft::keys::{self, Bytes};
 use tortie_nft::{ChainType, Command, Hook, HookPoint, Key, KeyType, Reason, Refused, Rule, TABLE, Verdict};
 
 use crate::consts::*;
+use crate::counts::Counts;
 use crate::lower;
 use crate::wire::{self, ATTRIBUTE_MAX, Writer};
 
@@ -98,20 +99,22 @@ impl Batch {
 
 /// Encodes commands into a batch that takes effect only on generation `generation`.
 ///
-/// `declared` is what is known of sets and maps before it. `table_flags` are those of a table that is created.
+/// `declared` is what is known of sets and maps before it. `table_flags` are those of a table that is created, and counters that are
+/// created begin with `counts`.
 pub(crate) fn batch(
     commands: &[Command],
     declared: &HashMap<String, Declared>,
     table_flags: u32,
     generation: u32,
     first_seq: u32,
+    counts: &Counts,
 ) -> Result<Batch, Refused> {
     let mut writer = Writer::default();
     writer.begin_batch(NFNL_MSG_BATCH_BEGIN, first_seq);
     writer.number(NFNL_BATCH_GENID, generation);
     writer.end();
     let batch = Batch { writer, first_seq, commands: Vec::with_capacity(commands.len()), changes: Changes::default() };
-    let mut encoder = Encoder { batch, declared, table_flags, command: 0 };
+    let mut encoder = Encoder { batch, declared, table_flags, counts, command: 0 };
     for (index, command) in commands.iter().enumerate() {
         encoder.command = index;
         encoder.command(command).map_err(|reason| Refused { command: index, what: check::short(command), reason })?;
@@ -130,6 +133,7 @@ struct Encoder<'a> {
     batch: Batch,
     declared: &'a HashMap<String, Declared>,
     table_flags: u32,
+    counts: &'a Counts,
     /// The command that is being encoded.
     command: usize,
 }
@@ -252,11 +256,16 @@ impl Encoder<'_> {
     }
 
     fn add_counter(&mut self, counter: &str, comment: Option<&str>) {
+        let count = self.counts.of(counter);
         let w = self.begin(NFT_MSG_NEWOBJ, NLM_F_CREATE | NLM_F_EXCL);
         w.string(NFTA_OBJ_TABLE, TABLE);
         w.string(NFTA_OBJ_NAME, counter);
         w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
         let data = w.nest(NFTA_OBJ_DATA);
+        if let Some((packets, bytes)) = count {
+            w.attribute(NFTA_COUNTER_PACKETS, &packets.to_be_bytes());
+            w.attribute(NFTA_COUNTER_BYTES, &bytes.to_be_bytes());
+        }
         w.close(data);
         if let Some(comment) = comment {
             let mut data = Vec::new();
@@ -417,7 +426,7 @@ fn after(last: &Bytes, length: usize) -> Option<[u8; keys::KEY_MAX]> {
     None
 }
 
-fn hook_number(point: HookPoint) -> u32 {
+pub(crate) fn hook_number(point: HookPoint) -> u32 {
     match point {
         HookPoint::Prerouting => 0,
         HookPoint::Input => 1,

@@ -315,16 +315,22 @@ impl Lift {
             Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length }
                 if *length == 1 || matches!(self.protocol, Some(ICMP | ICMPV6)) =>
             {
-                let family = match self.protocol? {
-                    ICMP => Family::V4,
-                    ICMPV6 => Family::V6,
-                    _ => return None,
-                };
+                let family = self.icmp_family()?;
                 match (length, bytes) {
                     (1, [kind]) => Match::Icmp { family, op, kind: *kind, code: None },
                     (2, [kind, code]) if op == Op::Eq => Match::Icmp { family, op, kind: *kind, code: Some(*code) },
                     _ => return None,
                 }
+            }
+            // What we compare one after the other, nft compares together.
+            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length: 4 } if op == Op::Eq => {
+                let (source, destination) = (port(bytes.get(..2)?)?, port(bytes.get(2..)?)?);
+                self.condition(Match::Port { side: Side::Source, op, first: source, last: source })?;
+                Match::Port { side: Side::Destination, op, first: destination, last: destination }
+            }
+            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 1, length: 1 } => {
+                let [code] = bytes else { return None };
+                Match::IcmpCode { family: self.icmp_family()?, op, code: *code }
             }
             Source::Payload { .. } => {
                 let port = port(bytes)?;
@@ -344,6 +350,15 @@ impl Lift {
             _ => return None,
         };
         self.condition(condition)
+    }
+
+    /// The family of the ICMP that was matched before.
+    fn icmp_family(&self) -> Option<Family> {
+        match self.protocol? {
+            ICMP => Some(Family::V4),
+            ICMPV6 => Some(Family::V6),
+            _ => None,
+        }
     }
 
     fn masked_equality(&self, source: &Source, mask: &[u8], op: Op, bytes: &[u8]) -> Option<Match> {
@@ -379,9 +394,14 @@ impl Lift {
 
     fn range(&mut self, data: Attributes<'_>) -> Option<()> {
         let source = self.take(data.number(NFTA_RANGE_SREG)?)?;
-        let first = port(value(data, NFTA_RANGE_FROM_DATA)?)?;
-        let last = port(value(data, NFTA_RANGE_TO_DATA)?)?;
         let op = if data.number(NFTA_RANGE_OP)? == NFT_RANGE_NEQ { Op::Ne } else { Op::Eq };
+        let (first, last) = (value(data, NFTA_RANGE_FROM_DATA)?, value(data, NFTA_RANGE_TO_DATA)?);
+        if let (&[code], &[other]) = (first, last) {
+            let is_code = source == Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 1, length: 1 };
+            (is_code && code == other).then_some(())?;
+            return self.condition(Match::IcmpCode { family: self.icmp_family()?, op, code });
+        }
+        let (first, last) = (port(first)?, port(last)?);
         self.condition(Match::Port { side: port_side(&source)?, op, first, last })
     }
 

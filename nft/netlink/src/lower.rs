@@ -13,7 +13,7 @@ use crate::wire::Writer;
 /// Writes a rule's expressions, as the content of an open list.
 pub(crate) fn rule(w: &mut Writer, rule: &Rule) {
     for condition in &rule.matches {
-        lower_match(w, condition);
+        lower_match(w, condition, rule.is_range(condition));
     }
     for statement in &rule.statements {
         lower_statement(w, statement);
@@ -26,7 +26,7 @@ pub(crate) fn register(offset: usize) -> u32 {
     if offset.is_multiple_of(16) { NFT_REG_1 + offset / 16 } else { NFT_REG32_00 + offset / 4 }
 }
 
-fn lower_match(w: &mut Writer, condition: &Match) {
+fn lower_match(w: &mut Writer, condition: &Match, range: bool) {
     match condition {
         Match::IfName { side, op, name, prefix } => {
             meta(w, by_side(*side, NFT_META_IIFNAME, NFT_META_OIFNAME), NFT_REG_1);
@@ -46,18 +46,13 @@ fn lower_match(w: &mut Writer, condition: &Match) {
         Match::Port { side, op, first, last } => {
             payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, by_side(*side, 0, 2), 2, NFT_REG_1);
             let (first_bytes, last_bytes) = (first.to_be_bytes(), last.to_be_bytes());
-            if first == last {
+            if first == last && !range {
                 compare(w, equality(*op), &first_bytes);
             } else if *op == Op::Eq {
                 compare(w, NFT_CMP_GTE, &first_bytes);
                 compare(w, NFT_CMP_LTE, &last_bytes);
             } else {
-                expression(w, "range", |w| {
-                    w.number(NFTA_RANGE_SREG, NFT_REG_1);
-                    w.number(NFTA_RANGE_OP, NFT_RANGE_NEQ);
-                    value(w, NFTA_RANGE_FROM_DATA, &first_bytes);
-                    value(w, NFTA_RANGE_TO_DATA, &last_bytes);
-                });
+                unequal_to_range(w, &first_bytes, &last_bytes);
             }
         }
         // Type and code lie side by side, and nft compares them as one.
@@ -66,6 +61,14 @@ fn lower_match(w: &mut Writer, condition: &Match) {
             let compared = if code.is_some() { &both[..] } else { &both[..1] };
             payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, compared.len() as u32, NFT_REG_1);
             compare(w, equality(*op), compared);
+        }
+        Match::IcmpCode { op, code, .. } => {
+            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 1, 1, NFT_REG_1);
+            if range {
+                unequal_to_range(w, &[*code], &[*code]);
+            } else {
+                compare(w, equality(*op), &[*code]);
+            }
         }
         Match::CtState(states) => {
             ct(w, NFT_CT_STATE, NFT_REG_1);
@@ -107,6 +110,15 @@ fn lower_match(w: &mut Writer, condition: &Match) {
             });
         }
     }
+}
+
+fn unequal_to_range(w: &mut Writer, first: &[u8], last: &[u8]) {
+    expression(w, "range", |w| {
+        w.number(NFTA_RANGE_SREG, NFT_REG_1);
+        w.number(NFTA_RANGE_OP, NFT_RANGE_NEQ);
+        value(w, NFTA_RANGE_FROM_DATA, first);
+        value(w, NFTA_RANGE_TO_DATA, last);
+    });
 }
 
 /// A prefix of whole bytes is compared by just these; any other needs a mask.
@@ -324,6 +336,16 @@ fn meta(w: &mut Writer, key: u32, to: u32) {
         w.number(NFTA_META_KEY, key);
         w.number(NFTA_META_DREG, to);
     });
+}
+
+/// Compares what a flow began with, in its original direction.
+pub(crate) fn ct_original(w: &mut Writer, key: u32, bytes: &[u8]) {
+    expression(w, "ct", |w| {
+        w.number(NFTA_CT_KEY, key);
+        w.number(NFTA_CT_DREG, NFT_REG_1);
+        w.attribute(NFTA_CT_DIRECTION, &[IP_CT_DIR_ORIGINAL]);
+    });
+    compare(w, NFT_CMP_EQ, bytes);
 }
 
 fn ct(w: &mut Writer, key: u32, to: u32) {

@@ -229,6 +229,14 @@ fn every_shape() -> Ruleset {
             conditions.push(vec![in_set(&[Field::CtMarkMasked(mask)], op, "live")]);
         }
     }
+    for (one, other) in [(Op::Eq, Op::Eq), (Op::Eq, Op::Ne), (Op::Ne, Op::Eq), (Op::Ne, Op::Ne)] {
+        for last in [80, 90] {
+            let source = Match::Port { side: Side::Source, op: one, first: 80, last };
+            let destination = Match::Port { side: Side::Destination, op: other, first: 443, last: 443 };
+            conditions.push(vec![tcp(), source.clone(), destination.clone()]);
+            conditions.push(vec![v4(), source, destination]);
+        }
+    }
     conditions.push(vec![v4()]);
     conditions.push(vec![v6()]);
     conditions.push(vec![v6(), tcp()]);
@@ -259,6 +267,12 @@ fn every_shape() -> Ruleset {
             conditions.push(icmp(Op::Eq, number, Some(number)));
         }
         conditions.push(icmp(Op::Eq, 1, Some(4)));
+        for code in [0, 3, 77, 255] {
+            let not = Match::IcmpCode { family, op: Op::Ne, code };
+            conditions.push([icmp(Op::Eq, 3, None), vec![not.clone()]].concat());
+            conditions.push([icmp(Op::Ne, 3, None), vec![not.clone()]].concat());
+            conditions.push([vec![Match::L4Proto(Op::Eq, protocol), not], icmp(Op::Ne, 3, None)[1..].to_vec()].concat());
+        }
         conditions.push(icmp(Op::Ne, 8, None));
         conditions.push([vec![Match::NfProto(family)], icmp(Op::Eq, 3, Some(1))].concat());
     }

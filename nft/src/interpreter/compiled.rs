@@ -84,6 +84,10 @@ pub(super) enum Condition {
         kind: u8,
         code: Option<u8>,
     },
+    IcmpCode {
+        negate: bool,
+        code: u8,
+    },
     State(u32),
     Direction(Direction),
     Dnat(bool),
@@ -312,6 +316,7 @@ impl<'a> Names<'a> {
                 Condition::Port { source: *side == Side::Source, negate: *op == Op::Ne, first: *first, last: *last }
             }
             Match::Icmp { op, kind, code, .. } => Condition::Icmp { negate: *op == Op::Ne, kind: *kind, code: *code },
+            Match::IcmpCode { op, code, .. } => Condition::IcmpCode { negate: *op == Op::Ne, code: *code },
             Match::CtState(states) => Condition::State(states.0),
             Match::CtDirection(direction) => Condition::Direction(*direction),
             Match::CtStatusDnat(dnat) => Condition::Dnat(*dnat),

@@ -5,14 +5,24 @@ use crate::model::{Family, Op};
 
 /// A condition on a message's type, and on its code if one is given.
 pub(super) fn text(family: Family, op: Op, kind: u8, code: Option<u8>) -> String {
-    let protocol = match family {
-        Family::V4 => "icmp",
-        Family::V6 => "icmpv6",
-    };
+    let protocol = protocol(family);
     let text = format!("{protocol} type {}{}", not(op), named(type_name(family, kind), kind));
     match code {
-        Some(code) => format!("{text} {protocol} code {}", named(code_name(family, code), code)),
+        Some(code) => format!("{text} {}", code_text(family, Op::Eq, code, false)),
         None => text,
+    }
+}
+
+/// A condition on a message's code alone, which may have to be a range.
+pub(super) fn code_text(family: Family, op: Op, code: u8, range: bool) -> String {
+    let code = if range { format!("{code}-{code}") } else { named(code_name(family, code), code) };
+    format!("{} code {}{code}", protocol(family), not(op))
+}
+
+const fn protocol(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "icmp",
+        Family::V6 => "icmpv6",
     }
 }
 

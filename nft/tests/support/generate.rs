@@ -369,7 +369,11 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if let Some(protocol @ (1 | 58)) = protocol
         && r.chance(60)
     {
-        matches.push(icmp(r, if protocol == 1 { Family::V4 } else { Family::V6 }));
+        let family = if protocol == 1 { Family::V4 } else { Family::V6 };
+        matches.push(icmp(r, family));
+        if r.chance(20) {
+            matches.push(Match::IcmpCode { family, op: Op::Ne, code: *r.pick(&[0, 3, 250]) });
+        }
     }
     if family && r.chance(50) {
         matches.push(Match::Addr { side: side(r), op: op(r), net: net(r, v4) });
@@ -377,6 +381,9 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if ports && r.chance(60) {
         let (first, last) = *r.pick(&[(80, 80), (80, 90), (0, 1023), (1024, 65_535), (65_535, 65_535)]);
         matches.push(Match::Port { side: side(r), op: op(r), first, last });
+        if r.chance(30) {
+            matches.push(Match::Port { side: Side::Destination, op: Op::Ne, first: 443, last: 443 });
+        }
     }
     if let Some((key, set)) = lookup(r, ruleset.sets.iter().map(|(n, s)| (n, &s.key)), matched, protocol) {
         matches.push(Match::InSet { key, op: op(r), set });
@@ -421,7 +428,7 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
         _ if r.chance(80) || statements.is_empty() => statements.push(Statement::Verdict(verdict(r, chains))),
         _ => {}
     }
-    Rule { matches, statements, comment: comment(r) }
+    Rule { comment: comment(r), ..Rule::new(matches, statements) }
 }
 
 /// A random condition on a message's type, and sometimes on its code.
