@@ -233,7 +233,7 @@ impl Felix {
             Event::Rib(RibUpdate::Best { prefix, next_hops }) => self.routes.set_best(prefix, next_hops),
             Event::Rib(RibUpdate::Withdrawn { prefix }) => self.routes.withdraw(prefix),
             Event::Rib(RibUpdate::Converged) => self.routes.converged(),
-            Event::RulesRead(result) => self.rules.read(result, self.now, &self.compiler),
+            Event::RulesRead(result) => self.rules.read(result, self.now, &mut self.compiler),
             Event::StampsSwept(result) => self.rules.swept(result, self.now),
             Event::RulesApplied(result) => {
                 if self.rules.applied_with(result, self.now) {

@@ -43,6 +43,7 @@ pub use host_firewall::{HostFirewall, HostFirewallRepair};
 pub use numbers::Numbers;
 pub use settings::Settings;
 pub use stamps::Sweep;
+pub use tortie_policy::hits;
 pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
 
 /// The routing protocol number of every route that Tortie writes, so that ownership is never a guess.

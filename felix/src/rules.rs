@@ -185,7 +185,7 @@ impl Rules {
     }
 
     /// Takes the answer to a read.
-    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis, compiler: &Compiler) {
+    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis, compiler: &mut Compiler) {
         self.io = Io::Idle;
         match result {
             Ok(kernel) => {
@@ -193,6 +193,7 @@ impl Rules {
                 self.look_for_strangers(&kernel, compiler.table());
                 if !self.ever_read {
                     self.ever_read = true;
+                    compiler.adopt_counters(&kernel.counters);
                     // Who carries the stamps of an earlier run is not known, unless all is as this one wants it.
                     self.distrusted = !kernel.is_empty();
                     if let (Some(found), Some(mask)) = (Generation::of(&kernel), Generation::mask_of(&kernel)) {

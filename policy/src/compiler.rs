@@ -27,6 +27,7 @@ use crate::frame::{
     EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
 };
 use crate::generation::Generation;
+use crate::hits;
 use crate::intern::{Id, Interner};
 use crate::marks::MarkMask;
 use crate::names::Names;
@@ -93,6 +94,8 @@ pub struct Compiler {
     cluster: Cluster,
     options: CompileOptions,
     state: State,
+    /// Counters that are to be kept by the next table, with their comments.
+    found: BTreeMap<String, Option<String>>,
 }
 
 /// What a table is made from.
@@ -194,7 +197,7 @@ impl Update {
 impl Compiler {
     /// A compiler that knows of nothing.
     pub fn new(options: CompileOptions) -> Self {
-        Self { cluster: Cluster::default(), options, state: State::default() }
+        Self { cluster: Cluster::default(), options, state: State::default(), found: BTreeMap::new() }
     }
 
     /// The cluster.
@@ -229,6 +232,12 @@ impl Compiler {
         let special = |endpoint: &Endpoint| self.cluster.special(&endpoint.namespace, &endpoint.pod);
         let endpoints = self.state.endpoints.keys();
         endpoints.filter_map(|endpoint| Some(special(endpoint)?.problems(endpoint, &self.options))).flatten().collect()
+    }
+
+    /// Has the next table keep those counters of another that count hits of policies that are there, even where no class uses them: at a
+    /// start, those of the kernel's table. To be told before the first update.
+    pub fn adopt_counters(&mut self, found: &BTreeMap<String, Option<String>>) {
+        self.found.clone_from(found);
     }
 
     /// The bits of the ct mark that its tables use.
@@ -305,6 +314,7 @@ impl Compiler {
         self.state.table = self.state.frame(context, generation);
         self.state.counters = counters;
         self.state.keep_counters(context, &before);
+        self.state.adopt_counters(context, std::mem::take(&mut self.found));
         self.state.generation = Some(generation);
         self.state.ambiguous = ambiguous;
         self.state.assign_hosts(context, &mut Change::default());
@@ -497,6 +507,16 @@ impl State {
         for name in self.counters.values().flatten() {
             if let Some(comment) = before.counters.get(name) {
                 self.table.counters.insert(name.clone(), comment.clone());
+            }
+        }
+    }
+
+    /// Takes counters over that were found in the kernel, of policies that are there.
+    fn adopt_counters(&mut self, Context { cluster, options }: Context<'_>, found: BTreeMap<String, Option<String>>) {
+        for (name, comment) in found.into_iter().filter(|_| options.count_hits) {
+            if let Some(policy) = hits::policy_of(cluster, &name, comment.as_deref()) {
+                self.table.counters.insert(name.clone(), comment);
+                self.counters.entry(policy).or_default().insert(name);
             }
         }
     }

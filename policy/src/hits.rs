@@ -22,6 +22,7 @@ use tortie_nft::{COMMENT_MAX, comment};
 
 use crate::cluster::PolicyKey;
 
+pub(crate) use report::policy_of;
 pub use report::{HitRow, Hits, Tally};
 
 /// How many hex digits of the digest go into a name.
@@ -128,6 +129,15 @@ pub enum Decider {
         /// The digits of its counters: the same policies elsewhere have the same.
         digits: String,
     },
+}
+
+impl Decider {
+    /// `ingress` or `egress`.
+    pub const fn direction(&self) -> &'static str {
+        match self {
+            Self::Rule { direction, .. } | Self::TierDefault { direction, .. } => word(*direction),
+        }
+    }
 }
 
 impl Counted {

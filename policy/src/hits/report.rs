@@ -181,11 +181,10 @@ fn rules(spec: &Spec, direction: PolicyType) -> usize {
     }
 }
 
-/// Whether a counter's policy and rule are there, so that what it has counted still means something. `comment` is the one that it has;
-/// a tier's default is only as old as the classes that come to it, and so is not among them.
-pub(crate) fn is_of_a_rule(cluster: &Cluster, name: &str, comment: &str) -> bool {
-    match Counted::of(name, comment) {
-        Some(Counted { by: by @ Decider::Rule { .. }, .. }) => cluster.row(&by).is_some(),
-        _ => false,
-    }
+/// The policy of a counter with this comment, if it and the rule are there: then what was counted still means something. A tier's default
+/// is only as old as the classes that come to it, and so has none.
+pub(crate) fn policy_of(cluster: &Cluster, name: &str, comment: Option<&str>) -> Option<PolicyKey> {
+    let Counted { by, .. } = Counted::of(name, comment?)?;
+    cluster.row(&by)?;
+    by.policy()
 }
