@@ -222,6 +222,8 @@ pub(crate) enum Policy {
         #[arg(long)]
         oracle: bool,
     },
+    /// How often each rule of each policy decided, from the counters of the agents' tables
+    Hits(Hits),
     /// What a change would do, before anything is applied: whose verdicts change, and what each node would write
     Plan(Plan),
 }
@@ -254,6 +256,29 @@ pub(crate) struct Explain {
     /// The family of the addresses [default: that of a given address, else IPv4 where both have it]
     #[arg(long, value_enum)]
     pub(crate) family: Option<Family>,
+    /// Have the kernels of the nodes trace this flow for so many seconds, and print what really happened
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "10",
+        value_parser = clap::value_parser!(u16).range(1..=60),
+        conflicts_with = "manifests"
+    )]
+    pub(crate) trace: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hits {
+    /// Only the policies of this name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Only policies of this namespace
+    #[arg(short = 'n', long, value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+    /// Only rules that decided something
+    #[arg(long)]
+    pub(crate) hit: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use serde::Serialize;
 use tortie_admin::client::Client;
-use tortie_admin::types::{NodeStatus, PolicyRule};
+use tortie_admin::types::{NodeStatus, PolicyRule, TraceReport};
 use tortie_api::k8s::PolicyType;
 use tortie_policy::explain::{Explanation, Route, Rule, Side, Step, StepResult};
 use tortie_policy::oracle::{Question, Traffic, Wanted};
@@ -27,6 +27,9 @@ struct Explained {
     /// The rules of nodes' tables that decide; empty where no agent was asked.
     #[serde(rename = "nftRules", skip_serializing_if = "Vec::is_empty")]
     nft_rules: Vec<NftRule>,
+    /// What really happened, on each node; empty unless it was traced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    trace: Vec<TraceReport>,
 }
 
 /// A rule of a node's table that decides a direction.
@@ -57,7 +60,11 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: &Explain) -> 
     let explanation = cluster.explain(&question)?;
     let live = args.manifests.manifests.is_empty();
     let nft_rules = if live { rules(settings, &explanation).await } else { Vec::new() };
-    let explained = Explained { explanation, nft_rules };
+    let trace = match args.trace {
+        Some(seconds) => crate::trace::collect(settings, args, &question.traffic, &explanation.route, seconds).await?,
+        None => Vec::new(),
+    };
+    let explained = Explained { explanation, nft_rules, trace };
     output.print(&explained, |output| text(&explained, output.wide()))
 }
 
@@ -115,6 +122,7 @@ fn text(explained: &Explained, wide: bool) -> String {
         }
     }
     text.push_str(&route(&explanation.route));
+    text.push_str(&crate::trace::text(&explained.trace));
     text
 }
 

@@ -9,6 +9,7 @@ mod columns;
 mod edit;
 mod explain;
 mod get;
+mod hits;
 mod ipam;
 mod lab;
 mod node;
@@ -18,6 +19,7 @@ mod policy;
 mod routes;
 mod selector;
 mod settings;
+mod trace;
 mod version;
 
 use std::process::ExitCode;

@@ -35,6 +35,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) ->
             let rows = matrix::matrix(&cluster, &query)?;
             print_rows(output, &rows.into_iter().map(row).collect::<Vec<_>>())
         }
+        Policy::Hits(args) => crate::hits::run(settings, output, &args).await,
         Policy::Plan(args) => crate::plan::run(settings, output, args).await,
     }
 }
