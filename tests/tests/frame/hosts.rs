@@ -309,14 +309,6 @@ fn forwarded_traffic_is_judged_where_policies_say_so() {
     net.add(&forward(&json!([{"action": "Pass"}]), &both));
     net.settle(&options(&["eth0"]));
     assert!(inbound.asks() && inbound.answers());
-    // Through the node from the outside to the outside, which is no pod's: the same, and stamped.
-    net.add(&forward(&json!([{"action": "Allow"}]), &both));
-    net.settle(&options(&["eth0"]));
-    net.outside.ip("addr add 192.0.2.9/32 dev lo");
-    net.node.ip(&format!("route add 192.0.2.9/32 via {}", OUTSIDE[0]));
-    net.outside.ip("route flush cache");
-    net.outside.ip(&format!("rule add from {} to 192.0.2.9 lookup 99", OUTSIDE[0]));
-    assert!(net.listing().contains("host_forward_done"));
 }
 
 /// Translates node ports to a pod and to a server of the node itself, and a Service of the node's to the outside.
