@@ -118,8 +118,8 @@ async fn supervise(
         tasks.spawn(listen::kernel(monitor, owner.clone(), instruments.metrics.clone()));
     }
     let runtime = tokio::runtime::Handle::current();
-    let writers =
-        Writers::start(&owner, &runtime, options.plain_table, bulk, &instruments).context("cannot start a thread")?;
+    let writers = Writers::start(&owner, &runtime, options.plain_table, bulk, run_dir.counts(), &instruments)
+        .context("cannot start a thread")?;
     if dataplane {
         listen::nftables(owner.clone(), instruments.metrics.clone()).context("cannot start a thread")?;
     }
@@ -145,7 +145,7 @@ async fn supervise(
     let pages = metrics::Source {
         metrics: instruments.metrics,
         owner: owner.clone(),
-        rules: way_to_rules,
+        rules: way_to_rules.clone(),
         speaker: speaker_seen.clone(),
         settings: settings_seen.clone(),
     };
@@ -176,6 +176,7 @@ async fn supervise(
         components: components.into_iter().collect(),
         run_dir: options.run_dir.clone(),
         owner,
+        rules: way_to_rules,
         speaker: speaker_seen.clone(),
         cni,
         cni_recovered,

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tokio::net::UnixListener;
 
+use crate::counts::KeptCounts;
+
 /// A run directory that is ours until this is dropped.
 #[derive(Debug)]
 pub(crate) struct RunDir {
@@ -43,6 +45,11 @@ impl RunDir {
             ),
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", file.display())),
         }
+    }
+
+    /// What counters had counted when they were read last.
+    pub(crate) fn counts(&self) -> KeptCounts {
+        KeptCounts::of(self.path.join("counters"))
     }
 
     /// The admin socket's path.

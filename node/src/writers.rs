@@ -3,22 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tortie_felix::{Event, RouteChange, Snapshot, Sweep};
 use tortie_felix_netlink::{Bulk, Net};
 use tortie_nft::Transaction;
-use tortie_nft_netlink::{Error as NftError, NftSocket, forget_flows, sweep_marks};
+use tortie_nft_netlink::{Error as NftError, NftSocket, PlacedRule, forget_flows, sweep_marks};
 use tracing::{debug, warn};
 
 use crate::convert;
+use crate::counts::KeptCounts;
 use crate::health::{NFTABLES, Part, ROUTES};
 use crate::instruments::{Instruments, Way};
 use crate::metrics::Metrics;
 use crate::owner::OwnerHandle;
+
+/// How often the counts are noted, in case that the table is flushed.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// For the rules' thread.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(crate) enum RuleJob {
     Sweep(Sweep),
     /// Tell what the table's counters have counted, packets and bytes.
     Counters(oneshot::Sender<BTreeMap<String, (u64, u64)>>),
+    /// Tell the table's rules, with their handles.
+    Rules(oneshot::Sender<Result<Vec<PlacedRule>, String>>),
 }
 
 /// For the routes' thread.
@@ -53,6 +59,7 @@ impl Writers {
         runtime: &runtime::Handle,
         plain_table: bool,
         bulk: Bulk,
+        counts: KeptCounts,
         instruments: &Instruments,
     ) -> std::io::Result<Self> {
         let (rules, rule_jobs) = channel();
@@ -63,7 +70,7 @@ impl Writers {
         let [desk_of_rules, desk_of_routes] = parts.map(|part| Desk { part, metrics: instruments.metrics.clone() });
         std::thread::Builder::new()
             .name("nftables".into())
-            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table, &desk_of_rules))?;
+            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table, counts, &desk_of_rules))?;
         std::thread::Builder::new()
             .name("routes".into())
             .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, bulk, &desk_of_routes))?;
@@ -90,16 +97,37 @@ struct Desk {
     metrics: std::sync::Arc<Metrics>,
 }
 
-fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool, desk: &Desk) {
+fn write_rules(
+    jobs: &Receiver<RuleJob>,
+    owner: &OwnerHandle,
+    plain_table: bool,
+    mut counts: KeptCounts,
+    desk: &Desk,
+) {
+    let known = counts.clone();
     let open = || {
         let mut socket = NftSocket::open()?;
+        socket.remember_counts(known.read());
         if plain_table {
             socket.without_ownership();
         }
         Ok(socket)
     };
     let mut socket = None;
-    while let Ok(job) = jobs.recv() {
+    let mut keep_at = Instant::now() + KEEP_EVERY;
+    loop {
+        let job = match jobs.recv_timeout(keep_at.saturating_duration_since(Instant::now())) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                keep_at = Instant::now() + KEEP_EVERY;
+                keep(&mut socket, &mut counts);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                keep(&mut socket, &mut counts);
+                return;
+            }
+        };
         let began = Instant::now();
         let event = match job {
             RuleJob::Read => {
@@ -121,11 +149,30 @@ fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool,
                 let _ = reply.send(result.unwrap_or_default());
                 None
             }
+            RuleJob::Rules(reply) => {
+                let _ = reply.send(with_socket(&mut socket, open, NftSocket::rules));
+                None
+            }
         };
         desk.part.ends(Instant::now());
         if let Some(event) = event {
             owner.blocking_event(event);
         }
+    }
+}
+
+/// Notes what the counters have counted, where there is a table. It is for a table that is gone by then; while there is one, the kernel
+/// has the counts.
+fn keep(socket: &mut Option<NftSocket>, counts: &mut KeptCounts) {
+    let Some(socket) = socket else { return };
+    match socket.counts_to_keep() {
+        Ok(values) if !values.is_empty() => {
+            if let Err(error) = counts.keep(&values) {
+                warn!("what counters have counted is lost if somebody flushes the table: {error}");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => debug!(%error, "nftables"),
     }
 }
 
