@@ -190,10 +190,9 @@ fn a_device_that_goes_down_takes_its_routes_and_gets_them_back() {
     let problems = world.felix.status().problems;
     assert!(problems.iter().any(|text| text.contains("BGP next hop 172.31.0.3 is not reachable")), "{problems:?}");
     world.send(Event::LinkChanged(Link { index: ETH0, name: "eth0".into(), up: true }));
-    for connected in [
-        route("172.31.0.0/24", Target::Device { index: ETH0 }, 2, 0),
-        route("fd00:172:31::/64", Target::Device { index: ETH0 }, 2, 256),
-    ] {
+    for connected in
+        [route("172.31.0.0/24", Target::device(ETH0), 2, 0), route("fd00:172:31::/64", Target::device(ETH0), 2, 256)]
+    {
         world.insert(connected.clone());
         world.send(Event::RouteChanged(connected));
     }

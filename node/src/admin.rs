@@ -248,4 +248,8 @@ impl Dataplane for Kernel {
     fn mtu_interfaces(&self) -> String {
         self.settings.borrow().mtu_interfaces.clone()
     }
+
+    fn interface_prefix(&self) -> String {
+        self.settings.borrow().routes.naming_prefix().to_owned()
+    }
 }

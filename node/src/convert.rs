@@ -53,7 +53,7 @@ pub(crate) fn link(link: netlink::Link) -> Link {
 
 pub(crate) fn route(route: RouteSpec) -> Route {
     let target = match route.kind {
-        RouteKind::Device { index } => Target::Device { index },
+        RouteKind::Device { index } => Target::Device { index, source: route.source },
         RouteKind::Via { gateway, index: Some(index), onlink: false } => Target::Via { gateway, index },
         RouteKind::Via { gateway, index: Some(index), onlink: true } => Target::Onlink { gateway, index },
         RouteKind::Via { gateway, index: None, .. } => Target::Other(format!("via {gateway}")),
@@ -67,22 +67,26 @@ pub(crate) fn route(route: RouteSpec) -> Route {
 
 fn spec(route: &Route) -> RouteSpec {
     let via = |gateway: &IpAddr, index: &u32, onlink| RouteKind::Via { gateway: *gateway, index: Some(*index), onlink };
+    let mut source = None;
     let kind = match &route.target {
-        Target::Device { index } => RouteKind::Device { index: *index },
+        Target::Device { index, source: preferred } => {
+            source = *preferred;
+            RouteKind::Device { index: *index }
+        }
         Target::Via { gateway, index } => via(gateway, index, false),
         Target::Onlink { gateway, index } => via(gateway, index, true),
         Target::Multipath(hops) => RouteKind::multipath(hops.clone()),
         Target::Blackhole => RouteKind::Blackhole,
         Target::Other(what) => RouteKind::Other(what.clone()),
     };
-    RouteSpec::new(route.destination, kind, route.protocol).with_metric(route.metric)
+    RouteSpec::new(route.destination, kind, route.protocol).with_metric(route.metric).with_source(source)
 }
 
 pub(crate) fn route_change(change: &RouteChange) -> netlink::RouteChange {
     match change {
         RouteChange::Create(route) => netlink::RouteChange::Create(spec(route)),
         RouteChange::Replace(route) => netlink::RouteChange::Replace(spec(route)),
-        RouteChange::Delete(route) => netlink::RouteChange::Delete(spec(route)),
+        RouteChange::Delete(route) | RouteChange::Retire(route) => netlink::RouteChange::Delete(spec(route)),
         RouteChange::Shrink(route) => netlink::RouteChange::Shrink(spec(route)),
     }
 }
@@ -92,7 +96,7 @@ pub(crate) fn route_failure(changes: &[RouteChange], failure: &netlink::RouteFai
     let surprise = match change {
         RouteChange::Create(_) => failure.error.is_exists(),
         RouteChange::Shrink(_) => failure.error.is_missing(),
-        RouteChange::Replace(_) | RouteChange::Delete(_) => false,
+        RouteChange::Replace(_) | RouteChange::Delete(_) | RouteChange::Retire(_) => false,
     };
     Some(RouteFailure { destination: change.route().destination, reason: failure.error.to_string(), surprise })
 }

@@ -15,11 +15,12 @@ use tortie_nft_netlink::{Error as NftError, NftSocket, PlacedRule, forget_flows,
 use tracing::{debug, warn};
 
 use crate::convert;
-use crate::counts::KeptCounts;
 use crate::health::{NFTABLES, Part, ROUTES};
 use crate::instruments::{Instruments, Way};
 use crate::metrics::Metrics;
 use crate::owner::OwnerHandle;
+use crate::counts::KeptCounts;
+use crate::rundir::RouteMarks;
 
 /// How often the counts are noted, in case that the table is flushed.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
@@ -52,13 +53,13 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// Starts both threads in the present network namespace. Routes go through `bulk`, whose doings the kernel's monitor leaves out;
-    /// other sockets are opened with the first job. A plain table is not owned, even where the kernel could.
+    /// Starts both threads in the present network namespace. Routes go through `bulk`, whose doings the kernel's monitor leaves out, and
+    /// what marks them is noted in `marks` first; other sockets are opened with the first job. A plain table is not owned, even where the kernel could.
     pub(crate) fn start(
         owner: &OwnerHandle,
         runtime: &runtime::Handle,
         plain_table: bool,
-        bulk: Bulk,
+        (bulk, marks): (Bulk, RouteMarks),
         counts: KeptCounts,
         instruments: &Instruments,
     ) -> std::io::Result<Self> {
@@ -73,7 +74,7 @@ impl Writers {
             .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table, counts, &desk_of_rules))?;
         std::thread::Builder::new()
             .name("routes".into())
-            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, bulk, &desk_of_routes))?;
+            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, (bulk, marks), &desk_of_routes))?;
         Ok(Self { rules, routes })
     }
 
@@ -215,7 +216,7 @@ fn write_routes(
     jobs: &Receiver<RouteJob>,
     owner: &OwnerHandle,
     runtime: &runtime::Handle,
-    mut bulk: Bulk,
+    (mut bulk, mut marks): (Bulk, RouteMarks),
     desk: &Desk,
 ) {
     let _guard = runtime.enter();
@@ -229,7 +230,7 @@ fn write_routes(
                 Event::RoutesRead(result)
             }
             RouteJob::Apply(changes) => {
-                let result = apply_routes(&mut bulk, &changes);
+                let result = apply_routes(&mut bulk, &mut marks, &changes);
                 desk.metrics.routes_applied(result.as_ref().is_ok_and(Vec::is_empty), began);
                 Event::RoutesApplied(result)
             }
@@ -244,15 +245,29 @@ fn read_routes(slot: &mut Option<Net>, bulk: &mut Bulk, runtime: &runtime::Handl
         Some(net) => net,
         None => slot.insert(Net::current().map_err(|error| error.to_string())?),
     };
-    let links = runtime.block_on(net.links()).map_err(|error| {
-        *slot = None;
-        error.to_string()
-    })?;
+    let (links, addresses) = match runtime.block_on(async { Ok((net.links().await?, net.all_addresses().await?)) }) {
+        Ok(read) => read,
+        Err(error) => {
+            let error: tortie_felix_netlink::Error = error;
+            *slot = None;
+            return Err(error.to_string());
+        }
+    };
     let routes = bulk.routes_as(None, |route| Some(convert::route(route))).map_err(|error| error.to_string())?;
-    Ok(Snapshot { links: links.into_iter().map(convert::link).collect(), routes })
+    let addresses = addresses.into_iter().map(|(index, address)| (index, address.addr())).collect();
+    Ok(Snapshot { links: links.into_iter().map(convert::link).collect(), routes, addresses })
 }
 
-fn apply_routes(bulk: &mut Bulk, changes: &[RouteChange]) -> Result<Vec<tortie_felix::RouteFailure>, String> {
+fn apply_routes(
+    bulk: &mut Bulk,
+    marks: &mut RouteMarks,
+    changes: &[RouteChange],
+) -> Result<Vec<tortie_felix::RouteFailure>, String> {
+    let written = changes.iter().filter_map(|change| match change {
+        RouteChange::Create(route) | RouteChange::Replace(route) => Some((route.protocol, route.metric)),
+        RouteChange::Delete(_) | RouteChange::Shrink(_) | RouteChange::Retire(_) => None,
+    });
+    marks.note(written)?;
     let wanted: Vec<_> = changes.iter().map(convert::route_change).collect();
     let failures = bulk.apply(&wanted).map_err(|error| error.to_string())?;
     let released: BTreeSet<IpAddr> = changes.iter().filter_map(RouteChange::released).collect();
