@@ -50,9 +50,6 @@ pub(crate) use self::policies::{PolicyKey, PolicyView, Spec, TierView};
 /// The label that the API server sets on each namespace: its name.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// The service account of a pod that names none.
-const DEFAULT_SERVICE_ACCOUNT: &str = "default";
-
 /// What is known of a namespace.
 #[derive(Debug)]
 pub(crate) struct NamespaceState {
@@ -324,15 +321,13 @@ impl Cluster {
         });
         let namespace = namespace_of(&pod.metadata);
         let name = pod.metadata.name.as_str();
-        let account = pod.spec.service_account_name.as_deref().filter(|account| !account.is_empty());
-        let account = account.unwrap_or(DEFAULT_SERVICE_ACCOUNT);
         let ips = pod.addresses();
         let described = Described {
             name,
             group: Group {
                 namespace: Arc::clone(&self.namespace_mut(namespace).name),
                 labels: self.labels.share(&pod.metadata.labels),
-                service_account: self.labels.word(account),
+                service_account: self.labels.word(pod.spec.service_account()),
             },
             ports: ports.collect(),
             kind: match (pod.is_endpoint(), pod.spec.host_network) {
@@ -636,13 +631,6 @@ impl Cluster {
         policies
     }
 
-    /// The policies of a namespace, or those of none, in order.
-    pub(crate) fn policies_of(&self, namespace: Option<&str>) -> Vec<PolicyView<'_>> {
-        let mut policies: Vec<PolicyView<'_>> = self.policies.of_namespace(namespace).collect();
-        self.policies.sort(&mut policies);
-        policies
-    }
-
     /// Brings policies into the order in which they are asked.
     pub(crate) fn sort_policies(&self, policies: &mut [PolicyView<'_>]) {
         self.policies.sort(policies);
@@ -675,11 +663,6 @@ impl Cluster {
         self.policies.tier(name)
     }
 
-    /// The node that has this address.
-    pub(crate) fn node_at(&self, address: IpAddr) -> Option<&str> {
-        self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| &**name)
-    }
-
     /// The IPPools, in the order of their names.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.pools.values()
@@ -698,17 +681,13 @@ impl Cluster {
         self.special.get(&(namespace.into(), pod.into())).map(|special| &**special)
     }
 
-    /// The addresses of a node.
-    pub(crate) fn node_addresses(&self, node: &str) -> &[IpAddr] {
-        self.nodes.get(node).map_or(&[], Vec::as_slice)
-    }
-
     /// The names of all nodes: those with a document, and those that pods say they run on.
     pub(crate) fn node_names(&self) -> BTreeSet<&str> {
         self.nodes.keys().map(|name| &**name).chain(self.pods.node_names()).collect()
     }
 
     /// The namespaces that have a document or a pod, in the order of their names.
+    #[cfg(test)]
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &NamespaceState> {
         self.namespaces.values()
     }
@@ -749,11 +728,6 @@ impl Cluster {
             }
         }
         names.into_iter().filter_map(|name| self.namespaces.get(name)).filter(selects).collect()
-    }
-
-    /// How many pods there are, endpoints or not.
-    pub(crate) fn pod_count(&self) -> usize {
-        self.pods.len()
     }
 }
 

@@ -84,14 +84,6 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
         Some(value)
     }
 
-    /// A value that is held, to keep longer than it is.
-    pub(crate) fn share(&self, id: Id) -> Arc<T> {
-        match self.slots.get(id.slot()) {
-            Some(Some((value, _))) => Arc::clone(value),
-            _ => unreachable!("an id is used only while it is held"),
-        }
-    }
-
     /// The number of a value that is held.
     pub(crate) fn id(&self, value: &T) -> Option<Id> {
         self.ids.get(value).copied()

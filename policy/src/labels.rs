@@ -38,6 +38,7 @@ impl Labels {
     }
 
     /// The labels as the API has them.
+    #[cfg(test)]
     pub(crate) fn to_map(&self) -> StringMap {
         self.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }

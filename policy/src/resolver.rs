@@ -52,11 +52,6 @@ impl<'a> Resolver<'a> {
         }
         addresses
     }
-
-    /// The networks of one family of all NetworkSets and GlobalNetworkSets that any of the selections selects; they may overlap.
-    pub(crate) fn nets(&self, selections: &BTreeSet<Selection>, v4: bool) -> BTreeSet<IpNet> {
-        self.cluster.nets_selected(selections, v4)
-    }
 }
 
 impl Cluster {

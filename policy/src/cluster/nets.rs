@@ -1,7 +1,6 @@
 //! NetworkSets and GlobalNetworkSets: networks that selectors select as if they were endpoints.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -24,11 +23,6 @@ impl NetsState {
         nets.sort_unstable();
         nets.dedup();
         Self { labels, nets: nets.into() }
-    }
-
-    /// Whether one of the networks has the address.
-    pub(crate) fn has(&self, address: IpAddr) -> bool {
-        self.nets.iter().any(|net| net.contains(&address))
     }
 }
 

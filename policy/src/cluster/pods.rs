@@ -190,16 +190,6 @@ impl<'a> PodView<'a> {
         &self.shape().group
     }
 
-    /// Its own labels.
-    pub(crate) fn labels(self) -> &'a Labels {
-        &self.shape().group.labels
-    }
-
-    /// The name of the service account that it runs as.
-    pub(crate) fn service_account(self) -> &'a Arc<str> {
-        &self.shape().group.service_account
-    }
-
     /// Its declared ports, in the order they were declared.
     pub(crate) fn ports(self) -> &'a Arc<[PodPort]> {
         &self.shape().ports
@@ -218,11 +208,6 @@ impl<'a> PodView<'a> {
     /// Whether it is an endpoint, and so what selectors select: neither on its node's network, nor ended.
     pub(crate) fn is_endpoint(self) -> bool {
         self.shape().kind == PodKind::Endpoint
-    }
-
-    /// Whether it shares its node's network, and has not ended.
-    pub(crate) fn is_on_host_network(self) -> bool {
-        self.shape().kind == PodKind::HostNetwork
     }
 }
 
@@ -303,11 +288,6 @@ impl Pods {
         let first = Some(self.shape(shape).first).filter(|first| *first != NONE);
         let next = |id: &PodId| Some(self.state(*id).next).filter(|next| *next != NONE);
         std::iter::successors(first, next).map(|id| self.view(id))
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.names.len()
     }
 
     /// Whether every trace of pods is gone.

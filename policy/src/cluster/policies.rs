@@ -201,8 +201,6 @@ pub(crate) struct Policies {
     /// By a digest of the key.
     keys: BTreeSet<(u32, Number)>,
     subjects: SelectionIndex<Number>,
-    /// The policies of each namespace, and of none.
-    in_namespace: BTreeMap<Option<Arc<str>>, BTreeSet<Number>>,
     tiers: BTreeMap<Arc<str>, TierSpec>,
     kubernetes: Shared<NetworkPolicySpec>,
     calico: Shared<PolicySpec>,
@@ -265,7 +263,6 @@ impl Policies {
         });
         self.keys.insert((digest(&key), number));
         self.subjects.insert(&spec.subject(key.namespace.as_deref()), number);
-        self.in_namespace.entry(key.namespace.clone()).or_default().insert(number);
         self.slots[number as usize] = Some((key, spec));
         true
     }
@@ -275,12 +272,6 @@ impl Policies {
         let Some(number) = self.number(key) else { return false };
         self.subjects.remove(&self.view(number).spec.subject(key.namespace.as_deref()), number);
         self.keys.remove(&(digest(key), number));
-        if let Some(numbers) = self.in_namespace.get_mut(&key.namespace) {
-            numbers.remove(&number);
-            if numbers.is_empty() {
-                self.in_namespace.remove(&key.namespace);
-            }
-        }
         self.slots[number as usize] = None;
         self.free.push(number);
         true
@@ -321,12 +312,6 @@ impl Policies {
     /// All policies, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = PolicyView<'_>> {
         self.slots.iter().flatten().map(|(key, spec)| PolicyView { key, spec })
-    }
-
-    /// The policies of a namespace, or of none, in no order.
-    pub(crate) fn of_namespace(&self, namespace: Option<&str>) -> impl Iterator<Item = PolicyView<'_>> {
-        let numbers = self.in_namespace.get(&namespace.map(Arc::from));
-        numbers.into_iter().flatten().map(|&number| self.view(number))
     }
 
     /// How many there are.
@@ -376,7 +361,7 @@ impl Policies {
     /// Whether every trace of policies is gone.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.keys.is_empty() && self.subjects.is_empty() && self.in_namespace.is_empty()
+        self.len() == 0 && self.keys.is_empty() && self.subjects.is_empty()
     }
 
     /// How many different things NetworkPolicies say.

@@ -107,7 +107,8 @@ fn what_many_policies_say_is_kept_once_and_while_one_says_it() {
     assert_eq!(cluster.policies.distinct(), 1);
     assert!(cluster.upsert(&Object::NetworkPolicy(policy("a", "db"))));
     let app = |cluster: &Cluster, namespace: &str| {
-        let policies = cluster.policies_of(Some(namespace));
+        let mut policies = cluster.policies();
+        policies.retain(|policy| policy.namespace() == Some(namespace));
         let Spec::Kubernetes(spec) = &policies[0].spec else { panic!("{policies:?}") };
         spec.pod_selector.match_expressions[0].values[0].clone()
     };
