@@ -265,7 +265,9 @@ impl Builder<'_> {
             && !tier.policies.iter().any(Policy::passes)
         {
             let mut rules = self.tier(place, tier, &whose.policies);
-            if let [only] = rules.as_mut_slice() {
+            if let [only] = rules.as_mut_slice()
+                && !only.statements.contains(&Statement::Verdict(place.view.site.allowed.clone()))
+            {
                 *only = only.clone().commented(&whose.closed(program.direction));
             }
             return rules;
@@ -319,7 +321,8 @@ impl Builder<'_> {
                 }
             }
         }
-        if tier.is_enforced() && tier.denies {
+        let decided = rules.last().is_some_and(|rule| rule.matches.is_empty() && ends(rule));
+        if tier.is_enforced() && tier.denies && !decided {
             let mut last =
                 deny(self.action(place.view.site), Reason::Policy, Vec::new(), &format!("{names}: no rule allows it"));
             last.statements.splice(0..0, self.default_hit(place, tier));
@@ -412,6 +415,11 @@ impl Builder<'_> {
         let name = self.own_chain("st_", &rules.clone(), || rules);
         Some(verdict(Vec::new(), Verdict::Jump(name)).commented(&format!("staged: {}", in_the_name_of(run))))
     }
+}
+
+/// Whether no packet that a rule matches comes to the next one.
+fn ends(rule: &Rule) -> bool {
+    matches!(rule.statements.last(), Some(Statement::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Goto(_))))
 }
 
 /// The policies' names in short.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tortie_api::calico::policy::Icmp;
-use tortie_api::k8s::PolicyType;
+use tortie_api::k8s::{PolicyType, Protocol};
 use tortie_nft::{Family, Field, Match, Op, Side};
 
 use crate::chains::{Builder, in_set};
@@ -45,6 +45,12 @@ impl Builder<'_> {
             Some(ICMPV6) => Some(Family::V6),
             _ => None,
         };
+        let has_ports = clause.protocol.is_none_or(|number| Protocol::ALL.iter().any(|it| it.number() == number));
+        let asks_for_ports = |end: &Entity| end.ports.is_some() || end.service.as_ref().is_some_and(|it| it.ports);
+        if !has_ports && ends.iter().any(|(_, end)| asks_for_ports(end)) {
+            // Nothing of such a protocol is to or from a port.
+            return Vec::new();
+        }
         let about_icmp = clause.icmp.or(clause.not_icmp).is_some_and(|icmp| icmp.kind.is_some());
         let families = match clause.family {
             Some(family) => vec![Some(family)],
