@@ -16,12 +16,12 @@ use tortie_nft_netlink::NftSocket;
 fn counting() -> Ruleset {
     let counted = Statement::CountIn { key: vec![Field::Ip4Daddr], map: "m".into() };
     let matches = [Match::NfProto(Family::V4), Match::L4Proto(Op::Eq, 17)];
-    let rule = Rule::new(matches, [counted, Statement::NamedCounter("all".into())]);
+    let rule = Rule::new(matches, [counted, Statement::NamedCounter("every_udp".into())]);
     let hook = Some(Hook::filter(HookPoint::Output, 0));
     let mut table = Ruleset::default();
-    table.counters = ["all", "loopback"].map(|name| (name.to_owned(), None)).into();
+    table.counters = ["every_udp", "to_loopback"].map(|name| (name.to_owned(), None)).into();
     table.chains.insert("out".into(), Chain { hook, rules: vec![rule] });
-    let elements = [(vec![Value::Addr(Ipv4Addr::LOCALHOST.into())], "loopback".to_owned())].into();
+    let elements = [(vec![Value::Addr(Ipv4Addr::LOCALHOST.into())], "to_loopback".to_owned())].into();
     let map = CounterMap { key: vec![KeyType::Ipv4Addr], interval: false, elements, comment: None };
     table.counter_maps.insert("m".into(), map);
     table
@@ -37,7 +37,7 @@ fn send(packets: usize) {
 
 fn packets(socket: &mut NftSocket) -> [u64; 2] {
     let values = socket.counter_values().expect("values");
-    ["all", "loopback"].map(|name| values.get(name).map_or(0, |(packets, _)| *packets))
+    ["every_udp", "to_loopback"].map(|name| values.get(name).map_or(0, |(packets, _)| *packets))
 }
 
 fn plain() -> NftSocket {

@@ -8,9 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netns::{in_netns, ip, nft};
-use tortie_nft::{
-    Chain, Family, Hook, HookPoint, Match, Op, Rule, Ruleset, Side, Statement, Verdict,
-};
+use tortie_nft::{Chain, Family, Hook, HookPoint, Match, Op, Rule, Ruleset, Side, Statement, Verdict};
 use tortie_nft_netlink::{Flow, Met, NftSocket, TraceEvent, TraceMonitor, TraceVerdict};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,7 +72,12 @@ fn a_dropped_packet_is_told_rule_by_rule_and_others_are_not() {
         let rule = rules.iter().find(|rule| rule.handle == handle && rule.chain == "judge").expect("its rule");
         assert_eq!(rule.rule.comment.as_deref(), Some("discard"));
         drop(monitor);
-        assert_eq!(nft(&["list", "ruleset"]), before.replace("packets 0 bytes 0 drop", "packets 1 bytes 29 drop").replace("counter packets 0 bytes 0", "counter packets 1 bytes 29"));
+        assert_eq!(
+            nft(&["list", "ruleset"]),
+            before
+                .replace("packets 0 bytes 0 drop", "packets 1 bytes 29 drop")
+                .replace("counter packets 0 bytes 0", "counter packets 1 bytes 29")
+        );
     });
 }
 
@@ -95,9 +98,8 @@ fn answers_are_told_too() {
         assert!(asked.iter().any(|event| event.met == Met::End && event.chain == "judge"), "{asked:#?}");
         server.send_to(b"answer", from).expect("an answer");
         let first = asked[0].packet;
-        let answered = until(&mut monitor, |event| {
-            event.packet != first && event.met == Met::Policy && event.chain == "out"
-        });
+        let answered =
+            until(&mut monitor, |event| event.packet != first && event.met == Met::Policy && event.chain == "out");
         assert!(answered.iter().any(|event| event.chain == "judge"), "{answered:#?}");
     });
 }
