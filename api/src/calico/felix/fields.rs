@@ -172,14 +172,14 @@ fields! {
     NotYet "text" debug_simulate_dataplane_hang_after: Duration = "debugSimulateDataplaneHangAfter" same "\"0s\"";
     /// What becomes of a pod's packet to its own node, once the pod's egress policies allow it; `Accept` by default, as Calico's manifests set it.
     Honoured "text" default_endpoint_to_host_action: EndpointToHostAction = "defaultEndpointToHostAction";
-    /// Routes are written with protocol 80, by which the agent knows its own.
-    NotYet "plain" device_route_protocol: u8 = "deviceRouteProtocol" same "80";
-    /// The kernel chooses the source address of what the node itself sends to pods.
-    NotYet "text" device_route_source_address: Ipv4Addr = "deviceRouteSourceAddress";
-    /// The kernel chooses the source address of what the node itself sends to pods.
-    NotYet "text" device_route_source_address_ipv6: Ipv6Addr = "deviceRouteSourceAddressIPv6";
-    /// Packets of pods that conntrack calls invalid are dropped.
-    NotYet "plain" disable_conntrack_invalid_check: bool = "disableConntrackInvalidCheck" same "false";
+    /// The protocol number of all routes that the agent writes, and by which it knows them; 80 by default. When it changes, they are written anew. Numbers that others use (0 to 4, 9, 16) are refused.
+    Honoured "plain" device_route_protocol: u8 = "deviceRouteProtocol";
+    /// The IPv4 address that the node itself sends to its pods from, where nothing else says from which; it must be the node's own, for the kernel refuses others.
+    Honoured "text" device_route_source_address: Ipv4Addr = "deviceRouteSourceAddress";
+    /// The IPv6 address that the node itself sends to its pods from, where nothing else says from which; it must be the node's own, for the kernel refuses others.
+    Honoured "text" device_route_source_address_ipv6: Ipv6Addr = "deviceRouteSourceAddressIPv6";
+    /// Leaves packets of pods that conntrack calls invalid to policies, as if each were the first of its flow; they are dropped by default.
+    Honoured "plain" disable_conntrack_invalid_check: bool = "disableConntrackInvalidCheck";
     /// Of OpenStack: the state of endpoints is in `tortie node status` and `tortie get pods`.
     NoEffect "text" endpoint_reporting_delay: Duration = "endpointReportingDelay";
     /// Of OpenStack: the state of endpoints is in `tortie node status` and `tortie get pods`.
@@ -226,8 +226,8 @@ fields! {
     Honoured "plain" health_timeout_overrides: Vec<HealthTimeoutOverride> = "healthTimeoutOverrides";
     /// Interfaces that are no HostEndpoint's by their name or addresses: a list separated by commas, of names and of regular expressions between slashes; `kube-ipvs0` by default. One for all interfaces is for these too.
     Honoured "text" interface_exclude: String = "interfaceExclude";
-    /// Pod interfaces are named `cali...` by the CNI plugin, as Calico's are.
-    NotYet "text" interface_prefix: InterfacePrefixes = "interfacePrefix" same "\"cali\"";
+    /// What the names of pods' interfaces begin with: new ones are named by the first of at most 4 characters, `cali` by default, and those that are there keep their names.
+    Honoured "text" interface_prefix: InterfacePrefixes = "interfacePrefix";
     /// How often interfaces and their kernel settings are compared with what they should be, besides the kernel's own events; 0 switches that off.
     Honoured "text" interface_refresh_interval: Duration = "interfaceRefreshInterval";
     /// Whether the node's forwarding is switched on and kept on; it is never switched off.
@@ -262,12 +262,12 @@ fields! {
     NoEffect "text" iptables_refresh_interval: Duration = "iptablesRefreshInterval";
     /// There is no live migration of virtual machines.
     NotYet "plain" ipv4_elevated_route_priority: u32 = "ipv4ElevatedRoutePriority";
-    /// Routes are written with metric 1024.
-    NotYet "plain" ipv4_normal_route_priority: u32 = "ipv4NormalRoutePriority" same "1024";
+    /// The metric of the IPv4 routes that the agent writes; 1024 by default. 0 is refused: others' routes stand there.
+    Honoured "plain" ipv4_normal_route_priority: u32 = "ipv4NormalRoutePriority";
     /// There is no live migration of virtual machines.
     NotYet "plain" ipv6_elevated_route_priority: u32 = "ipv6ElevatedRoutePriority";
-    /// Routes are written with metric 1024.
-    NotYet "plain" ipv6_normal_route_priority: u32 = "ipv6NormalRoutePriority" same "1024";
+    /// The metric of the IPv6 routes that the agent writes; 1024 by default. 0 is refused: others' routes stand there.
+    Honoured "plain" ipv6_normal_route_priority: u32 = "ipv6NormalRoutePriority";
     /// Whether the node forwards IPv6 for pods; rules are enforced for IPv6 in any case.
     Honoured "plain" ipv6_support: bool = "ipv6Support";
     /// There is no support of Istio's ambient mode.
@@ -356,8 +356,8 @@ fields! {
     Honoured "plain" prometheus_process_metrics_enabled: bool = "prometheusProcessMetricsEnabled";
     /// There is no WireGuard, so there are no metrics of it.
     NoEffect "plain" prometheus_wire_guard_metrics_enabled: bool = "prometheusWireGuardMetricsEnabled" same "true", "false";
-    /// Routes that others wrote are never touched.
-    NotYet "plain" remove_external_routes: bool = "removeExternalRoutes" same "false";
+    /// Deletes others' routes out of pods' interfaces, but for the kernel's own; they stay by default, where Calico deletes them.
+    Honoured "plain" remove_external_routes: bool = "removeExternalRoutes";
     /// Nothing is reported into the datastore: see `tortie node status` and the metrics.
     NoEffect "text" reporting_interval: Duration = "reportingInterval" same "\"0s\"";
     /// Nothing is reported into the datastore: see `tortie node status` and the metrics.
