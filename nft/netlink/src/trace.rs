@@ -81,7 +81,7 @@ pub struct TraceEvent {
 pub enum Met {
     /// The rule of this handle.
     Rule(u64),
-    /// The end of a chain that was jumped to.
+    /// The end of a chain that was jumped to, by the kernels that tell of it.
     End,
     /// The policy of a base chain.
     Policy,

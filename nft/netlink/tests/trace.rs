@@ -95,7 +95,10 @@ fn answers_are_told_too() {
         let mut buffer = [0; 16];
         let (_, from) = server.recv_from(&mut buffer).expect("it arrives");
         let asked = until(&mut monitor, |event| event.met == Met::Policy && event.chain == "out");
-        assert!(asked.iter().any(|event| event.met == Met::End && event.chain == "judge"), "{asked:#?}");
+        assert!(
+            asked.iter().any(|event| event.verdict == TraceVerdict::Continue && event.chain == "judge"),
+            "{asked:#?}"
+        );
         server.send_to(b"answer", from).expect("an answer");
         let first = asked[0].packet;
         let answered =
