@@ -52,7 +52,8 @@ impl KeptCounts {
     /// # Errors
     /// With the file and the remedy, when it cannot be written. What it had stays.
     pub(crate) fn keep(&mut self, counts: &Counts) -> Result<(), String> {
-        let counted: Counts = counts.iter().filter(|(_, count)| **count != (0, 0)).map(|(n, c)| (n.clone(), *c)).collect();
+        let counted: Counts =
+            counts.iter().filter(|(_, count)| **count != (0, 0)).map(|(n, c)| (n.clone(), *c)).collect();
         if counted == self.written {
             return Ok(());
         }

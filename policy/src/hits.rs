@@ -308,7 +308,9 @@ mod tests {
         assert!(Counted::of(&web.new, text).is_some());
         assert!(Counted::of(&web.again, text).is_none(), "a counter of what is judged again says so");
         assert!(Counted::of(&web.new, "NetworkPolicy default/web ingress rule 2").is_none());
-        for strange in ["", "again: ", "NetworkPolicy", "Pod default/web ingress rule 1", "tier", "tier x", "a b c d e f"] {
+        for strange in
+            ["", "again: ", "NetworkPolicy", "Pod default/web ingress rule 1", "tier", "tier x", "a b c d e f"]
+        {
             assert!(Counted::of(&web.new, strange).is_none(), "{strange:?}");
         }
         assert!(Counted::of("policies", "denied: no rule of a policy allows it").is_none());
@@ -317,7 +319,11 @@ mod tests {
     #[test]
     fn names_that_have_no_room_are_cut_and_the_rest_is_told() {
         let long = "x".repeat(200);
-        let counters = Counters::of_rule(&key(Kind::StagedKubernetesNetworkPolicy, &"n".repeat(63), &long), PolicyType::Egress, 99);
+        let counters = Counters::of_rule(
+            &key(Kind::StagedKubernetesNetworkPolicy, &"n".repeat(63), &long),
+            PolicyType::Egress,
+            99,
+        );
         for (_, comment) in counters.declared() {
             let comment = comment.expect("a comment");
             assert!(comment.ends_with("… egress rule 100"), "{comment}");

@@ -159,9 +159,7 @@ impl Decider {
 /// What a rule does; `None` if there is no such rule.
 fn action(spec: &Spec, direction: PolicyType, number: usize) -> Option<Action> {
     match spec {
-        Spec::Kubernetes(_) | Spec::StagedKubernetes(..) => {
-            (number < rules(spec, direction)).then_some(Action::Allow)
-        }
+        Spec::Kubernetes(_) | Spec::StagedKubernetes(..) => (number < rules(spec, direction)).then_some(Action::Allow),
         Spec::Calico(spec) => spec.rules(direction).get(number).map(|rule| rule.action),
         Spec::Cluster(spec) => match direction {
             PolicyType::Ingress => spec.ingress.get(number).map(|rule| rule.action.calico_action()),
