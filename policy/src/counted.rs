@@ -88,7 +88,8 @@ impl Counted {
             let selections = &self.ranking[*place as usize].peers.pods;
             selections.iter().any(|selection| seen.iter().any(|seen| selection.selects(seen)))
         });
-        let is_asked = self.asked_territory.owner(address).is_some() || places.iter().any(|place| self.asked.contains(place));
+        let is_asked =
+            self.asked_territory.owner(address).is_some() || places.iter().any(|place| self.asked.contains(place));
         places.first().filter(|_| is_asked).map(|place| self.counter(address, *place))
     }
 
@@ -134,14 +135,13 @@ impl CountedPorts {
     /// The elements for an address that an endpoint has which is seen like this and declares these ports.
     pub(crate) fn elements_of(&self, address: IpAddr, seen: &Seen, ports: &[PodPort]) -> BTreeMap<Key, String> {
         let may = |peers: &Peers| {
-            peers.everyone
-                || peers.has_address(address)
-                || peers.pods.iter().any(|selection| selection.selects(seen))
+            peers.everyone || peers.has_address(address) || peers.pods.iter().any(|selection| selection.selects(seen))
         };
         let mut elements = BTreeMap::new();
         for port in ports {
             let protocol = port.protocol.number();
-            let is_named = |on: &On| matches!(on, On::Name(of, name) if *of == protocol && port.name.as_ref() == Some(name));
+            let is_named =
+                |on: &On| matches!(on, On::Name(of, name) if *of == protocol && port.name.as_ref() == Some(name));
             let Some(named) = self.claims.iter().position(|(claim, _)| is_named(&claim.on) && may(&claim.peers)) else {
                 continue;
             };
@@ -182,9 +182,11 @@ impl Builder<'_> {
                     first.entry(address).or_insert(place);
                 }
             }
-            let is_asked = |address: &IpAddr| asked.contains(address) || counted.asked_territory.owner(*address).is_some();
+            let is_asked =
+                |address: &IpAddr| asked.contains(address) || counted.asked_territory.owner(*address).is_some();
             let elements = first.into_iter().filter(|(address, _)| is_asked(address));
-            let elements = elements.map(|(address, place)| (vec![Value::Addr(address)], counted.counter(address, place)));
+            let elements =
+                elements.map(|(address, place)| (vec![Value::Addr(address)], counted.counter(address, place)));
             (elements.collect(), Whom::Counted(Arc::clone(counted)))
         }))
     }
@@ -253,7 +255,10 @@ pub(crate) fn port_elements(cluster: &Cluster, counted: &CountedPorts, address: 
     let mut elements = BTreeMap::new();
     for (key, counter) in of_each {
         // Where two endpoints claim an address the one that names itself first in the alphabet of counters has it, in any order.
-        elements.entry(key).and_modify(|other: &mut String| *other = counter.clone().min(other.clone())).or_insert(counter);
+        elements
+            .entry(key)
+            .and_modify(|other: &mut String| *other = counter.clone().min(other.clone()))
+            .or_insert(counter);
     }
     elements
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tortie_nft::{Family, Key, Value, intervals};
 
-use crate::counted::{Counted, CountedPorts, port_elements};
 use crate::cluster::Cluster;
+use crate::counted::{Counted, CountedPorts, port_elements};
 use crate::index::SelectionIndex;
 use crate::intern::Id;
 use crate::program::Named;
@@ -85,11 +85,8 @@ impl Followed {
                         }
                     }
                 }
-                Whom::Nets(_)
-                | Whom::Service(_)
-                | Whom::ServicePorts(_)
-                | Whom::Counted(_)
-                | Whom::CountedPorts(_) => {}
+                Whom::Nets(_) | Whom::Service(_) | Whom::ServicePorts(_) | Whom::Counted(_) | Whom::CountedPorts(_) => {
+                }
             }
         }
         elements

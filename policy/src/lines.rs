@@ -19,8 +19,9 @@ use crate::view::peer;
 pub(crate) fn names_own_ports(spec: &Spec, direction: PolicyType) -> bool {
     let is_name = |port: &NetworkPolicyPort| matches!(port.port, Some(PortOrName::Name(_)));
     let is_named = |port: &RulePort| matches!(port, RulePort::Named(_));
-    let is_cluster_name =
-        |protocol: &ClusterNetworkPolicyProtocol| matches!(protocol, ClusterNetworkPolicyProtocol::DestinationNamedPort(_));
+    let is_cluster_name = |protocol: &ClusterNetworkPolicyProtocol| {
+        matches!(protocol, ClusterNetworkPolicyProtocol::DestinationNamedPort(_))
+    };
     match (spec, direction) {
         (Spec::Kubernetes(spec) | Spec::StagedKubernetes(spec, _), PolicyType::Ingress) => {
             spec.ingress.iter().flat_map(|rule| &rule.ports).any(is_name)

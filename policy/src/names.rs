@@ -64,7 +64,10 @@ fn digest<T: Serialize + ?Sized>(content: &T) -> [u8; 32] {
 }
 
 /// Writes what is shared as if it were not.
-pub(crate) fn shared<T: Serialize, S: serde::Serializer>(value: &std::sync::Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn shared<T: Serialize, S: serde::Serializer>(
+    value: &std::sync::Arc<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     value.as_ref().serialize(serializer)
 }
 

@@ -103,11 +103,17 @@ impl Builder<'_> {
     /// The set of the addresses of the pods and host endpoints that any of these selects.
     pub(crate) fn pod_set(&mut self, selections: &BTreeSet<Selection>, family: Family, used: Use) -> String {
         let name = self.names.name(Content::Addresses.prefix(used, family), selections);
-        self.followed_set(name, Content::Addresses, family, || describe(selections), |builder| {
-            let addresses = builder.resolver.addresses(selections, family == Family::V4);
-            let elements = addresses.into_iter().map(|address| vec![Value::Addr(address)]).collect();
-            (elements, Whom::Pods(builder.shared(selections)))
-        })
+        self.followed_set(
+            name,
+            Content::Addresses,
+            family,
+            || describe(selections),
+            |builder| {
+                let addresses = builder.resolver.addresses(selections, family == Family::V4);
+                let elements = addresses.into_iter().map(|address| vec![Value::Addr(address)]).collect();
+                (elements, Whom::Pods(builder.shared(selections)))
+            },
+        )
     }
 
     /// The set of the networks of the network sets that any of these selects; `None` if there can be none.
@@ -121,10 +127,16 @@ impl Builder<'_> {
             return None;
         }
         let name = self.names.name(Content::Nets.prefix(used, family), selections);
-        Some(self.followed_set(name, Content::Nets, family, || describe(selections), |builder| {
-            let followed = Followed { family, whom: Whom::Nets(builder.shared(selections)) };
-            (followed.elements(builder.resolver.cluster), followed.whom)
-        }))
+        Some(self.followed_set(
+            name,
+            Content::Nets,
+            family,
+            || describe(selections),
+            |builder| {
+                let followed = Followed { family, whom: Whom::Nets(builder.shared(selections)) };
+                (followed.elements(builder.resolver.cluster), followed.whom)
+            },
+        ))
     }
 
     /// The set of (address, protocol, port) of all endpoints that have a port of one of these names.

@@ -104,9 +104,7 @@ mod tests {
     use super::*;
 
     fn blocks(nets: &[&str]) -> BTreeSet<IpBlock> {
-        nets.iter()
-            .map(|net| IpBlock { cidr: net.parse().expect("a network"), except: Vec::new() })
-            .collect()
+        nets.iter().map(|net| IpBlock { cidr: net.parse().expect("a network"), except: Vec::new() }).collect()
     }
 
     #[test]

@@ -26,8 +26,8 @@ use crate::frame::{
     is_beside_stamps, optional,
 };
 use crate::generation::{LIVE_SET, PENDING_SET};
-use crate::sets::gain_may_deny;
 use crate::host_frame;
+use crate::sets::gain_may_deny;
 
 /// Whether going from `current` to `want` could deny a packet of a flow that is allowed, and stamped, now: whether `want` must be
 /// compiled in the [next generation](crate::Generation::next).
@@ -61,7 +61,11 @@ pub(crate) fn change_tightens(before: &Ruleset, after: &Ruleset, now: &Ruleset) 
         .iter()
         .any(|(name, set)| before.sets.contains_key(name) && gain_may_deny(name) && !set.elements.is_empty());
     // Sets and chains that stay have only gained, so that asking those of `now` for what they were before is on the safe side.
-    loses || host_frame::tightens(before, after) || gains || address_is_isolated(before, after, now) || Comparison::new(now, before, now).classes_tighten(before)
+    loses
+        || host_frame::tightens(before, after)
+        || gains
+        || address_is_isolated(before, after, now)
+        || Comparison::new(now, before, now).classes_tighten(before)
 }
 
 /// Whether something changed besides classes, and what they look up.
@@ -99,7 +103,10 @@ fn is_open(ruleset: &Ruleset, map: &str, interface: &Value) -> bool {
     };
     let rules = ruleset.chains.get(class).map_or(&[][..], |chain| &chain.rules);
     let first = rules.iter().find(|rule| !is_turn(rule) && !is_idle(ruleset, rule));
-    first.is_some_and(|rule| rule.matches.is_empty() && matches!(effect(rule), [Statement::Verdict(Verdict::Goto(chain))] if is_allowed(chain)))
+    first.is_some_and(|rule| {
+        rule.matches.is_empty()
+            && matches!(effect(rule), [Statement::Verdict(Verdict::Goto(chain))] if is_allowed(chain))
+    })
 }
 
 /// Whether a rule leads packets of another direction or state into a chain of their own.
@@ -301,7 +308,9 @@ impl<'a> Comparison<'a> {
     /// Whether rules do nothing but allow, and deny what is left at their end, so that it does not matter in which order they are asked.
     fn is_plain(&self, rules: &[&'a Rule], old: bool) -> bool {
         let only_in = |rule: &Rule| {
-            rule.matches.iter().all(|it| !matches!(it, Match::InSet { op: Op::Ne, .. } | Match::Port { op: Op::Ne, .. }))
+            rule.matches
+                .iter()
+                .all(|it| !matches!(it, Match::InSet { op: Op::Ne, .. } | Match::Port { op: Op::Ne, .. }))
         };
         let chain = |name: &str| {
             let chain = if old {

@@ -14,8 +14,8 @@ use crate::chains::{Builder, in_set, rule};
 use crate::clauses::Place;
 use crate::counted::{Counted, CountedPorts};
 use crate::peers::Peers;
-use crate::sets::Use;
 use crate::program::Named;
+use crate::sets::Use;
 use crate::union::{Segment, Share, Union, merged};
 use crate::view::peer;
 
@@ -51,7 +51,7 @@ impl Builder<'_> {
 
     /// The map from a protocol's ports to their segments.
     fn port_map(&mut self, place: Place<'_>, union: &Union, segments: &[Segment]) -> String {
-        let mut elements = BTreeMap::new();
+        let mut ranges: Vec<(u16, u16, Verdict)> = Vec::with_capacity(segments.len());
         for segment in segments {
             let rules = self.share_rules(place, union, &segment.shares, &union.all_ports);
             let outcome = match rules.as_slice() {
@@ -62,8 +62,15 @@ impl Builder<'_> {
                 },
                 _ => Verdict::Jump(self.segment(rules)),
             };
-            elements.insert(vec![ports(segment.first, segment.last)], outcome);
+            match ranges.last_mut() {
+                Some((_, last, before)) if last.checked_add(1) == Some(segment.first) && *before == outcome => {
+                    *last = segment.last;
+                }
+                _ => ranges.push((segment.first, segment.last, outcome)),
+            }
         }
+        let elements: BTreeMap<_, _> =
+            ranges.into_iter().map(|(first, last, outcome)| (vec![ports(first, last)], outcome)).collect();
         let name = self.names.name("v_", &elements.iter().collect::<Vec<_>>());
         self.used.insert(name.clone());
         self.ruleset.maps.entry(name.clone()).or_insert_with(|| VerdictMap {
@@ -108,7 +115,8 @@ impl Builder<'_> {
         if ranking.len() <= FEW {
             return ranking.iter().flat_map(|share| self.peer_rules(place, union, share.rank, &share.peers)).collect();
         }
-        let counters: Vec<String> = ranking.iter().map(|share| self.counter(place, &union.rules[share.rank as usize])).collect();
+        let counters: Vec<String> =
+            ranking.iter().map(|share| self.counter(place, &union.rules[share.rank as usize])).collect();
         let open = ranking.last().filter(|share| share.peers.everyone).map(|share| share.rank);
         // Where everyone may, all before that count, wherever they have their share.
         let asked = if open.is_some() { &ranking } else { &own };
@@ -165,9 +173,10 @@ impl Builder<'_> {
             return rules;
         }
         if self.counts && (union.named.len() > FEW || union.claims.len() > union.named.len()) {
-            let claims = union.claims.iter().map(|claim| {
-                (claim.clone(), self.counter(place, &union.rules[claim.rank as usize]))
-            });
+            let claims = union
+                .claims
+                .iter()
+                .map(|claim| (claim.clone(), self.counter(place, &union.rules[claim.rank as usize])));
             let counted = Arc::new(CountedPorts::new(claims.collect()));
             for family in [Family::V4, Family::V6] {
                 let map = self.port_counters(&counted, family);
