@@ -280,10 +280,7 @@ fn an_agent_that_finds_another_number_set_takes_over_what_the_one_before_it_wrot
     world.apply(objects);
     world.advance(200_000);
     let routes = written(&world);
-    assert!(
-        routes.contains(&(98, theirs.metric, format!("{:?}", theirs.target)))
-            || world.fib.values().any(|route| *route == theirs)
-    );
+    assert!(world.fib.values().any(|route| *route == theirs), "{routes:?}");
     let ours: Vec<u8> = routes.iter().map(|(protocol, ..)| *protocol).filter(|protocol| *protocol != 98).collect();
     assert!(!ours.is_empty() && ours.iter().all(|protocol| *protocol == 99), "{routes:?}");
 }

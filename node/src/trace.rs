@@ -26,7 +26,10 @@ pub(crate) fn trace(asked: &TraceRequest) -> Result<Vec<TraceEvent>, String> {
         destination_port: asked.port,
     };
     if flow.source.is_ipv4() != flow.destination.is_ipv4() {
-        return Err(format!("{} and {} are of different families: no flow goes between them", flow.source, flow.destination));
+        return Err(format!(
+            "{} and {} are of different families: no flow goes between them",
+            flow.source, flow.destination
+        ));
     }
     let mut monitor = TraceMonitor::arm(&flow).map_err(|error| {
         format!("the kernel cannot trace: {error}; it takes Linux 5.12, and nft_meta and nft_ct in it")

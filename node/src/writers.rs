@@ -15,11 +15,11 @@ use tortie_nft_netlink::{Error as NftError, NftSocket, PlacedRule, forget_flows,
 use tracing::{debug, warn};
 
 use crate::convert;
+use crate::counts::KeptCounts;
 use crate::health::{NFTABLES, Part, ROUTES};
 use crate::instruments::{Instruments, Way};
 use crate::metrics::Metrics;
 use crate::owner::OwnerHandle;
-use crate::counts::KeptCounts;
 use crate::rundir::RouteMarks;
 
 /// How often the counts are noted, in case that the table is flushed.
@@ -98,13 +98,7 @@ struct Desk {
     metrics: std::sync::Arc<Metrics>,
 }
 
-fn write_rules(
-    jobs: &Receiver<RuleJob>,
-    owner: &OwnerHandle,
-    plain_table: bool,
-    mut counts: KeptCounts,
-    desk: &Desk,
-) {
+fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool, mut counts: KeptCounts, desk: &Desk) {
     let known = counts.clone();
     let open = || {
         let mut socket = NftSocket::open()?;

@@ -303,7 +303,6 @@ impl World {
             match change {
                 RouteChange::Create(_) if self.fib.contains_key(&key) => refuse("File exists".into(), true),
                 RouteChange::Create(_) | RouteChange::Replace(_) => drop(self.fib.insert(key, route)),
-                RouteChange::Delete(_) if foreign => {}
                 RouteChange::Delete(_) | RouteChange::Retire(_) => {
                     // The kernel deletes by the protocol too.
                     if self.fib.get(&key).is_some_and(|there| there.protocol == route.protocol) {
