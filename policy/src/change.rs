@@ -136,28 +136,26 @@ impl Change {
         gone_map(&mut table.counter_maps, &mut self.before.counter_maps, &mut self.after.counter_maps, name);
     }
 
-    /// Puts a named counter into the table, if it is not there, or takes it out.
-    pub(crate) fn counter(&mut self, table: &mut Ruleset, name: &str, counter: Option<Option<String>>) {
-        match counter {
-            Some(comment) => {
-                if table.counters.contains_key(name) {
-                    return;
-                }
-                // What went and came within one change stayed.
-                if self.before.counters.get(name) == Some(&comment) {
-                    self.before.counters.remove(name);
-                } else {
-                    self.after.counters.insert(name.to_owned(), comment.clone());
-                }
-                table.counters.insert(name.to_owned(), comment);
-            }
-            None => {
-                if let Some(comment) = table.counters.remove(name)
-                    && self.after.counters.remove(name).is_none()
-                {
-                    self.before.counters.insert(name.to_owned(), comment);
-                }
-            }
+    /// Puts a named counter into the table, if it is not there.
+    pub(crate) fn counter_came(&mut self, table: &mut Ruleset, name: &str, comment: Option<String>) {
+        if table.counters.contains_key(name) {
+            return;
+        }
+        // What went and came within one change stayed.
+        if self.before.counters.get(name) == Some(&comment) {
+            self.before.counters.remove(name);
+        } else {
+            self.after.counters.insert(name.to_owned(), comment.clone());
+        }
+        table.counters.insert(name.to_owned(), comment);
+    }
+
+    /// Takes a named counter out of the table.
+    pub(crate) fn counter_gone(&mut self, table: &mut Ruleset, name: &str) {
+        if let Some(comment) = table.counters.remove(name)
+            && self.after.counters.remove(name).is_none()
+        {
+            self.before.counters.insert(name.to_owned(), comment);
         }
     }
 }

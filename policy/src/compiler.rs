@@ -139,7 +139,7 @@ pub struct Update(Kind);
 #[derive(Debug)]
 enum Kind {
     /// In these parts.
-    Parts(Change),
+    Parts(Box<Change>),
     /// It was this, and is another.
     Anew(Box<Ruleset>),
 }
@@ -273,7 +273,7 @@ impl Compiler {
             let due: Vec<Endpoint> = due.cloned().collect();
             self.state.assign(context, &due, &leaving, &dirty, &mut change);
             self.state.forget_counters(context.cluster, &changes, &mut change);
-            return Update(Kind::Parts(change));
+            return Update(Kind::Parts(Box::new(change)));
         }
         self.anew(&wanted.into_iter().cloned().collect::<Vec<_>>(), ambiguous, generation)
     }
@@ -296,7 +296,7 @@ impl Compiler {
             }
             self.state.assign(context, &due, &[], &dirty, &mut change);
             self.state.forget_counters(context.cluster, &changes, &mut change);
-            return Update(Kind::Parts(change));
+            return Update(Kind::Parts(Box::new(change)));
         }
         let endpoints: Vec<Endpoint> = self.state.endpoints.keys().cloned().collect();
         self.anew(&endpoints, self.state.ambiguous, generation)
@@ -329,7 +329,11 @@ impl Compiler {
 
     /// Whether the generation must move with `update`, the last one, so that flows are judged again.
     pub fn must_move(&self, update: &Update) -> bool {
-        if self.keeps_connections() { update.forgets_stamps(&self.state.table) } else { update.tightens(&self.state.table) }
+        if self.keeps_connections() {
+            update.forgets_stamps(&self.state.table)
+        } else {
+            update.tightens(&self.state.table)
+        }
     }
 
     /// The generation that follows `generation`, the table's before `update`, where that must move: one whose stamps no flow carries yet,
@@ -345,7 +349,7 @@ impl Compiler {
     pub fn move_generation(&mut self, generation: Generation, update: &mut Update) {
         let mut change = Change::default();
         let recorded = match &mut update.0 {
-            Kind::Parts(change) => change,
+            Kind::Parts(change) => &mut **change,
             Kind::Anew(_) => &mut change,
         };
         self.state.generation = Some(generation);
@@ -525,7 +529,7 @@ impl State {
     fn forget_counters(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
         for policy in changes.policies.iter().filter(|policy| cluster.policy(policy).is_none()) {
             for name in self.counters.remove(policy).into_iter().flatten() {
-                change.counter(&mut self.table, &name, None);
+                change.counter_gone(&mut self.table, &name);
             }
         }
     }
@@ -621,8 +625,7 @@ impl State {
         let mut came = Vec::new();
         let mut assigned = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
-            let keys = DIRECTIONS
-                .map(|(direction, _)| self.class(&mut builder, endpoint, direction, &mut came));
+            let keys = DIRECTIONS.map(|(direction, _)| self.class(&mut builder, endpoint, direction, &mut came));
             let elements = write_special(&mut builder, endpoint, options);
             let uses = self.hold_used(&mut builder, &mut came);
             let old = self.own.remove(endpoint);
@@ -651,11 +654,11 @@ impl State {
         self.names = names;
         self.table = ruleset;
         for (name, (policy, comment)) in counters {
-            change.counter(&mut self.table, &name, Some(comment));
+            change.counter_came(&mut self.table, &name, comment);
             self.counters.entry(policy).or_default().insert(name);
         }
         for (name, comment) in defaults {
-            change.counter(&mut self.table, &name, Some(comment));
+            change.counter_came(&mut self.table, &name, comment);
             self.defaults.insert(name);
         }
         for (name, followed) in followed {
@@ -670,9 +673,9 @@ impl State {
 
     /// The class of an endpoint in one direction, written if it is not there yet. What that brings in addition to what is there goes
     /// into `came`.
-    fn class<'a>(
+    fn class(
         &mut self,
-        builder: &mut Builder<'a>,
+        builder: &mut Builder<'_>,
         endpoint: &Endpoint,
         direction: PolicyType,
         came: &mut Vec<String>,
@@ -725,7 +728,7 @@ impl State {
                 self.following.remove(part);
                 self.names.forget(&name);
                 if self.defaults.remove(&*name) {
-                    change.counter(&mut self.table, &name, None);
+                    change.counter_gone(&mut self.table, &name);
                 } else {
                     change.gone(&mut self.table, &name);
                 }

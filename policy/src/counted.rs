@@ -12,7 +12,7 @@ use serde::Serialize;
 use tortie_nft::{CounterMap, Family, Key, KeyType, Value};
 
 use crate::chains::Builder;
-use crate::cluster::{Cluster, PodPort};
+use crate::cluster::{Cluster, PodPort, PodView};
 use crate::followed::{Followed, Whom};
 use crate::index::SelectionIndex;
 use crate::peers::Peers;
@@ -81,7 +81,9 @@ impl Counted {
     /// The counter of an address that endpoints seen like this have; `None` if it is not in the map of endpoints.
     pub(crate) fn counter_at(&self, address: IpAddr, seen: &[Seen]) -> Option<String> {
         let mut places = Vec::new();
-        seen.iter().for_each(|seen| self.index.candidates(seen, &mut places));
+        for seen in seen {
+            self.index.candidates(seen, &mut places);
+        }
         places.sort_unstable();
         places.dedup();
         places.retain(|place| {
@@ -218,7 +220,7 @@ impl Builder<'_> {
             let cluster = builder.resolver.cluster;
             let mut addresses = BTreeSet::new();
             if counted.has_others() {
-                addresses.extend(cluster.endpoints().flat_map(|pod| pod.ips()));
+                addresses.extend(cluster.endpoints().flat_map(PodView::ips));
                 addresses.extend(cluster.hosts().flat_map(|host| host.spec.expected_ips.iter().copied()));
             } else {
                 let selections = counted.selections().cloned().collect();

@@ -67,11 +67,11 @@ pub(crate) fn shortened(names: &[String], count: usize) -> String {
 
 /// Endpoints that are in all of these selections.
 fn governed(selections: &BTreeSet<Selection>) -> String {
-    let namespaces = selections.iter().filter_map(|selection| match &selection.scope {
+    let mut namespaces = selections.iter().filter_map(|selection| match &selection.scope {
         Scope::Namespace(name) => Some(name.clone()),
         _ => None,
     });
-    let place = namespaces.last().map_or_else(|| "endpoints".to_owned(), |name| format!("pods of {name}"));
+    let place = namespaces.next_back().map_or_else(|| "endpoints".to_owned(), |name| format!("pods of {name}"));
     let wanted: BTreeSet<String> = selections
         .iter()
         .filter(|selection| !selection.labels.is_all() || selection.service_accounts.is_some())

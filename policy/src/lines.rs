@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use tortie_api::calico::{Action, EntityRule, IpVersion, PolicyRule, RulePort, ServiceMatch};
+use tortie_api::calico::{Action, EntityRule, IpVersion, PolicyRule, RulePort, RuleProtocol, ServiceMatch};
 use tortie_api::k8s::{
     ClusterNetworkPolicyPeer, ClusterNetworkPolicyProtocol, ClusterNetworkPolicySpec, IpBlock, NetworkPolicyPeer,
     NetworkPolicyPort, NetworkPolicySpec, PolicyType, PortOrName,
@@ -124,8 +124,8 @@ pub(crate) fn of_calico(namespace: Option<&str>, rules: &[PolicyRule]) -> Vec<Li
                 IpVersion::V4 => Family::V4,
                 IpVersion::V6 => Family::V6,
             }),
-            protocol: rule.protocol.map(|protocol| protocol.number()),
-            not_protocol: rule.not_protocol.map(|protocol| protocol.number()),
+            protocol: rule.protocol.map(RuleProtocol::number),
+            not_protocol: rule.not_protocol.map(RuleProtocol::number),
             icmp: rule.icmp,
             not_icmp: rule.not_icmp,
             source: entity(namespace, &rule.source, Side::Source),
@@ -204,9 +204,9 @@ fn clauses(
 
 /// The ports of a rule by protocol; none of a protocol are all of it.
 fn kubernetes_ports(ports: &[NetworkPolicyPort]) -> Vec<(Option<u8>, Option<Ports>)> {
-    let mut by_protocol: BTreeMap<u8, (Vec<(u16, u16)>, BTreeSet<String>)> = BTreeMap::new();
+    let mut by_protocol: BTreeMap<u8, Ports> = BTreeMap::new();
     for port in ports {
-        let (ranges, names) = by_protocol.entry(port.protocol.number()).or_default();
+        let Ports { ranges, names } = by_protocol.entry(port.protocol.number()).or_default();
         match (&port.port, port.end_port) {
             (None, None) => ranges.push((0, u16::MAX)),
             (Some(PortOrName::Number(first)), last) => ranges.push((*first, last.unwrap_or(*first))),
@@ -217,7 +217,7 @@ fn kubernetes_ports(ports: &[NetworkPolicyPort]) -> Vec<(Option<u8>, Option<Port
     }
     by_protocol
         .into_iter()
-        .map(|(protocol, (ranges, names))| {
+        .map(|(protocol, Ports { ranges, names })| {
             let ports = Ports::new(ranges, names);
             (Some(protocol), (ports.ranges != [(0, u16::MAX)]).then_some(ports))
         })

@@ -61,19 +61,6 @@ impl Program {
     pub(crate) fn policies(&self) -> impl Iterator<Item = &Policy> + Clone {
         self.tiers.iter().flat_map(|tier| &tier.policies)
     }
-
-    /// Whether it depends on the ports that the endpoint itself declares.
-    pub(crate) fn asks_for_ports(&self) -> bool {
-        let own = match self.direction {
-            PolicyType::Ingress => Side::Destination,
-            PolicyType::Egress => Side::Source,
-        };
-        let names = |clause: &Clause| {
-            let Entity { ports, not_ports, .. } = clause.end(own);
-            !not_ports.names.is_empty() || ports.as_ref().is_some_and(|ports| !ports.names.is_empty())
-        };
-        self.policies().flat_map(|policy| &policy.lines).flat_map(|line| &line.clauses).any(names)
-    }
 }
 
 /// What becomes of a packet about which no tier decided.

@@ -100,7 +100,9 @@ impl Builder<'_> {
     fn share_rules(&mut self, place: Place<'_>, union: &Union, own: &[Share], others: &[Share]) -> Vec<Rule> {
         if !self.counts {
             let mut peers = Peers::default();
-            own.iter().for_each(|share| peers.extend(&share.peers));
+            for share in own {
+                peers.extend(&share.peers);
+            }
             if peers.everyone {
                 return vec![self.allowing(place, union, 0, Vec::new())];
             }
@@ -125,19 +127,11 @@ impl Builder<'_> {
             let counted = Arc::new(Counted::new(family, asked, &ranking, &counters));
             let key = vec![place.view.address(peer(place.direction), family)];
             for map in [self.address_counters(&counted), self.block_counters(&counted)] {
-                rules.extend(map.map(|map| self.counting(place, family, key.clone(), map)));
+                rules.extend(map.map(|map| counting(place, family, key.clone(), map)));
             }
         }
         rules.extend(open.map(|rank| self.allowing(place, union, rank, Vec::new())));
         rules
-    }
-
-    /// A rule that counts as the map says of whom it allows.
-    fn counting(&mut self, place: Place<'_>, family: Family, key: Vec<Field>, map: String) -> Rule {
-        rule(
-            vec![Match::NfProto(family)],
-            vec![Statement::CountIn { key, map }, Statement::Verdict(place.view.site.allowed.clone())],
-        )
     }
 
     /// One look-up for the pods of each family, and one for the addresses of each.
@@ -180,7 +174,7 @@ impl Builder<'_> {
             let counted = Arc::new(CountedPorts::new(claims.collect()));
             for family in [Family::V4, Family::V6] {
                 let map = self.port_counters(&counted, family);
-                rules.push(self.counting(place, family, key(family), map));
+                rules.push(counting(place, family, key(family), map));
             }
             return rules;
         }
@@ -200,4 +194,12 @@ impl Builder<'_> {
 
 fn ports(first: u16, last: u16) -> Value {
     if first == last { Value::Port(first) } else { Value::PortRange(first, last) }
+}
+
+/// A rule that counts as the map says of whom it allows.
+fn counting(place: Place<'_>, family: Family, key: Vec<Field>, map: String) -> Rule {
+    rule(
+        vec![Match::NfProto(family)],
+        vec![Statement::CountIn { key, map }, Statement::Verdict(place.view.site.allowed.clone())],
+    )
 }

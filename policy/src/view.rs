@@ -1,7 +1,7 @@
 //! Where a program's rules are asked, and of which packets.
 
 use tortie_api::k8s::PolicyType;
-use tortie_nft::{Direction, Family, Field, Side, Verdict};
+use tortie_nft::{Family, Field, Side, Verdict};
 
 use crate::frame::{OK_EGRESS, OK_INGRESS};
 
@@ -98,14 +98,6 @@ impl View<'_> {
     /// Whether what is counted here has been judged before.
     pub(crate) fn again(self) -> bool {
         self.packets != Packets::First
-    }
-
-    /// The direction of the packets in their flow.
-    pub(crate) fn direction(self) -> Direction {
-        match self.packets {
-            Packets::First | Packets::Again => Direction::Original,
-            Packets::Answers => Direction::Reply,
-        }
     }
 }
 
