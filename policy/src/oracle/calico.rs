@@ -72,12 +72,12 @@ fn of_packet(rule: &PolicyRule, flow: &Flow<'_>, findings: &mut Findings) {
     {
         findings.misfit("notProtocol", format!("{protocol} is that of {}", flow.traffic));
     }
-    if let Some(icmp) = &rule.icmp
+    if let Some(icmp) = rule.icmp
         && !is_icmp(icmp, flow.traffic)
     {
         findings.misfit("icmp", format!("is not {}", flow.traffic));
     }
-    if let Some(icmp) = &rule.not_icmp
+    if let Some(icmp) = rule.not_icmp
         && is_icmp(icmp, flow.traffic)
     {
         findings.misfit("notICMP", format!("is {}", flow.traffic));
@@ -85,7 +85,7 @@ fn of_packet(rule: &PolicyRule, flow: &Flow<'_>, findings: &mut Findings) {
 }
 
 /// Whether the packet is a message of that type and code, as far as they are given.
-fn is_icmp(icmp: &Icmp, traffic: Traffic) -> bool {
+fn is_icmp(icmp: Icmp, traffic: Traffic) -> bool {
     match traffic {
         Traffic::Icmp { kind, code, .. } => {
             icmp.kind.is_none_or(|wanted| wanted == kind) && icmp.code.is_none_or(|wanted| wanted == code)

@@ -104,7 +104,9 @@ impl<'a> Judge<'a> {
         let mut at: BTreeMap<IpAddr, Vec<&Pod>> = BTreeMap::new();
         for pod in world.pods.values().filter(|pod| pod.is_endpoint()) {
             let addresses: BTreeSet<IpAddr> = pod.addresses().into_iter().collect();
-            addresses.into_iter().for_each(|address| at.entry(address).or_default().push(pod));
+            for address in addresses {
+                at.entry(address).or_default().push(pod);
+            }
         }
         Self { world, tiers, at }
     }

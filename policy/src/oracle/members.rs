@@ -84,8 +84,8 @@ impl Member<'_> {
             }),
             Self::Host(host) => {
                 let inherited = || {
-                    let profiles = host.spec.profiles.iter().filter_map(|name| world.profiles.get(name));
-                    profiles.filter_map(|profile| profile.spec.labels_to_apply.get(key)).next()
+                    let mut profiles = host.spec.profiles.iter().filter_map(|name| world.profiles.get(name));
+                    profiles.find_map(|profile| profile.spec.labels_to_apply.get(key))
                 };
                 host.metadata.labels.get(key).or_else(inherited).map(String::as_str)
             }

@@ -132,10 +132,10 @@ fn rules(peers: &'static str) -> impl Strategy<Value = Value> {
     vec(rule, 0..3).prop_map(|rules| json!(rules))
 }
 
-pub(crate) fn a_policy(index: usize) -> impl Strategy<Value = Value> {
+pub(crate) fn a_policy(index: usize) -> BoxedStrategy<Value> {
     let types = select(vec![vec![], vec!["Ingress"], vec!["Egress"], vec!["Ingress", "Egress"]]);
-    (select(NAMESPACES.to_vec()), pod_selector(), types, rules("from"), rules("to"), 0..4u8).prop_map(
-        move |(namespace, pods, types, ingress, egress, leave_out)| {
+    (select(NAMESPACES.to_vec()), pod_selector(), types, rules("from"), rules("to"), 0..4u8)
+        .prop_map(move |(namespace, pods, types, ingress, egress, leave_out)| {
             let mut spec = json!({"podSelector": pods});
             if !types.is_empty() {
                 spec["policyTypes"] = json!(types);
@@ -148,15 +148,15 @@ pub(crate) fn a_policy(index: usize) -> impl Strategy<Value = Value> {
             }
             json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                 "metadata": {"namespace": namespace, "name": format!("p{index}")}, "spec": spec})
-        },
-    )
+        })
+        .boxed()
 }
 
 pub(crate) fn policies() -> impl Strategy<Value = Vec<Value>> {
     (0..5usize).prop_flat_map(|count| (0..count).map(a_policy).collect::<Vec<_>>())
 }
 
-fn a_pod(index: usize) -> impl Strategy<Value = Value> {
+fn a_pod(index: usize) -> BoxedStrategy<Value> {
     let declared = subsequence(
         vec![
             json!({"containerPort": 80, "name": "web"}),
@@ -181,8 +181,8 @@ fn a_pod(index: usize) -> impl Strategy<Value = Value> {
     let node = select(vec![None, Some("n1"), Some("n1"), Some("n2"), Some("n2")]);
     let account = select(vec![None, None, Some("runner"), Some("robot")]);
     let fate = prop_oneof![12 => Just(""), 1 => Just("hostNetwork"), 1 => Just("Succeeded")];
-    (select(NAMESPACES.to_vec()), labels(), ports, addresses, node, account, fate).prop_map(
-        move |(namespace, labels, ports, addresses, node, account, fate)| {
+    (select(NAMESPACES.to_vec()), labels(), ports, addresses, node, account, fate)
+        .prop_map(move |(namespace, labels, ports, addresses, node, account, fate)| {
             let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
             let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
                 "metadata": {"namespace": namespace, "name": format!("pod{index}"), "labels": labels},
@@ -200,8 +200,8 @@ fn a_pod(index: usize) -> impl Strategy<Value = Value> {
                 _ => {}
             }
             pod
-        },
-    )
+        })
+        .boxed()
 }
 
 pub(crate) fn pods() -> impl Strategy<Value = Vec<Value>> {
@@ -221,7 +221,7 @@ pub(crate) fn frame(namespace_labels: &[Value]) -> Vec<Value> {
 }
 
 /// One document of a crowded cluster: names meet, so that most replace another.
-pub(crate) fn change_documents() -> impl Strategy<Value = Value> {
+pub(crate) fn change_documents() -> BoxedStrategy<Value> {
     let namespace =
         (vec(labels(), 2), 0..2usize).prop_map(|(labels, which)| frame(&labels).swap_remove(NODES.len() + which));
     prop_oneof![
@@ -240,6 +240,7 @@ pub(crate) fn change_documents() -> impl Strategy<Value = Value> {
             }),
         4 => (0..4usize).prop_flat_map(a_policy),
     ]
+    .boxed()
 }
 
 /// Annotations that some pods have.

@@ -13,6 +13,7 @@ use tortie_policy::{
 
 use crate::documents::change_documents;
 use crate::generated::cases;
+use crate::kinds::any_document;
 use crate::support::{endpoint, object};
 
 /// Something that happens to a cluster.
@@ -43,7 +44,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let step = prop_oneof![
         6 => change_documents().prop_map(Step::Upsert),
+        5 => any_document().prop_map(Step::Upsert),
         3 => change_documents().prop_map(Step::Remove),
+        3 => any_document().prop_map(Step::Remove),
         3 => (0..9u8, addresses).prop_map(|(pod, addresses)| Step::Attach(pod, addresses)),
         1 => (0..9u8).prop_map(Step::Detach),
         1 => Just(Step::Move),
@@ -78,7 +81,8 @@ fn settings() -> impl Strategy<Value = CompileOptions> {
 
 /// A crowded start, then changes one or two at a time: what they meet is there, and what they miss is seen.
 fn history() -> impl Strategy<Value = Vec<Step>> {
-    let start = prop::collection::vec(change_documents().prop_map(Step::Upsert), 30);
+    let document = prop_oneof![change_documents(), any_document()];
+    let start = prop::collection::vec(document.prop_map(Step::Upsert), 40);
     (start, prop::collection::vec(0..9u8, 4), steps()).prop_map(|(mut history, attached, steps)| {
         for number in attached {
             let addresses = [vec!["10.0.0.1"], vec!["10.0.0.2", "fd00::2"], vec!["10.0.0.3"]];

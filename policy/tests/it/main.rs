@@ -1,9 +1,11 @@
 //! Tests of policy from the outside: resources in, verdicts of interpreted packets out.
 
+mod all_kinds;
 mod documents;
 mod explaining;
 mod generated;
 mod histories;
+mod kinds;
 mod listing;
 mod oracle;
 mod planning;

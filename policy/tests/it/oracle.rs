@@ -1,5 +1,7 @@
 //! What the oracle says of policies whose meaning Calico's and Kubernetes' documentation states: written by hand, case by case.
 
+#![allow(clippy::needless_pass_by_value, reason = "documents are written where they are passed")]
+
 use serde_json::{Value, json};
 use tortie_api::k8s::Protocol;
 use tortie_nft::Family;
