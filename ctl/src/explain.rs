@@ -8,16 +8,13 @@ use serde::Serialize;
 use tortie_admin::client::Client;
 use tortie_admin::types::{NodeStatus, PolicyRule, TraceReport};
 use tortie_api::k8s::PolicyType;
-use tortie_policy::explain::{Explanation, Route, Rule, Side, Step, StepResult};
+use tortie_policy::explain::{Explanation, Route, Side, Step};
 use tortie_policy::oracle::{Question, Traffic, Wanted};
 
 use crate::cli::Explain;
 use crate::output::{Output, note};
 use crate::policy::cluster;
 use crate::settings::Settings;
-
-/// So many rules of a policy that did not fit are shown unless all are asked for.
-const SHOWN_RULES: usize = 4;
 
 /// An explanation, and where the deciding rules are.
 #[derive(Serialize)]
@@ -150,24 +147,17 @@ fn of_side(direction: &str, side: &Side, wide: bool) -> String {
     text
 }
 
+/// A step in words, which say of each rule why it does not fit; with `wide` rule by rule, and where the policy comes from.
 fn of_step(step: &Step, wide: bool) -> String {
-    let mut text = format!("  {}", step.why);
-    if let Some(source) = step.source.as_ref().filter(|_| wide) {
-        let _ = write!(text, " ({source})");
+    if !wide {
+        return format!("  {}\n", step.why);
     }
-    text.push('\n');
-    let shown = if wide { usize::MAX } else { SHOWN_RULES };
-    let (fitting, misfits): (Vec<&Rule>, Vec<&Rule>) = step.rules.iter().partition(|rule| rule.fits);
-    // What one rule lacks, the step says.
-    let told = if misfits.len() > 1 || wide { misfits.len() } else { 0 };
-    for rule in misfits.iter().take(shown.min(told)) {
-        let _ = writeln!(text, "      {} {:?}: {}", rule.rule, rule.action, rule.why.join("; "));
-    }
-    if told > shown {
-        let _ = writeln!(text, "      {} more rules that do not fit: -o wide", told - shown);
-    }
-    for rule in fitting.iter().filter(|rule| !rule.members.is_empty() && step.result != StepResult::NoMatch) {
-        let _ = writeln!(text, "      {} {:?}: {}", rule.rule, rule.action, rule.members.join(", "));
+    let source = step.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
+    let mut text = format!("  {}{source}\n", step.why);
+    for rule in &step.rules {
+        let said = if rule.fits { "fits".to_owned() } else { rule.why.join("; ") };
+        let members = if rule.members.is_empty() { String::new() } else { format!(": {}", rule.members.join(", ")) };
+        let _ = writeln!(text, "      {} {:?}: {said}{members}", rule.rule, rule.action);
     }
     text
 }

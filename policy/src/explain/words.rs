@@ -167,10 +167,9 @@ fn is_log(rule: &LookedAt) -> bool {
     rule.misfits.is_empty() && rule.action == Action::Log
 }
 
-/// A policy with its kind. Two kinds are called NetworkPolicy, and one of them is said to be Calico's.
+/// A policy with its kind.
 fn named(policy: &ObjectKey) -> String {
-    let calicos = if policy.kind == Kind::CalicoNetworkPolicy { "Calico " } else { "" };
-    format!("{calicos}{} {}", policy.kind.as_str(), policy_name(policy))
+    format!("{} {}", policy.kind.as_str(), policy_name(policy))
 }
 
 /// ` in tier X`, where it is not the one that goes without saying.

@@ -36,10 +36,7 @@ pub(super) fn enforced(objects: &[Object]) -> Option<Enforced> {
 }
 
 fn is_staged(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy | Kind::StagedKubernetesNetworkPolicy
-    )
+    matches!(kind, Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy | Kind::StagedKubernetesNetworkPolicy)
 }
 
 /// The policy that a staged one would be, and what would become of it.

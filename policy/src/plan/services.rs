@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 use tortie_api::Object;
 use tortie_api::calico::{PolicyRule, RulePort, RuleProtocol};
 use tortie_api::k8s::{
-    ClusterNetworkPolicyPeer, ClusterNetworkPolicyProtocol, ClusterNetworkPolicySpec, DestinationPort, NetworkPolicySpec, Pod,
-    PortOrName, Protocol,
+    ClusterNetworkPolicyPeer, ClusterNetworkPolicyProtocol, ClusterNetworkPolicySpec, DestinationPort,
+    NetworkPolicySpec, Pod, PortOrName, Protocol,
 };
 use tortie_nft::Family;
 
