@@ -374,6 +374,60 @@ fn the_rules_a_packet_meets_do_not_grow_with_policies() {
     assert_eq!(one[3].0, Outcome::Drop);
 }
 
+/// Type and code of ICMP, and anything but these; an answer is judged by what was asked.
+#[test]
+fn types_and_codes_of_icmp_are_told_apart() {
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"])];
+    let web1 = host_interface("demo", "web1");
+    for (field, same, other) in [("icmp", true, false), ("notICMP", false, true)] {
+        let mut rule = json!({"action": "Allow", "protocol": "ICMP"});
+        rule[field] = json!({"type": 8, "code": 0});
+        let policy = object(&json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": "ping"}, "spec": {"types": ["Ingress"], "ingress": [rule]}}));
+        let (_, table) = node(&cluster(&[web("web1", "10.0.0.1"), policy]), &endpoints, GENERATION);
+        let ask =
+            |icmp| Packet { sport: None, dport: None, icmp: Some(icmp), ..packet("eth0", "192.0.2.1", "10.0.0.1", 1) };
+        for (icmp, allowed) in [((8, 0), same), ((8, 1), other), ((13, 0), other)] {
+            assert_eq!(passes(&table, &mut ask(icmp), &web1), allowed, "{field} {icmp:?}");
+        }
+        let ct = Conntrack::Flow { state: FlowState::Established, direction: Direction::Reply, mark: 0 };
+        for (icmp, allowed) in [((0, 0), same), ((0, 1), other), ((14, 0), other)] {
+            let answer = packet(&web1, "10.0.0.1", "192.0.2.1", 1);
+            let mut answer = Packet { sport: None, dport: None, icmp: Some(icmp), ct, ..answer };
+            assert_eq!(passes(&table, &mut answer, "eth0"), allowed, "{field}, answer {icmp:?}");
+        }
+    }
+}
+
+/// One port, and a peer for each policy: every rule has a counter of its own, and a packet meets no rule more for it.
+#[test]
+fn counting_costs_a_packet_nothing_more_however_many_rules_count() {
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"])];
+    let met = |policies: u16| {
+        let mut documents = vec![web("web1", "10.0.0.1")];
+        for index in 0..policies {
+            let labels = json!({"peer": index.to_string()});
+            let address = format!("10.{}.{}.1", 1 + index / 256, index % 256);
+            documents.push(pod("demo", &format!("peer{index}"), "n2", &address, &labels));
+            let from = json!([{"podSelector": {"matchLabels": labels}}]);
+            let spec = json!({"podSelector": {}, "ingress": [{"from": from, "ports": [{"port": 80}]}]});
+            documents.push(policy(&format!("p{index:05}"), &spec));
+        }
+        let (ruleset, table) = node(&cluster(&documents), &endpoints, GENERATION);
+        let counting = ruleset.counters.keys().filter(|name| name.starts_with("h_")).count();
+        assert_eq!(counting, usize::from(policies), "each rule has a counter");
+        ["10.1.7.1", "192.0.2.1"].map(|saddr| {
+            let packet = packet("eth0", saddr, "10.0.0.1", 6);
+            rules_met(&ruleset, &table, packet, &host_interface("demo", "web1"))
+        })
+    };
+    let few = met(10);
+    assert_eq!((few[0].0, few[1].0), (Outcome::Accept, Outcome::Drop));
+    for many in [1_000, 10_000] {
+        assert_eq!(met(many), few, "{many} policies");
+    }
+}
+
 #[test]
 fn an_open_rule_among_many_opens_the_class() {
     let mut documents = vec![web("web1", "10.0.0.1"), everything("p", 8000)];
