@@ -91,7 +91,7 @@ impl Looker {
     }
 
     fn look(&mut self, scope: Scope, leftovers: &[String]) {
-        for prefix in self.settings.borrow_and_update().routes.interface_prefixes.iter() {
+        for prefix in &self.settings.borrow_and_update().routes.interface_prefixes {
             self.firewalls.entry(prefix.clone()).or_insert_with(|| HostFirewall::new(prefix));
         }
         let mut report = Report::default();

@@ -127,7 +127,8 @@ impl RouteMarks {
         if pairs.len() == self.known.len() {
             return Ok(());
         }
-        let text: String = pairs.iter().map(|(protocol, metric)| format!("{protocol} {metric}\n")).collect();
+        let lines: Vec<String> = pairs.iter().map(|(protocol, metric)| format!("{protocol} {metric}")).collect();
+        let text = lines.join("\n") + "\n";
         let new = self.path.with_extension("new");
         let write = || {
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;

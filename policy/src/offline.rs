@@ -24,9 +24,9 @@ use crate::cluster::{Cluster, PodView};
 use crate::compile::{Endpoint, compile};
 use crate::explain::{Explanation, explain};
 use crate::generation::Generation;
-use crate::host_interface;
 use crate::options::CompileOptions;
 use crate::oracle::{self, End, Question, World};
+use crate::{host_interface, host_interface_with};
 
 /// The node of pods that name none, where the manifests know no node.
 const DEFAULT_NODE: &str = "node1";
@@ -163,7 +163,12 @@ impl Offline {
 
     /// The table that the agent on `node` wants, in the first generation. A node that the manifests do not know has no endpoints.
     pub fn render(&self, node: &str, options: &CompileOptions) -> Ruleset {
-        compile(&self.cluster, &self.endpoints(node), Generation::seed(0), options)
+        let named = |endpoint: Endpoint| Endpoint {
+            interface: host_interface_with(options.naming_prefix(), &endpoint.namespace, &endpoint.pod),
+            ..endpoint
+        };
+        let endpoints: Vec<Endpoint> = self.endpoints(node).into_iter().map(named).collect();
+        compile(&self.cluster, &endpoints, Generation::seed(0), options)
     }
 
     /// What [`render`](Self::render) says, but with stand-ins for the addresses of pods that have none: addresses that belong to

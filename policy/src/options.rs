@@ -68,7 +68,25 @@ impl Default for CompileOptions {
     }
 }
 
+/// The prefixes of a list, and `cali` if none of them leaves room for the 11 digits that stand for a pod.
+fn with_a_short_one(list: &str) -> Vec<String> {
+    let mut prefixes: Vec<String> = list.split(',').map(str::to_owned).collect();
+    if prefixes.iter().all(|prefix| prefix.len() > LONGEST_NAMING) {
+        prefixes.push("cali".to_owned());
+    }
+    prefixes
+}
+
+/// The kernel takes names of 15 bytes, of which 11 stand for the pod.
+const LONGEST_NAMING: usize = 4;
+
 impl CompileOptions {
+    /// What the names of new pods' interfaces begin with.
+    pub fn naming_prefix(&self) -> &str {
+        let mut short = self.interface_prefixes.iter().filter(|prefix| prefix.len() <= LONGEST_NAMING);
+        short.next().map_or("cali", String::as_str)
+    }
+
     /// What a configuration asks for, and this version's defaults for the fields that it does not have.
     pub fn of(spec: &FelixConfigurationSpec, service_cidrs: Vec<IpNet>) -> Self {
         let default = Self::default();
@@ -77,7 +95,7 @@ impl CompileOptions {
             interface_prefixes: spec
                 .interface_prefix
                 .as_ref()
-                .map_or(default.interface_prefixes, |prefixes| prefixes.0.split(',').map(str::to_owned).collect()),
+                .map_or_else(|| default.interface_prefixes.clone(), |prefixes| with_a_short_one(&prefixes.0)),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
             allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
             allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
