@@ -8,8 +8,17 @@ use tortie_api::{Kind, Object};
 /// The columns after the name.
 pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
     match (kind, wide) {
-        (Kind::Namespace | Kind::Node, false) => &[],
-        (Kind::Namespace, true) => &["LABELS"],
+        (
+            Kind::Namespace
+            | Kind::Node
+            | Kind::ServiceAccount
+            | Kind::Profile
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::StagedKubernetesNetworkPolicy,
+            false,
+        ) => &[],
+        (Kind::Namespace | Kind::ServiceAccount | Kind::Profile, true) => &["LABELS"],
         (Kind::Node, true) => &["ASN", "IPV4", "IPV6"],
         (Kind::Pod, false) => &["STATUS", "IP", "NODE"],
         (Kind::Pod, true) => &["STATUS", "IP", "NODE", "LABELS"],
@@ -26,15 +35,12 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy, true) => {
             &["TIER", "ORDER", "SELECTOR", "TYPES", "STAGEDACTION"]
         }
-        (Kind::StagedKubernetesNetworkPolicy, false) => &[],
         (Kind::StagedKubernetesNetworkPolicy, true) => &["PODSELECTOR", "POLICY-TYPES", "STAGEDACTION"],
         (Kind::ClusterNetworkPolicy, false) => &["TIER", "PRIORITY"],
         (Kind::ClusterNetworkPolicy, true) => &["TIER", "PRIORITY", "SUBJECT"],
         (Kind::Tier, false) => &["ORDER"],
         (Kind::Tier, true) => &["ORDER", "DEFAULTACTION"],
-        (Kind::NetworkSet | Kind::GlobalNetworkSet | Kind::Profile | Kind::ServiceAccount, false) => &[],
         (Kind::NetworkSet | Kind::GlobalNetworkSet, true) => &["NETS"],
-        (Kind::Profile | Kind::ServiceAccount, true) => &["LABELS"],
         (Kind::HostEndpoint, false) => &["NODE"],
         (Kind::HostEndpoint, true) => &["NODE", "INTERFACE", "IPS", "PROFILES"],
         (Kind::EndpointSlice, _) => &["ADDRESSTYPE", "PORTS", "ENDPOINTS"],

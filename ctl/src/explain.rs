@@ -58,7 +58,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: &Explain) -> 
     let live = args.manifests.manifests.is_empty();
     let nft_rules = if live { rules(settings, &explanation).await } else { Vec::new() };
     let trace = match args.trace {
-        Some(seconds) => crate::trace::collect(settings, args, &question.traffic, &explanation.route, seconds).await?,
+        Some(seconds) => crate::trace::collect(settings, args, question.traffic, &explanation.route, seconds).await?,
         None => Vec::new(),
     };
     let explained = Explained { explanation, nft_rules, trace };

@@ -231,7 +231,7 @@ fn merged(differences: &Differences) -> Vec<[String; 5]> {
         cells.push((pairs, [change, from.name(differences), to.name(differences), services, pairs.to_string()]));
     }
     // What takes most away comes first.
-    cells.sort_by(|(a, x), (b, y)| (&y[0] < &x[0]).cmp(&(&x[0] < &y[0])).then(b.cmp(a)));
+    cells.sort_by(|(a, [x, ..]), (b, [y, ..])| x.cmp(y).then(b.cmp(a)));
     cells.into_iter().map(|(_, cells)| cells).collect()
 }
 

@@ -22,7 +22,7 @@ const SHOWN: usize = 20;
 pub(crate) async fn collect(
     settings: &Settings,
     args: &Explain,
-    traffic: &Traffic,
+    traffic: Traffic,
     route: &Route,
     seconds: u16,
 ) -> Result<Vec<TraceReport>> {
@@ -54,16 +54,16 @@ pub(crate) async fn collect(
 
 /// The flow. Only a source port that was asked for counts: whoever sends chooses his own.
 fn request(
-    traffic: &Traffic,
+    traffic: Traffic,
     source: IpAddr,
     destination: IpAddr,
     source_port: Option<u16>,
     seconds: u16,
 ) -> TraceRequest {
     let (protocol, port) = match traffic {
-        Traffic::Ports { protocol, port, .. } => (protocol.number(), Some(*port)),
+        Traffic::Ports { protocol, port, .. } => (protocol.number(), Some(port)),
         Traffic::Icmp { .. } => (if source.is_ipv4() { 1 } else { 58 }, None),
-        Traffic::Other(number) => (*number, None),
+        Traffic::Other(number) => (number, None),
     };
     TraceRequest { source, destination, protocol, source_port: source_port.filter(|_| port.is_some()), port, seconds }
 }

@@ -134,7 +134,8 @@ mod tests {
     use super::*;
 
     fn object(kind: &str, name: &str, spec: &Value) -> Object {
-        let document = json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec});
+        let document =
+            json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec});
         match decode(&document) {
             Ok(Decoded::Object(object)) => *object,
             other => panic!("{document}: {other:?}"),
@@ -179,7 +180,9 @@ mod tests {
         let spec = json!({"node": "n", "interfaceName": "eth0", "profiles": ["kns.default", "web"]});
         references.upsert(&object("HostEndpoint", "h", &spec));
         let problems = references.problems();
-        assert!(problems.len() == 1 && problems[0].starts_with("HostEndpoint h: spec.profiles[1]: Invalid value: \"web\""));
+        assert!(
+            problems.len() == 1 && problems[0].starts_with("HostEndpoint h: spec.profiles[1]: Invalid value: \"web\"")
+        );
         references.upsert(&object("Profile", "web", &json!({})));
         assert_eq!(references.problems(), [""; 0]);
     }

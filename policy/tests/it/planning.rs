@@ -151,6 +151,9 @@ fn pods() -> impl Strategy<Value = Vec<Object>> {
     })
 }
 
+/// A policy: its name, whom it is for, each rule's peers and ports, and whether it is for ingress.
+type Described = (&'static str, Value, Vec<(Vec<Value>, Vec<Value>)>, bool);
+
 fn policies() -> impl Strategy<Value = Vec<Object>> {
     let selector = || select(vec![json!({}), json!({"matchLabels": {"a": "1"}}), json!({"matchLabels": {"a": "2"}})]);
     let block = select(vec!["10.0.0.0/30", "10.0.0.2/31", "0.0.0.0/0", "fd00::/126", "fd00::4/127", "10.0.0.0/8"]);
@@ -162,7 +165,7 @@ fn policies() -> impl Strategy<Value = Vec<Object>> {
     let rule = (vec(peer, 0..3), ports);
     let one = (select(vec!["a", "b", "c"]), selector(), vec(rule, 0..3), any::<bool>());
     vec(one, 0..4).prop_map(|policies| {
-        let document = |(name, pods, rules, ingress): (&str, Value, Vec<(Vec<Value>, Vec<Value>)>, bool)| {
+        let document = |(name, pods, rules, ingress): Described| {
             let (list, peers, kind) = if ingress { ("ingress", "from", "Ingress") } else { ("egress", "to", "Egress") };
             let rules: Vec<Value> = rules.into_iter().map(|(who, ports)| json!({peers: who, "ports": ports})).collect();
             (name.to_owned(), policy(name, &json!({"podSelector": pods, "policyTypes": [kind], list: rules})))

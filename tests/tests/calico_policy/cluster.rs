@@ -9,7 +9,7 @@ use tortie_tests::lab::{Lab, array};
 pub(crate) const CALICO: &str = "projectcalico.org/v3";
 
 /// A document of Calico's.
-pub(crate) fn calico(kind: &str, name: &str, spec: Value) -> Value {
+pub(crate) fn calico(kind: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": CALICO, "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 
@@ -39,8 +39,8 @@ impl Places {
     pub(crate) fn of(lab: &Lab) -> Self {
         let ps = lab.json(&["lab", "ps"]);
         let v4 = |ips: &Value| {
-            let ips = array(ips).into_iter().filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
-            ips.filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).next().expect("an IPv4 address")
+            let mut ips = array(ips).into_iter().filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
+            ips.find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).expect("an IPv4 address")
         };
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let pods = array(&ps["pods"]).into_iter().map(|pod| {

@@ -31,24 +31,24 @@ const SERVER: &str = "app == 'server'";
 fn policy(name: &str, tier: &str, order: u32, action: &str, source: &Value) -> Value {
     let spec = json!({"tier": tier, "order": order, "selector": SERVER, "types": ["Ingress"],
         "ingress": [{"action": action, "source": source}]});
-    calico("GlobalNetworkPolicy", &format!("{tier}.{name}"), spec)
+    calico("GlobalNetworkPolicy", &format!("{tier}.{name}"), &spec)
 }
 
 fn tier(name: &str, order: u32) -> Value {
-    calico("Tier", name, json!({"order": order}))
+    calico("Tier", name, &json!({"order": order}))
 }
 
 /// A tier that leaves to the next what its policies do not decide.
 fn passing_tier(name: &str, order: u32) -> Value {
-    calico("Tier", name, json!({"order": order, "defaultAction": "Pass"}))
+    calico("Tier", name, &json!({"order": order, "defaultAction": "Pass"}))
 }
 
-fn allow(source: Value) -> Value {
-    policy("allow", "team", 10, "Allow", &source)
+fn allow(source: &Value) -> Value {
+    policy("allow", "team", 10, "Allow", source)
 }
 
 fn everybody() -> Value {
-    allow(json!({"selector": "app in {'friend', 'foe'}"}))
+    allow(&json!({"selector": "app in {'friend', 'foe'}"}))
 }
 
 fn tightenings(places: &Places) -> Vec<Tightening> {
@@ -58,13 +58,13 @@ fn tightenings(places: &Places) -> Vec<Tightening> {
         calico(
             kind,
             "team.block",
-            json!({"tier": "team", "order": 5, "selector": SERVER, "types": ["Ingress"],
+            &json!({"tier": "team", "order": 5, "selector": SERVER, "types": ["Ingress"],
             "ingress": [{"action": "Deny", "source": {"selector": FOE}}]}),
         )
     };
     let clients = |pods: &[&str]| {
         let nets: Vec<String> = pods.iter().map(|pod| format!("{}/32", places.ip(pod))).collect();
-        let mut set = calico("GlobalNetworkSet", "clients", json!({"nets": nets}));
+        let mut set = calico("GlobalNetworkSet", "clients", &json!({"nets": nets}));
         set["metadata"]["labels"] = json!({"clients": "yes"});
         set
     };
@@ -72,12 +72,12 @@ fn tightenings(places: &Places) -> Vec<Tightening> {
         "metadata": {"name": "no-foe"}, "spec": {"tier": "Admin", "priority": 1,
             "subject": {"pods": {"podSelector": {"matchLabels": {"app": "server"}}}},
             "ingress": [{"action": "Deny", "from": [{"pods": {"podSelector": {"matchLabels": {"app": "foe"}}}}]}]}});
-    let by_label = || allow(json!({"selector": "access == 'yes'"}));
-    let by_namespace = || allow(json!({"namespaceSelector": "trusted == 'yes'"}));
-    let by_account = || allow(json!({"serviceAccounts": {"selector": "trusted == 'yes'"}}));
+    let by_label = || allow(&json!({"selector": "access == 'yes'"}));
+    let by_namespace = || allow(&json!({"namespaceSelector": "trusted == 'yes'"}));
+    let by_account = || allow(&json!({"serviceAccounts": {"selector": "trusted == 'yes'"}}));
     let tightening = |what, before: Vec<Value>, after: Vec<Value>| Tightening { what, before, after };
     vec![
-        tightening("a rule allows fewer", vec![everybody()], vec![allow(json!({"selector": "app == 'friend'"}))]),
+        tightening("a rule allows fewer", vec![everybody()], vec![allow(&json!({"selector": "app == 'friend'"}))]),
         tightening("a policy comes before", vec![everybody()], vec![block("team", 5)]),
         tightening("an order changes", vec![everybody(), block("team", 20)], vec![block("team", 5)]),
         tightening(
@@ -93,7 +93,7 @@ fn tightenings(places: &Places) -> Vec<Tightening> {
         tightening("a pod's label goes", vec![by_label()], vec![foe_pod(false)]),
         tightening(
             "a member leaves a set",
-            vec![allow(json!({"selector": "clients == 'yes'"})), clients(&["home/friend", "guests/foe"])],
+            vec![allow(&json!({"selector": "clients == 'yes'"})), clients(&["home/friend", "guests/foe"])],
             vec![clients(&["home/friend"])],
         ),
         tightening("a namespace's label goes", vec![by_namespace()], vec![namespace("guests", &json!({}))]),

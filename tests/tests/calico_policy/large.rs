@@ -15,23 +15,23 @@ const TEAMS: usize = 24;
 /// So many of them have pods in the lab; of all of them there are policies on every node.
 const WITH_PODS: usize = 3;
 
-fn in_namespace(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+fn in_namespace(kind: &str, namespace: &str, name: &str, spec: &Value) -> Value {
     let mut document = calico(kind, name, spec);
     document["metadata"]["namespace"] = json!(namespace);
     document
 }
 
-fn kubernetes(namespace: &str, name: &str, spec: Value) -> Value {
+fn kubernetes(namespace: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": name, "namespace": namespace}, "spec": spec})
 }
 
 /// What a platform says to all.
 fn platform() -> Vec<Value> {
-    let tier = |name: &str, order: u32| calico("Tier", name, json!({"order": order}));
-    let global = |name: &str, spec: Value| calico("GlobalNetworkPolicy", name, spec);
+    let tier = |name: &str, order: u32| calico("Tier", name, &json!({"order": order}));
+    let global = |name: &str, spec: &Value| calico("GlobalNetworkPolicy", name, spec);
     let mut bad =
-        calico("GlobalNetworkSet", "bad", json!({"nets": ["198.51.100.0/24", "203.0.113.0/25", "203.0.113.128/25"]}));
+        calico("GlobalNetworkSet", "bad", &json!({"nets": ["198.51.100.0/24", "203.0.113.0/25", "203.0.113.128/25"]}));
     bad["metadata"]["labels"] = json!({"reputation": "bad"});
     vec![
         tier("security", 100),
@@ -39,24 +39,24 @@ fn platform() -> Vec<Value> {
         bad,
         global(
             "security.bad",
-            json!({"tier": "security", "order": 1, "selector": "all()", "types": ["Ingress", "Egress"],
+            &json!({"tier": "security", "order": 1, "selector": "all()", "types": ["Ingress", "Egress"],
             "ingress": [{"action": "Deny", "source": {"selector": "reputation == 'bad'"}}, {"action": "Pass"}],
             "egress": [{"action": "Deny", "destination": {"selector": "reputation == 'bad'"}}, {"action": "Pass"}]}),
         ),
         // Before the policy that passes to the next tier what it does not deny.
         global(
             "security.quarantine",
-            json!({"tier": "security", "order": 0, "selector": "quarantine == 'true'",
+            &json!({"tier": "security", "order": 0, "selector": "quarantine == 'true'",
             "types": ["Ingress", "Egress"], "ingress": [{"action": "Deny"}], "egress": [{"action": "Deny"}]}),
         ),
         global(
             "platform.dns",
-            json!({"tier": "platform", "order": 1, "selector": "all()", "types": ["Egress"],
+            &json!({"tier": "platform", "order": 1, "selector": "all()", "types": ["Egress"],
             "egress": [{"action": "Allow", "protocol": "UDP", "destination": {"ports": [53]}}, {"action": "Pass"}]}),
         ),
         global(
             "platform.monitoring",
-            json!({"tier": "platform", "order": 2, "selector": "has(metrics)", "types": ["Ingress"],
+            &json!({"tier": "platform", "order": 2, "selector": "has(metrics)", "types": ["Ingress"],
             "ingress": [{"action": "Allow", "protocol": "TCP", "source": {"selector": "app == 'monitor'"},
                 "destination": {"ports": [80]}}, {"action": "Pass"}]}),
         ),
@@ -72,16 +72,16 @@ fn team(number: usize) -> Vec<Value> {
     let tenant = if number % 3 == 2 { "other" } else { "main" };
     let mut documents = vec![
         namespace(&name, &json!({"team": name, "tenant": tenant})),
-        kubernetes(&name, "closed", json!({"podSelector": {}, "policyTypes": ["Ingress"]})),
+        kubernetes(&name, "closed", &json!({"podSelector": {}, "policyTypes": ["Ingress"]})),
         kubernetes(
             &name,
             "within",
-            json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 80}]}]}),
+            &json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 80}]}]}),
         ),
         kubernetes(
             &name,
             "from-neighbour",
-            json!({"podSelector": {"matchLabels": {"app": "web"}},
+            &json!({"podSelector": {"matchLabels": {"app": "web"}},
             "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": format!("team{}", (number + 1) % WITH_PODS)}},
                 "podSelector": {"matchLabels": {"app": "web"}}}]}]}),
         ),
@@ -89,19 +89,19 @@ fn team(number: usize) -> Vec<Value> {
             "NetworkPolicy",
             &name,
             "db",
-            json!({"order": 50, "selector": "app == 'db'", "types": ["Ingress"],
+            &json!({"order": 50, "selector": "app == 'db'", "types": ["Ingress"],
             "ingress": [{"action": "Deny", "protocol": "TCP", "source": {"notSelector": "app == 'web'", "namespaceSelector": "all()"},
                 "destination": {"ports": [5432]}},
                 {"action": "Allow", "protocol": "TCP", "destination": {"ports": ["sql"]}}]}),
         ),
-        in_namespace("StagedNetworkPolicy", &name, "next", json!({"selector": "all()", "types": ["Egress"]})),
+        in_namespace("StagedNetworkPolicy", &name, "next", &json!({"selector": "all()", "types": ["Egress"]})),
     ];
     if number % 2 == 1 {
         documents.push(in_namespace(
             "NetworkPolicy",
             &name,
             "ping",
-            json!({"order": 60, "types": ["Ingress"],
+            &json!({"order": 60, "types": ["Ingress"],
             "ingress": [{"action": "Allow", "protocol": "ICMP", "icmp": {"type": 8}}]}),
         ));
     }
