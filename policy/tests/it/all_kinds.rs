@@ -60,7 +60,7 @@ fn traffics() -> impl Strategy<Value = Vec<Traffic>> {
 }
 
 proptest! {
-    #![proptest_config(cases(150))]
+    #![proptest_config(cases(300))]
 
     /// All kinds of policies and of packets together.
     #[test]

@@ -80,7 +80,7 @@ fn namespace_selector() -> impl Strategy<Value = String> {
 
 /// Nothing most of the time.
 fn seldom<T: std::fmt::Debug + Clone>(strategy: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
-    prop::option::weighted(0.2, strategy)
+    prop::option::weighted(0.12, strategy)
 }
 
 /// Networks of a version of IP, or of any.
@@ -445,7 +445,7 @@ pub(crate) fn any_document() -> BoxedStrategy<Value> {
 pub(crate) fn furniture() -> BoxedStrategy<Vec<Value>> {
     let some =
         (vec(a_network_set(), 0..3), vec(a_host_endpoint(), 0..2), vec(an_account(), 0..4), vec(a_slice(), 0..3));
-    let policies = (vec(a_calico_policy(), 0..5), vec(a_cluster_policy(), 0..2));
+    let policies = (vec(a_calico_policy(), 1..8), vec(a_cluster_policy(), 0..3));
     (all_tiers(), some, a_profile(), policies)
         .prop_map(|(tiers, (sets, hosts, accounts, slices), profile, (calico, cluster))| {
             let parts = [tiers, sets, hosts, accounts, slices, vec![profile], calico, cluster];
