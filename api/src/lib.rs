@@ -8,6 +8,7 @@ pub mod calico;
 mod decode;
 pub mod field;
 pub mod k8s;
+mod kind;
 pub mod meta;
 pub mod object;
 pub mod selector;
@@ -15,5 +16,6 @@ mod validate;
 
 pub use decode::{Decoded, decode};
 pub use field::FieldError;
+pub use kind::Kind;
 pub use meta::ObjectMeta;
-pub use object::{Kind, Object, ObjectKey};
+pub use object::{Object, ObjectKey};

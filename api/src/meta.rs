@@ -95,6 +95,68 @@ where
     Ok(list.into_iter().map(|Network(network)| network).collect())
 }
 
+/// Reads the networks of a rule as strictly as Calico does: in CIDR notation, and with no bit set behind the prefix.
+pub(crate) fn exact_networks<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    struct Network(IpNet);
+
+    impl<'de> Deserialize<'de> for Network {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            use serde::de::Error;
+
+            let text = String::deserialize(deserializer)?;
+            if let Ok(address) = text.parse::<IpAddr>() {
+                return Err(D::Error::custom(format!("must be in CIDR notation: write {}", IpNet::from(address))));
+            }
+            let written: IpNet = text.parse().map_err(|_| D::Error::custom(NOT_A_NETWORK))?;
+            if written.trunc() != written {
+                return Err(D::Error::custom(format!(
+                    "must have no bits set behind its prefix: write {}",
+                    written.trunc()
+                )));
+            }
+            parse_network(&text).map(Self).ok_or_else(|| D::Error::custom(NOT_A_NETWORK))
+        }
+    }
+
+    let list = Option::<Vec<Network>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Network(network)| network).collect())
+}
+
+/// [`network_or_address`] for each element of a list.
+pub(crate) fn networks_or_addresses<'de, D>(deserializer: D) -> Result<Vec<IpNet>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Network(#[serde(deserialize_with = "network_or_address")] IpNet);
+
+    let list = Option::<Vec<Network>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Network(network)| network).collect())
+}
+
+/// [`address`] for each element of a list. An IPv4 address in its IPv6-mapped form is the IPv4 address.
+pub(crate) fn addresses<'de, D>(deserializer: D) -> Result<Vec<IpAddr>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Address(#[serde(deserialize_with = "address")] IpAddr);
+
+    let list = Option::<Vec<Address>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(list.into_iter().map(|Address(address)| address.to_canonical()).collect())
+}
+
+/// Reads a text whose empty form is a field that is not set.
+pub(crate) fn optional_text<'de, D>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
 const NOT_A_NETWORK: &str = "must be a valid CIDR, such as 10.0.0.0/8 or fd00::/64";
 
 pub(crate) fn parse_network(text: &str) -> Option<IpNet> {

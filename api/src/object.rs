@@ -1,132 +1,20 @@
-//! Any resource, its kind, and its key.
+//! Any resource, and its key.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::calico::{BgpConfiguration, FelixConfiguration, IpPool, IpamBlock};
+use crate::calico::{
+    BgpConfiguration, FelixConfiguration, HostEndpoint, IpPool, IpamBlock, NetworkSet, Policy, Profile, StagedAction,
+    StagedKubernetesNetworkPolicy, Tier,
+};
 use crate::decode::{Decoded, decode};
-use crate::k8s::{Namespace, NetworkPolicy, Node, Pod, PolicyType};
+use crate::k8s::{
+    ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, NetworkPolicyEgressRule, Node, Pod, PolicyType,
+    ServiceAccount,
+};
+use crate::kind::Kind;
 use crate::meta::ObjectMeta;
-use crate::validate;
-
-/// The kinds that Tortie knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Kind {
-    /// `v1 Namespace`.
-    Namespace,
-    /// `v1 Node`.
-    Node,
-    /// `v1 Pod`.
-    Pod,
-    /// `networking.k8s.io/v1 NetworkPolicy`.
-    NetworkPolicy,
-    /// `projectcalico.org/v3 IPPool`.
-    #[serde(rename = "IPPool")]
-    IpPool,
-    /// `projectcalico.org/v3 BGPConfiguration`.
-    #[serde(rename = "BGPConfiguration")]
-    BgpConfiguration,
-    /// `projectcalico.org/v3 IPAMBlock`.
-    #[serde(rename = "IPAMBlock")]
-    IpamBlock,
-    /// `projectcalico.org/v3 FelixConfiguration`.
-    FelixConfiguration,
-}
-
-impl Kind {
-    /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 8] = [
-        Self::Namespace,
-        Self::Node,
-        Self::Pod,
-        Self::NetworkPolicy,
-        Self::IpPool,
-        Self::BgpConfiguration,
-        Self::IpamBlock,
-        Self::FelixConfiguration,
-    ];
-
-    /// The kind as manifests spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::IpPool => "IPPool",
-            Self::BgpConfiguration => "BGPConfiguration",
-            Self::IpamBlock => "IPAMBlock",
-            Self::FelixConfiguration => "FelixConfiguration",
-        }
-    }
-
-    /// Whether objects of this kind may have this name.
-    ///
-    /// # Errors
-    /// What is wrong with it: a predicate, such as "must be no more than 253 bytes long".
-    pub fn check_name(self, name: &str) -> Result<(), String> {
-        validate::names::object_name(self)(name)
-    }
-
-    /// The `apiVersion` of manifests of this kind.
-    pub const fn api_version(self) -> &'static str {
-        match self {
-            Self::Namespace | Self::Node | Self::Pod => "v1",
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::IpPool | Self::BgpConfiguration | Self::IpamBlock | Self::FelixConfiguration => {
-                "projectcalico.org/v3"
-            }
-        }
-    }
-
-    /// Whether objects of this kind belong to a namespace.
-    pub const fn is_namespaced(self) -> bool {
-        matches!(self, Self::Pod | Self::NetworkPolicy)
-    }
-
-    /// Whether the kind carries people's intent, so that a field we do not know is an error. What agents write themselves may come from
-    /// a newer one.
-    pub const fn is_strict(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node | Self::Pod | Self::IpamBlock)
-    }
-
-    /// The plural and the short names that command lines take, in lower case.
-    const fn names(self) -> &'static [&'static str] {
-        match self {
-            Self::Namespace => &["namespaces", "ns"],
-            Self::Node => &["nodes", "no"],
-            Self::Pod => &["pods", "po"],
-            Self::NetworkPolicy => &["networkpolicies", "netpol", "netpols", "np"],
-            Self::IpPool => &["ippools", "ipp", "ipps", "pool", "pools"],
-            Self::BgpConfiguration => &["bgpconfigurations", "bgpconfig", "bgpconfigs"],
-            Self::IpamBlock => &["ipamblocks", "block", "blocks"],
-            Self::FelixConfiguration => &["felixconfigurations", "felixconfig", "felixconfigs"],
-        }
-    }
-}
-
-impl std::str::FromStr for Kind {
-    type Err = String;
-
-    /// Reads a kind as people type it: in any case, singular, plural or short (`netpol`).
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = text.to_lowercase();
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str().eq_ignore_ascii_case(&name) || kind.names().contains(&name.as_str()))
-            .ok_or_else(|| {
-                let known: Vec<&str> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
-                format!("unknown kind {text:?}: use one of {}", known.join(", "))
-            })
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Any resource that Tortie knows. It serialises as a manifest does, with `apiVersion` and `kind`, and deserialises through
 /// [`decode`], so that what is read is defaulted and valid.
@@ -148,6 +36,32 @@ pub enum Object {
     IpamBlock(IpamBlock),
     /// `projectcalico.org/v3 FelixConfiguration`. Boxed, as it has nearly 200 fields.
     FelixConfiguration(Box<FelixConfiguration>),
+    /// `v1 ServiceAccount`.
+    ServiceAccount(ServiceAccount),
+    /// `discovery.k8s.io/v1 EndpointSlice`.
+    EndpointSlice(EndpointSlice),
+    /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
+    ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
+    /// `projectcalico.org/v3 Tier`.
+    Tier(Tier),
+    /// `projectcalico.org/v3 NetworkPolicy`.
+    CalicoNetworkPolicy(Box<Policy>),
+    /// `projectcalico.org/v3 GlobalNetworkPolicy`.
+    GlobalNetworkPolicy(Box<Policy>),
+    /// `projectcalico.org/v3 StagedNetworkPolicy`.
+    StagedNetworkPolicy(Box<Policy>),
+    /// `projectcalico.org/v3 StagedGlobalNetworkPolicy`.
+    StagedGlobalNetworkPolicy(Box<Policy>),
+    /// `projectcalico.org/v3 StagedKubernetesNetworkPolicy`.
+    StagedKubernetesNetworkPolicy(Box<StagedKubernetesNetworkPolicy>),
+    /// `projectcalico.org/v3 NetworkSet`.
+    NetworkSet(NetworkSet),
+    /// `projectcalico.org/v3 GlobalNetworkSet`.
+    GlobalNetworkSet(NetworkSet),
+    /// `projectcalico.org/v3 HostEndpoint`.
+    HostEndpoint(Box<HostEndpoint>),
+    /// `projectcalico.org/v3 Profile`.
+    Profile(Box<Profile>),
 }
 
 /// What identifies an object in a datastore.
@@ -182,6 +96,19 @@ macro_rules! on_each_kind {
             Object::BgpConfiguration($name) => $body,
             Object::IpamBlock($name) => $body,
             Object::FelixConfiguration($name) => $body,
+            Object::ServiceAccount($name) => $body,
+            Object::EndpointSlice($name) => $body,
+            Object::ClusterNetworkPolicy($name) => $body,
+            Object::Tier($name) => $body,
+            Object::CalicoNetworkPolicy($name) => $body,
+            Object::GlobalNetworkPolicy($name) => $body,
+            Object::StagedNetworkPolicy($name) => $body,
+            Object::StagedGlobalNetworkPolicy($name) => $body,
+            Object::StagedKubernetesNetworkPolicy($name) => $body,
+            Object::NetworkSet($name) => $body,
+            Object::GlobalNetworkSet($name) => $body,
+            Object::HostEndpoint($name) => $body,
+            Object::Profile($name) => $body,
         }
     };
 }
@@ -198,6 +125,19 @@ impl Object {
             Self::BgpConfiguration(_) => Kind::BgpConfiguration,
             Self::IpamBlock(_) => Kind::IpamBlock,
             Self::FelixConfiguration(_) => Kind::FelixConfiguration,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
+            Self::Tier(_) => Kind::Tier,
+            Self::CalicoNetworkPolicy(_) => Kind::CalicoNetworkPolicy,
+            Self::GlobalNetworkPolicy(_) => Kind::GlobalNetworkPolicy,
+            Self::StagedNetworkPolicy(_) => Kind::StagedNetworkPolicy,
+            Self::StagedGlobalNetworkPolicy(_) => Kind::StagedGlobalNetworkPolicy,
+            Self::StagedKubernetesNetworkPolicy(_) => Kind::StagedKubernetesNetworkPolicy,
+            Self::NetworkSet(_) => Kind::NetworkSet,
+            Self::GlobalNetworkSet(_) => Kind::GlobalNetworkSet,
+            Self::HostEndpoint(_) => Kind::HostEndpoint,
+            Self::Profile(_) => Kind::Profile,
         }
     }
 
@@ -234,11 +174,20 @@ impl Object {
             }
             Self::NetworkPolicy(policy) => {
                 let spec = &mut policy.spec;
-                if spec.policy_types.is_empty() {
-                    spec.policy_types.push(PolicyType::Ingress);
-                    if !spec.egress.is_empty() {
-                        spec.policy_types.push(PolicyType::Egress);
-                    }
+                default_policy_types(&mut spec.policy_types, &spec.egress);
+            }
+            Self::CalicoNetworkPolicy(policy) | Self::GlobalNetworkPolicy(policy) => policy.spec.default_types(),
+            Self::StagedNetworkPolicy(policy) | Self::StagedGlobalNetworkPolicy(policy) => {
+                let spec = &mut policy.spec;
+                // One that deletes says nothing else.
+                if *spec.staged_action.get_or_insert_default() != StagedAction::Delete {
+                    spec.default_types();
+                }
+            }
+            Self::StagedKubernetesNetworkPolicy(policy) => {
+                let spec = &mut policy.spec;
+                if *spec.staged_action.get_or_insert_default() != StagedAction::Delete {
+                    default_policy_types(&mut spec.policy_types, &spec.egress);
                 }
             }
             Self::Node(_)
@@ -246,7 +195,25 @@ impl Object {
             | Self::IpPool(_)
             | Self::BgpConfiguration(_)
             | Self::IpamBlock(_)
-            | Self::FelixConfiguration(_) => {}
+            | Self::FelixConfiguration(_)
+            | Self::ServiceAccount(_)
+            | Self::EndpointSlice(_)
+            | Self::ClusterNetworkPolicy(_)
+            | Self::Tier(_)
+            | Self::NetworkSet(_)
+            | Self::GlobalNetworkSet(_)
+            | Self::HostEndpoint(_)
+            | Self::Profile(_) => {}
+        }
+    }
+}
+
+/// Fills in `policyTypes` as Kubernetes does: always ingress, and egress if there are rules for it.
+fn default_policy_types(types: &mut Vec<PolicyType>, egress: &[NetworkPolicyEgressRule]) {
+    if types.is_empty() {
+        types.push(PolicyType::Ingress);
+        if !egress.is_empty() {
+            types.push(PolicyType::Egress);
         }
     }
 }
@@ -265,7 +232,7 @@ impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let kind = self.kind();
         on_each_kind!(self, object => {
-            Manifest { api_version: kind.api_version(), kind: kind.as_str(), object }.serialize(serializer)
+            Manifest { api_version: kind.api_version(), kind: kind.manifest_kind(), object }.serialize(serializer)
         })
     }
 }

@@ -227,7 +227,7 @@ fn each_error_names_the_field_the_value_and_the_remedy() {
         ),
         (
             json!({"apiVersion": "extensions/v1beta1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}),
-            "apiVersion: Unsupported value: \"extensions/v1beta1\": supported values: \"networking.k8s.io/v1\"",
+            "apiVersion: Unsupported value: \"extensions/v1beta1\": supported values: \"networking.k8s.io/v1\", \"projectcalico.org/v3\"",
         ),
         (json!({"kind": "Pod"}), "apiVersion: Required value: such as v1 or networking.k8s.io/v1"),
         (json!({"apiVersion": "v1", "kind": 3}), "kind: Invalid value: 3: must be a string"),
@@ -392,21 +392,46 @@ fn a_null_is_the_zero_value_of_its_type() {
 
 #[test]
 fn kinds_are_told_apart() {
-    for (api_version, kind) in [("v1", "Service"), ("v1", "Secret"), ("discovery.k8s.io/v1", "EndpointSlice")] {
+    for (api_version, kind) in [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints")] {
         assert_eq!(decode(&json!({"apiVersion": api_version, "kind": kind, "anything": 1})), Ok(Decoded::Ignored));
     }
     for (api_version, kind, want) in [
         ("apps/v1", "Deployment", "unknown kind Deployment of apps/v1: it has no effect"),
         ("v1", "Pods", "unknown kind Pods of v1: did you mean Pod?"),
-        ("projectcalico.org/v3", "NetworkPolicy", "projectcalico.org/v3 NetworkPolicy is not enforced by this version"),
+        // Other projects have kinds of the same names.
+        ("crd.antrea.io/v1beta1", "Tier", "unknown kind Tier of crd.antrea.io/v1beta1: it has no effect"),
         (
-            "crd.projectcalico.org/v1",
-            "NetworkPolicy",
-            "crd.projectcalico.org/v1 NetworkPolicy is not enforced by this version",
+            "policy.networking.k8s.io/v1alpha1",
+            "AdminNetworkPolicy",
+            "unknown kind AdminNetworkPolicy of policy.networking.k8s.io/v1alpha1: ClusterNetworkPolicy took its place",
         ),
     ] {
         let decoded = decode(&json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}}));
         assert_eq!(decoded, Ok(Decoded::UnknownKind(want.to_owned())));
+    }
+    // Two kinds are called NetworkPolicy; Calico's kinds have two groups.
+    for (api_version, want) in [
+        ("networking.k8s.io/v1", Kind::NetworkPolicy),
+        ("projectcalico.org/v3", Kind::CalicoNetworkPolicy),
+        ("crd.projectcalico.org/v1", Kind::CalicoNetworkPolicy),
+    ] {
+        let read =
+            object(&json!({"apiVersion": api_version, "kind": "NetworkPolicy", "metadata": {"name": "x"}, "spec": {}}));
+        assert_eq!(read.kind(), want);
+        let written = serde_json::to_value(&read).unwrap();
+        assert_eq!((&written["apiVersion"], &written["kind"]), (&json!(want.api_version()), &json!("NetworkPolicy")));
+    }
+    // A slip in the group or the version is no other kind.
+    for (api_version, kind) in [
+        ("projectcalico/v3", "Tier"),
+        ("projectcalico.org/v1", "Tier"),
+        ("crd.projectcalico.org/v3", "Tier"),
+        ("policy.networking.k8s.io/v1alpha1", "ClusterNetworkPolicy"),
+        ("networking.k8s.oi/v1", "NetworkPolicy"),
+        ("v1", "NetworkPolicy"),
+    ] {
+        let errors = errors(&json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}}));
+        assert!(errors[0].starts_with("apiVersion: Unsupported value"), "{api_version}: {errors:?}");
     }
     for (text, kind) in [
         ("pods", Kind::Pod),
@@ -415,10 +440,35 @@ fn kinds_are_told_apart() {
         ("IPAMBlocks", Kind::IpamBlock),
         ("felixconfig", Kind::FelixConfiguration),
         ("FelixConfigurations", Kind::FelixConfiguration),
+        ("networkpolicy", Kind::NetworkPolicy),
+        ("networkpolicies.networking.k8s.io", Kind::NetworkPolicy),
+        ("networkpolicies.v1.networking.k8s.io", Kind::NetworkPolicy),
+        ("networkpolicies.projectcalico.org", Kind::CalicoNetworkPolicy),
+        ("NetworkPolicy.v3.projectcalico.org", Kind::CalicoNetworkPolicy),
+        ("networkpolicies.crd.projectcalico.org", Kind::CalicoNetworkPolicy),
+        ("np.projectcalico.org", Kind::CalicoNetworkPolicy),
+        ("caliconetworkpolicy", Kind::CalicoNetworkPolicy),
+        ("cnp", Kind::CalicoNetworkPolicy),
+        ("gnp", Kind::GlobalNetworkPolicy),
+        ("tiers.projectcalico.org", Kind::Tier),
+        ("clusternetworkpolicies.policy.networking.k8s.io", Kind::ClusterNetworkPolicy),
+        ("hep", Kind::HostEndpoint),
+        ("sa", Kind::ServiceAccount),
     ] {
-        assert_eq!(text.parse(), Ok(kind));
+        assert_eq!(text.parse(), Ok(kind), "{text}");
+    }
+    for text in ["networkpolicies.example.com", "pods.v1", "tiers.v1.projectcalico.org", ".projectcalico.org", "."] {
+        assert!(text.parse::<Kind>().is_err(), "{text}");
+    }
+    // No name means two kinds, and every kind is found by its own.
+    for kind in Kind::ALL {
+        assert_eq!(kind.as_str().parse(), Ok(kind));
+        assert_eq!(format!("{}s", kind.as_str()).replace("ys", "ies").parse(), Ok(kind));
+        assert_eq!(Kind::of_manifest(kind.api_version(), kind.manifest_kind()), Some(kind));
+        assert_eq!(serde_json::to_value(kind).unwrap(), json!(kind.as_str()));
     }
     assert!("deployment".parse::<Kind>().unwrap_err().contains("NetworkPolicy"));
+    assert!("globalnetworkpolcy".parse::<Kind>().unwrap_err().contains("did you mean GlobalNetworkPolicy?"));
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn some_value(field: &Field) -> Value {
         json!("DoubleIfFull"),
         json!("TunnelAddress"),
         json!("Any"),
+        json!("Keep"),
         json!("IPPoolsOnly"),
         json!("DoNothing"),
         json!("CalicoIPAM"),

@@ -28,7 +28,7 @@ impl Node {
     pub fn start(objects: Vec<Object>, endpoints: Vec<LocalEndpoint>) -> Result<Self, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("unshare: {errno}; root is needed"))?;
         let socket = NftSocket::open().map_err(|error| error.to_string())?;
-        let config = Config { node: "n0".into(), dataplane: true, bgp: false, seed: 7 };
+        let config = Config { node: "n0".into(), dataplane: true, bgp: false, route_protocols: Vec::new(), seed: 7 };
         let mut node = Self { felix: Felix::new(config), socket, now: 1_000, revision: 0, commits: Vec::new() };
         node.run()?;
         node.event(Event::Restored { endpoints })?;

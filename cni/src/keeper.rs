@@ -96,7 +96,7 @@ impl Right {
     /// Forgets the interfaces that are gone.
     fn retain(&mut self, interfaces: &BTreeSet<&str>) {
         let is_there = |path: &String| {
-            path.split('/').nth(3).is_none_or(|name| !name.starts_with("cali") || interfaces.contains(name))
+            path.split('/').nth(3).is_none_or(|name| matches!(name, "all" | "default") || interfaces.contains(name))
         };
         self.settings.retain(is_there);
         self.limits.retain(|name, _| interfaces.contains(name.as_str()));
@@ -398,11 +398,11 @@ impl Keeper {
     /// Removes the intermediate devices of pods that are gone, and limits of pods that have none any more are gone already.
     async fn sweep(&mut self, wanted: &Wanted, present: &Present, findings: &mut Findings) {
         for (device, pod) in present.idle_devices(&wanted.bandwidth) {
-            let pod_link = present.link(&pod);
-            if pod_link.is_some() && self.records.iter().any(|record| record.endpoint.host_interface == pod) {
+            let is_known = |pod: &Link| self.records.iter().any(|record| record.endpoint.host_interface == pod.name);
+            if pod.as_ref().is_some_and(is_known) {
                 continue;
             }
-            match shaping::remove_device(&self.net, pod_link, &device).await {
+            match shaping::remove_device(&self.net, pod.as_ref(), &device).await {
                 Ok(()) => tracing::info!(device = device.name, "an intermediate device without its pod is removed"),
                 Err(error) => findings.problems.push(error.to_string()),
             }

@@ -39,4 +39,9 @@ pub trait Dataplane: Send + Sync {
     fn mtu_interfaces(&self) -> String {
         tortie_api::calico::felix::MTU_INTERFACES.to_owned()
     }
+
+    /// What the name of a new pod's interface begins with, at most 4 bytes: the first of FelixConfiguration's `interfacePrefix`.
+    fn interface_prefix(&self) -> String {
+        "cali".to_owned()
+    }
 }

@@ -6,7 +6,8 @@
 //! although its caller left.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -188,7 +189,11 @@ impl Inner {
             container_id: call.container_id.clone(),
             netns: path.display().to_string(),
             ifname: call.ifname.clone(),
-            host_interface: tortie_policy::host_interface(&pod.namespace, &pod.name),
+            host_interface: tortie_policy::host_interface_with(
+                &self.dataplane.interface_prefix(),
+                &pod.namespace,
+                &pod.name,
+            ),
             host_mac: HOST_MAC.to_string(),
             mac: String::new(),
             ips,
@@ -339,7 +344,7 @@ impl Inner {
             self.datastore.withdraw_pod_ips(&endpoint.namespace, &endpoint.pod, &self.publisher(record)).await;
         withdrawn.map_err(|error| datastore(&error))?;
         self.ipam.release(&handle_of(record)).await.map_err(addresses)?;
-        self.store.remove(&endpoint.container_id, &endpoint.ifname).map_err(|error| disk(&error))
+        self.store.remove(&endpoint.container_id, &endpoint.ifname).map_err(|error| disk(&self.config.run_dir, &error))
     }
 
     // ---- CHECK, STATUS, GC ---------------------------------------------------------------------------------------------------
@@ -438,7 +443,7 @@ impl Inner {
     }
 
     fn save(&self, record: &Record) -> Result<(), CniError> {
-        self.store.save(record).map_err(|error| disk(&error))
+        self.store.save(record).map_err(|error| disk(&self.config.run_dir, &error))
     }
 }
 
@@ -464,8 +469,16 @@ fn datastore(error: &StoreError) -> CniError {
     CniError::new(CniError::TRY_AGAIN, "the datastore failed", error)
 }
 
-fn disk(error: &std::io::Error) -> CniError {
-    CniError::new(CniError::TRY_AGAIN, "the endpoint's record could not be written to the run directory", error)
+fn disk(run_dir: &Path, error: &std::io::Error) -> CniError {
+    let remedy = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ": make room there, of bytes (`df`) and of files (`df -i`), or give the agent another --run-dir"
+        }
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => ": the agent must be able to write there",
+        _ => "",
+    };
+    let details = format!("{}: {error}{remedy}", run_dir.join("endpoints").display());
+    CniError::new(CniError::TRY_AGAIN, "the endpoint's record could not be written to the run directory", details)
 }
 
 fn addresses(error: ipam::Error) -> CniError {

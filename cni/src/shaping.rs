@@ -3,7 +3,7 @@
 //! The intermediate device of a pod that is limited in what it sends is named after the pod's interface, so it is found again after a
 //! restart, and one whose pod is gone is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 use tortie_api::k8s::{Bandwidth, BandwidthLimit};
@@ -13,21 +13,26 @@ use tortie_felix_netlink::{Error, Link, Net};
 /// What the names of intermediate devices begin with.
 const PREFIX: &str = "tifb";
 
-/// What the names of pods' interfaces begin with.
-const POD_PREFIX: &str = "cali";
+/// So many digits at the end of a pod's interface name stand for the pod, whatever is before them.
+const DIGITS: usize = 11;
 
 /// What an Ethernet frame has besides its packet, two VLAN tags included, in bytes.
 const FRAME: u32 = 22;
 
-/// The intermediate device of a pod's interface.
-pub(crate) fn device_of(interface: &str) -> Option<String> {
-    interface.strip_prefix(POD_PREFIX).map(|rest| format!("{PREFIX}{rest}"))
+/// The digits at the end of an interface's name that stand for a pod.
+fn digits(interface: &str) -> Option<&str> {
+    let digits = interface.get(interface.len().checked_sub(DIGITS)?..)?;
+    (digits.len() < interface.len() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
-/// The pod's interface of an intermediate device of ours.
-pub(crate) fn pod_of(device: &str) -> Option<String> {
-    let rest = device.strip_prefix(PREFIX).filter(|rest| rest.len() == 11)?;
-    rest.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("{POD_PREFIX}{rest}"))
+/// The intermediate device of a pod's interface.
+pub(crate) fn device_of(interface: &str) -> Option<String> {
+    digits(interface).map(|digits| format!("{PREFIX}{digits}"))
+}
+
+/// Whether an interface is an intermediate device of ours.
+fn is_device(interface: &str) -> bool {
+    digits(interface).is_some_and(|digits| interface.strip_prefix(PREFIX) == Some(digits))
 }
 
 /// The bucket for a limit on an interface with this MTU. A burst below one packet would let none through.
@@ -68,14 +73,16 @@ impl Present {
         self.disciplines.get(&index).copied().unwrap_or_default()
     }
 
-    /// The intermediate devices whose pods have no limit of their own sending.
-    pub(crate) fn idle_devices(&self, wanted: &BTreeMap<String, Bandwidth>) -> Vec<(Link, String)> {
-        let is_idle = |pod: &String| wanted.get(pod).is_none_or(|bandwidth| bandwidth.egress.is_none());
-        self.links
-            .values()
-            .filter_map(|link| Some((link.clone(), pod_of(&link.name)?)))
-            .filter(|(_, pod)| is_idle(pod))
-            .collect()
+    /// The intermediate devices whose pods have no limit of their own sending, each with the pod's interface if that is there.
+    pub(crate) fn idle_devices(&self, wanted: &BTreeMap<String, Bandwidth>) -> Vec<(Link, Option<Link>)> {
+        let limited = wanted.iter().filter(|(_, bandwidth)| bandwidth.egress.is_some());
+        let used: BTreeSet<String> = limited.filter_map(|(pod, _)| device_of(pod)).collect();
+        let idle = self.links.values().filter(|link| is_device(&link.name) && !used.contains(&link.name));
+        let pod = |device: &Link| {
+            let mut others = self.links.values().filter(|link| link.index != device.index);
+            others.find(|link| device_of(&link.name).as_ref() == Some(&device.name)).cloned()
+        };
+        idle.map(|device| (device.clone(), pod(device))).collect()
     }
 }
 
@@ -183,10 +190,14 @@ mod tests {
 
     #[test]
     fn devices_are_named_after_their_pods_interface() {
-        assert_eq!(device_of("cali0123456789a").as_deref(), Some("tifb0123456789a"));
-        assert_eq!(pod_of("tifb0123456789a").as_deref(), Some("cali0123456789a"));
-        for name in ["tifb", "tifb0", "tifb0123456789g", "tifb0123456789ab", "ifb0", "cali0123456789a"] {
-            assert_eq!(pod_of(name), None, "{name}");
+        for pod in ["cali0123456789a", "tap0123456789a", "p0123456789a"] {
+            assert_eq!(device_of(pod).as_deref(), Some("tifb0123456789a"));
+        }
+        assert!(is_device("tifb0123456789a"));
+        for name in
+            ["tifb", "tifb0", "tifb0123456789g", "tifb0123456789ab", "ifb0", "cali0123456789a", "0123456789a", ""]
+        {
+            assert!(!is_device(name), "{name}");
         }
         assert_eq!(device_of("eth0"), None);
     }

@@ -17,9 +17,6 @@ use crate::cli::Clean;
 use crate::output::{self, Output};
 use crate::settings::Settings;
 
-/// How the names of pods' interfaces begin.
-const PREFIX: &str = "cali";
-
 /// One thing, and what became of it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,7 +64,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: &Clean) -> Re
     let (left, mut errors) = leftovers::find(&net, &place).await;
     let mut things: Vec<Thing> = left.into_iter().map(Thing::Left).collect();
     if args.all {
-        let node = clean::Node { run_dir, root: args.host_root.clone(), prefix: PREFIX.to_owned() };
+        let node = clean::Node { run_dir, root: args.host_root.clone() };
         let (ours, more) = clean::find(&net, &node).await;
         things.extend(ours.into_iter().map(Thing::Ours));
         errors.extend(more);

@@ -52,6 +52,12 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// List resources
     Get(Get),
+    /// Create or change resources of the datastore
+    Apply(Files),
+    /// Delete resources of the datastore
+    Delete(Delete),
+    /// Say whether resources would be taken
+    Validate(Files),
     /// The agent and its BGP sessions
     #[command(subcommand)]
     Node(Node),
@@ -80,7 +86,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// The kind: node, pod, namespace, networkpolicy, ippool, bgpconfiguration, ipamblock, and their plurals and short names
+    /// The kind, its plural or a short name: node, pod, networkpolicy, globalnetworkpolicy (gnp), tier, ippool, ...; Calico's own
+    /// NetworkPolicy is cnp
     pub(crate) kind: Kind,
     /// Only the objects of these names
     pub(crate) names: Vec<String>,
@@ -93,6 +100,28 @@ pub(crate) struct Get {
     /// Only objects with these labels: key=value, key!=value, key in (a,b), key notin (a,b), key, !key; commas mean "and"
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Manifests: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR", required = true)]
+    pub(crate) filename: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The kind
+    #[arg(conflicts_with = "filename", requires = "names")]
+    pub(crate) kind: Option<Kind>,
+    /// The objects' names
+    pub(crate) names: Vec<String>,
+    /// The objects of manifests: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR", required_unless_present = "kind")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// The namespace [default: default]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,6 +190,15 @@ pub(crate) enum Family {
     Ipv6,
 }
 
+impl From<Family> for tortie_nft::Family {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => Self::V4,
+            Family::Ipv6 => Self::V6,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// The nftables ruleset that a node wants, as text that `nft -f` takes
@@ -169,22 +207,7 @@ pub(crate) enum Policy {
         manifests: Manifests,
     },
     /// Why a pair may, or may not, talk
-    Explain {
-        #[command(flatten)]
-        manifests: Manifests,
-        /// The source: NAMESPACE/POD or an address
-        #[arg(long, value_name = "NS/POD|IP")]
-        from: String,
-        /// The destination: NAMESPACE/POD or an address
-        #[arg(long, value_name = "NS/POD|IP")]
-        to: String,
-        /// tcp, udp or sctp
-        #[arg(long, default_value = "tcp")]
-        protocol: tortie_api::k8s::Protocol,
-        /// The destination's port
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-        port: u16,
-    },
+    Explain(Explain),
     /// Who may reach whom
     Matrix {
         #[command(flatten)]
@@ -199,6 +222,78 @@ pub(crate) enum Policy {
         #[arg(long)]
         oracle: bool,
     },
+    /// How often each rule of each policy decided, from the counters of the agents' tables
+    Hits(Hits),
+    /// What a change would do, before anything is applied: whose verdicts change, and what each node would write
+    Plan(Plan),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// The source: NAMESPACE/POD or an address
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub(crate) from: String,
+    /// The destination: NAMESPACE/POD or an address
+    #[arg(long, value_name = "NS/POD|IP")]
+    pub(crate) to: String,
+    /// tcp, udp, sctp, icmp, icmpv6, udplite or a number
+    #[arg(long, default_value = "tcp")]
+    pub(crate) protocol: String,
+    /// The destination's port, of a protocol with ports
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// The source's port [default: one that clients are given]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) source_port: Option<u16>,
+    /// The type of ICMP [default: an echo request's]
+    #[arg(long)]
+    pub(crate) icmp_type: Option<u8>,
+    /// The code of ICMP [default: 0]
+    #[arg(long)]
+    pub(crate) icmp_code: Option<u8>,
+    /// The family of the addresses [default: that of a given address, else IPv4 where both have it]
+    #[arg(long, value_enum)]
+    pub(crate) family: Option<Family>,
+    /// Have the kernels of the nodes trace this flow for so many seconds, and print what really happened
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "10",
+        value_parser = clap::value_parser!(u16).range(1..=60),
+        conflicts_with = "manifests"
+    )]
+    pub(crate) trace: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hits {
+    /// Only the policies of this name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Only policies of this namespace
+    #[arg(short = 'n', long, value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+    /// Only rules that decided something
+    #[arg(long)]
+    pub(crate) hit: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// What would be applied: a file, a directory, or - for stdin (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// What would be deleted: the objects of a file or directory, or one as KIND/NAME or KIND/NAMESPACE/NAME (repeatable)
+    #[arg(long, value_name = "FILE|DIR|OBJECT")]
+    pub(crate) delete: Vec<String>,
+    /// Ports to ask about, TCP/80,UDP/53; a bare number is TCP [default: each pod's declared ports, and those that the change names]
+    #[arg(long, value_parser = ports::parse_list, value_name = "PORTS")]
+    pub(crate) ports: Option<ports::List>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,15 +5,21 @@ mod ask;
 mod bgp;
 mod clean;
 mod cli;
+mod columns;
+mod edit;
+mod explain;
 mod get;
+mod hits;
 mod ipam;
 mod lab;
 mod node;
 mod output;
+mod plan;
 mod policy;
 mod routes;
 mod selector;
 mod settings;
+mod trace;
 mod version;
 
 use std::process::ExitCode;
@@ -48,6 +54,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let settings = Settings::read(&cli.global)?;
     match cli.command {
         Command::Get(args) => get::run(&settings, output, args).await?,
+        Command::Apply(files) => edit::apply(&settings, output, &files).await?,
+        Command::Delete(args) => edit::delete(&settings, output, &args).await?,
+        Command::Validate(files) => edit::validate(output, &files)?,
         Command::Node(Node::Clean(args)) => clean::run(&settings, output, &args).await?,
         Command::Node(Node::Status) => node::run(&settings, output).await?,
         Command::Bgp(command) => bgp::run(&settings, output, command).await?,

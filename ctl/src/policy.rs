@@ -1,18 +1,18 @@
 //! `tortie policy render`, `explain` and `matrix`: from manifests, or from the datastore of a running cluster.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use tortie_api::{Kind, Object};
+use tortie_api::Object;
+use tortie_datastore::manifests::Place;
 use tortie_datastore::{Datastore, manifests};
 use tortie_lab::grid::{self, Style};
 use tortie_lab::verdict;
 use tortie_nft::Family as NftFamily;
-use tortie_policy::explain::{Explanation, Side};
 use tortie_policy::matrix::{self, Engine, Query, Row, Verdict};
 use tortie_policy::offline::Offline;
-use tortie_policy::oracle::Question;
 
 use crate::cli::{Family, Manifests, Policy};
 use crate::output::{self, Format, Output};
@@ -24,12 +24,7 @@ const SHOWN_WARNINGS: usize = 3;
 pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) -> Result<()> {
     match command {
         Policy::Render { manifests } => render(settings, output, &manifests).await,
-        Policy::Explain { manifests, from, to, protocol, port } => {
-            let question = Question { from: from.parse()?, to: to.parse()?, protocol, port, family: None };
-            let cluster = cluster(settings, &manifests).await?;
-            let explanation = cluster.explain(&question)?;
-            output.print(&explanation, |_| explained(&explanation))
-        }
+        Policy::Explain(args) => crate::explain::run(settings, output, &args).await,
         Policy::Matrix { manifests, ports, family, oracle } => {
             let cluster = cluster(settings, &manifests).await?;
             let query = Query {
@@ -40,6 +35,8 @@ pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) ->
             let rows = matrix::matrix(&cluster, &query)?;
             print_rows(output, &rows.into_iter().map(row).collect::<Vec<_>>())
         }
+        Policy::Hits(args) => crate::hits::run(settings, output, &args).await,
+        Policy::Plan(args) => crate::plan::run(settings, output, args).await,
     }
 }
 
@@ -98,10 +95,18 @@ async fn render(settings: &Settings, output: Output, manifests: &Manifests) -> R
 }
 
 /// The cluster of the manifests, or of the datastore. What should be known of the answers goes to stderr.
-async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> {
-    let objects =
-        if manifests.manifests.is_empty() { from_datastore(settings).await? } else { from_manifests(manifests)? };
-    let cluster = Offline::new(&objects);
+pub(crate) async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> {
+    let (objects, places) = if manifests.manifests.is_empty() {
+        (from_datastore(settings).await?, Vec::new())
+    } else {
+        let loaded = load(&manifests.manifests)?;
+        let places = loaded.iter().map(|(object, place)| (object.key(), place.to_string())).collect();
+        (loaded.into_iter().map(|(object, _)| object).collect(), places)
+    };
+    let mut cluster = Offline::new(&objects);
+    for (key, place) in places {
+        cluster.set_source(key, place);
+    }
     // One a pod: a large cluster without addresses should not scroll everything else away.
     let warnings = cluster.warnings();
     for warning in warnings.iter().take(SHOWN_WARNINGS) {
@@ -113,17 +118,28 @@ async fn cluster(settings: &Settings, manifests: &Manifests) -> Result<Offline> 
     Ok(cluster)
 }
 
-async fn from_datastore(settings: &Settings) -> Result<Vec<Object>> {
+/// All that verdicts and tables depend on.
+pub(crate) async fn from_datastore(settings: &Settings) -> Result<Vec<Object>> {
     let datastore = settings.datastore().await?;
     let mut objects = Vec::new();
-    for kind in [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy] {
+    for kind in tortie_policy::KINDS {
         objects.extend(datastore.list(kind).await?);
     }
     Ok(objects)
 }
 
-fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
-    let loaded = manifests::load(&manifests.manifests);
+pub(crate) fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
+    from_files(&manifests.manifests)
+}
+
+/// The objects of files and directories. Any problem beyond a warning is an error.
+pub(crate) fn from_files(paths: &[PathBuf]) -> Result<Vec<Object>> {
+    Ok(load(paths)?.into_iter().map(|(object, _)| object).collect())
+}
+
+/// The same, each with its place.
+fn load(paths: &[PathBuf]) -> Result<Vec<(Object, Place)>> {
+    let loaded = manifests::load(paths);
     let mut errors = Vec::new();
     for problem in &loaded.problems {
         let text = format!("{}: {}", problem.place, problem.message);
@@ -136,35 +152,5 @@ fn from_manifests(manifests: &Manifests) -> Result<Vec<Object>> {
     if !errors.is_empty() {
         bail!("{}", errors.join("\ntortie: "));
     }
-    Ok(loaded.objects.into_iter().map(|(object, _)| object).collect())
-}
-
-fn explained(explanation: &Explanation) -> String {
-    let mut text = format!("{}\n", explanation.summary);
-    for (name, side) in [("egress", &explanation.egress), ("ingress", &explanation.ingress)] {
-        let _ = write!(text, "\n{name}: {}", side.verdict);
-        let _ = match (&side.policy, &side.rule) {
-            (Some(policy), Some(rule)) => writeln!(text, " by {policy}, {rule}"),
-            (Some(policy), None) => writeln!(text, " by {policy}"),
-            _ => writeln!(text),
-        };
-        text.push_str(&steps(side));
-    }
-    let route = &explanation.route;
-    let end = |node: &Option<String>, address: &Option<std::net::IpAddr>| {
-        let address = address.map_or_else(|| "an address not known yet".to_owned(), |address| address.to_string());
-        node.as_ref().map_or(address.clone(), |node| format!("{address} on {node}"))
-    };
-    let from = end(&route.source_node, &route.source_address);
-    let to = end(&route.destination_node, &route.destination_address);
-    let _ = writeln!(text, "\nroute: from {from} to {to}");
-    text
-}
-
-fn steps(side: &Side) -> String {
-    let mut text = String::new();
-    for step in &side.steps {
-        let _ = writeln!(text, "  {}", step.why);
-    }
-    text
+    Ok(loaded.objects)
 }

@@ -1,8 +1,11 @@
 //! The command line without a cluster: policy from manifests, resources of a directory, errors and their exit status.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod common;
 
+use std::path::Path;
+use std::process::Command;
+
+use common::{json_of, manifests, path, text, tortie};
 use serde_json::{Value, json};
 
 const CLUSTER: &str = r#"
@@ -22,35 +25,6 @@ const CLUSTER: &str = r#"
 ---
 {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: pool}, spec: {cidr: 10.244.0.0/16}}
 "#;
-
-fn manifests(text: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("cluster.yaml"), text).expect("a manifest");
-    folder
-}
-
-fn tortie(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tortie"));
-    for name in ["TORTIE_SOCKET", "TORTIE_RUN_DIR", "TORTIE_LAB", "TORTIE_NODE", "TORTIE_DATASTORE"] {
-        command.env_remove(name);
-    }
-    command.args(args).stdin(Stdio::null()).output().expect("tortie runs")
-}
-
-fn text(output: &Output) -> (String, String, Option<i32>) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (text(&output.stdout), text(&output.stderr), output.status.code())
-}
-
-fn json_of(args: &[&str]) -> Value {
-    let (stdout, stderr, status) = text(&tortie(args));
-    assert_eq!(status, Some(0), "{stderr}");
-    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
-}
-
-fn path(folder: &tempfile::TempDir) -> &str {
-    folder.path().to_str().expect("a plain path")
-}
 
 #[test]
 fn the_matrix_has_the_fixed_form() {

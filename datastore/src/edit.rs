@@ -370,8 +370,8 @@ fn values(documents: &[Document]) -> Vec<Value> {
 
 /// The file of a new object: `KIND.NAMESPACE.NAME.yaml`, without the namespace where there is none.
 fn file_name(key: &DocumentKey) -> String {
-    let parts = [Some(&key.kind), key.namespace.as_ref(), Some(&key.name)];
-    let name = parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".");
+    let parts = [Some(key.kind_name()), key.namespace.as_deref(), Some(&key.name)];
+    let name = parts.into_iter().flatten().collect::<Vec<_>>().join(".");
     let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_');
     let name: String = name.chars().map(|character| if plain(character) { character } else { '_' }).take(200).collect();
     format!("{}.yaml", name.trim_start_matches('.'))

@@ -84,7 +84,12 @@ impl Stamp {
 
 /// Says that a file cannot be read.
 pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Problem {
-    Problem { place: path.display().to_string(), message: format!("cannot be read: {error}"), warning: false }
+    Problem {
+        place: path.display().to_string(),
+        message: format!("cannot be read: {error}"),
+        warning: false,
+        kind: None,
+    }
 }
 
 /// Replaces a file at once: whoever reads it, and whatever crashes, finds the old content or the new. `durable` waits for the disk.
@@ -144,6 +149,7 @@ pub(crate) fn too_deep(path: &Path) -> Problem {
         place: path.display().to_string(),
         message: format!("directories nest deeper than {DEPTH_LIMIT} levels: what is below is not read"),
         warning: false,
+        kind: None,
     }
 }
 
@@ -154,6 +160,7 @@ pub(crate) fn link_to_directory(path: &Path) -> Problem {
         message: "a symbolic link to a directory is not followed: move the directory here, or link its files"
             .to_owned(),
         warning: true,
+        kind: None,
     }
 }
 

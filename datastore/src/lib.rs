@@ -46,6 +46,8 @@ pub struct Problem {
     pub message: String,
     /// Whether it is only a warning (an unknown kind).
     pub warning: bool,
+    /// The kind of the object that it is about; none where that cannot be told, as of a file that is no YAML.
+    pub kind: Option<Kind>,
 }
 
 /// Why a write or a read failed.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tortie_api::{Decoded, Object, ObjectKey};
+use tortie_api::{Decoded, Kind, Object, ObjectKey};
 
 use crate::Problem;
 use crate::files;
@@ -48,18 +48,26 @@ impl From<&ObjectKey> for DocumentKey {
     fn from(key: &ObjectKey) -> Self {
         Self {
             group: group(key.kind.api_version()).to_owned(),
-            kind: key.kind.as_str().to_owned(),
+            kind: key.kind.manifest_kind().to_owned(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         }
     }
 }
 
+impl DocumentKey {
+    /// The name of the kind that no other kind has: two are called NetworkPolicy in manifests.
+    pub fn kind_name(&self) -> &str {
+        let is_it = |kind: &Kind| kind.manifest_kind() == self.kind && group(kind.api_version()) == self.group;
+        Kind::ALL.into_iter().find(is_it).map_or(&self.kind, |kind| kind.as_str())
+    }
+}
+
 impl fmt::Display for DocumentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind_name(), self.name),
+            None => write!(f, "{} {}", self.kind_name(), self.name),
         }
     }
 }
@@ -182,7 +190,7 @@ impl Loaded {
 /// Says that an object stands in two places.
 pub(crate) fn duplicate(key: &ObjectKey, first: &Place, second: &Place) -> Problem {
     let message = format!("{key} is already defined at {first}, which is kept: remove one of them");
-    Problem { place: second.to_string(), message, warning: false }
+    Problem { place: second.to_string(), message, warning: false, kind: Some(key.kind) }
 }
 
 /// What one file holds.
@@ -214,7 +222,7 @@ fn read_bytes(file: &Path, bytes: &[u8], objects_only: bool) -> Contents {
         Ok(text) => reader.text(text),
         Err(error) => {
             let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
-            reader.problem(line, "is not UTF-8: save the file in that encoding".to_owned(), false);
+            reader.problem(line, "is not UTF-8: save the file in that encoding".to_owned(), false, None);
         }
     }
     reader.contents
@@ -228,9 +236,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, line: usize, message: String, warning: bool) {
+    fn problem(&mut self, line: usize, message: String, warning: bool, kind: Option<Kind>) {
         let place = Place { file: self.file.to_owned(), line }.to_string();
-        self.contents.problems.push(Problem { place, message, warning });
+        self.contents.problems.push(Problem { place, message, warning, kind });
     }
 
     fn text(&mut self, text: &str) {
@@ -240,7 +248,7 @@ impl Reader<'_> {
         if let Err(error) = result {
             // Half a file is none.
             self.contents = Contents::default();
-            self.problem(error.line, error.reason, false);
+            self.problem(error.line, error.reason, false, None);
         }
     }
 
@@ -267,7 +275,7 @@ impl Reader<'_> {
                 }
                 Content::Scalar(Value::Null) => {}
                 Content::Scalar(_) | Content::Map(_) => {
-                    self.problem(items.line, "items: Invalid value: must be a list".to_owned(), false);
+                    self.problem(items.line, "items: Invalid value: must be a list".to_owned(), false, None);
                 }
             }
             return;
@@ -277,11 +285,12 @@ impl Reader<'_> {
             map.entry("apiVersion").or_insert_with(|| api_version.into());
             map.entry("kind").or_insert_with(|| kind.into());
         }
-        let name = describe(kind, node);
+        let exact = api_version.zip(kind).and_then(|(version, kind)| Kind::of_manifest(version, kind));
+        let name = describe(exact.map(Kind::as_str).or(kind), node);
         match tortie_api::decode(&value) {
             Ok(decoded) => {
                 if let Decoded::UnknownKind(message) = &decoded {
-                    self.problem(node.line, format!("{name}: {message}"), true);
+                    self.problem(node.line, format!("{name}: {message}"), true, None);
                 }
                 let object = match decoded {
                     Decoded::Object(object) => Some(*object),
@@ -296,8 +305,10 @@ impl Reader<'_> {
                 self.contents.documents.push(Document { key, place, object, value, text, range });
             }
             Err(errors) => {
+                // The version may be what is wrong, so that a kind of that name will do.
+                let kind = exact.or_else(|| kind.and_then(|kind| kind.parse().ok()));
                 for error in errors {
-                    self.problem(node.line_of(&error.path), format!("{name}: {error}"), false);
+                    self.problem(node.line_of(&error.path), format!("{name}: {error}"), false, kind);
                 }
             }
         }
@@ -309,7 +320,7 @@ fn describe(kind: Option<&str>, node: &Node) -> String {
     let metadata = node.get("metadata").map(|entry| &entry.value);
     let name = metadata.and_then(|metadata| metadata.text("name"));
     let namespace = metadata.and_then(|metadata| metadata.text("namespace"));
-    let namespaced = kind.is_some_and(|kind| kind.parse().is_ok_and(tortie_api::Kind::is_namespaced));
+    let namespaced = kind.is_some_and(|kind| kind.parse().is_ok_and(Kind::is_namespaced));
     let namespace = namespace.or(namespaced.then_some("default"));
     match (kind, namespace, name) {
         (Some(kind), Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
@@ -327,7 +338,7 @@ fn document_key(value: &Value, object: Option<&Object>) -> DocumentKey {
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let group = group(value["apiVersion"].as_str().unwrap_or_default()).to_owned();
     let kind = text(&value["kind"]).unwrap_or_default();
-    let known_to_be_namespaced = matches!(kind.as_str(), "Service" | "Secret" | "Endpoints" | "EndpointSlice");
+    let known_to_be_namespaced = matches!(kind.as_str(), "Service" | "Secret" | "Endpoints");
     let namespace =
         text(&value["metadata"]["namespace"]).or_else(|| known_to_be_namespaced.then(|| "default".to_owned()));
     DocumentKey { group, kind, namespace, name: text(&value["metadata"]["name"]).unwrap_or_default() }

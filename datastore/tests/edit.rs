@@ -68,6 +68,31 @@ fn a_new_object_gets_a_file_of_its_own() {
 }
 
 #[test]
+fn kinds_of_one_name_do_not_meet() {
+    let scratch = tempfile::tempdir().unwrap();
+    let policy = |version: &str, spec: &str| {
+        format!("apiVersion: {version}\nkind: NetworkPolicy\nmetadata: {{name: web}}\nspec: {spec}\n")
+    };
+    let kubernetes = policy("networking.k8s.io/v1", "{podSelector: {}}");
+    let calico = policy("projectcalico.org/v3", "{selector: all()}");
+    let reports = edit::apply(scratch.path(), &documents(&format!("{kubernetes}---\n{calico}"))).unwrap();
+    assert_eq!(reports.iter().map(|report| report.action).collect::<Vec<_>>(), [Action::Created; 2]);
+    assert_eq!(read(scratch.path(), "NetworkPolicy.default.web.yaml"), kubernetes);
+    assert_eq!(read(scratch.path(), "CalicoNetworkPolicy.default.web.yaml"), calico);
+    // What Calico keeps in its own group is the same object.
+    let stored = policy("crd.projectcalico.org/v1", "{selector: has(a)}");
+    assert_eq!(edit::apply(scratch.path(), &documents(&stored)).unwrap()[0].action, Action::Configured);
+    assert_eq!(read(scratch.path(), "CalicoNetworkPolicy.default.web.yaml"), stored);
+    let loaded = manifests::load(&[scratch.path().to_path_buf()]);
+    assert_eq!(loaded.problems, []);
+    let kinds: Vec<Kind> = loaded.objects.iter().map(|(object, _)| object.kind()).collect();
+    assert_eq!(kinds, [Kind::CalicoNetworkPolicy, Kind::NetworkPolicy]);
+    edit::delete(scratch.path(), &[key(Kind::CalicoNetworkPolicy, Some("default"), "web")]).unwrap();
+    assert!(!scratch.path().join("CalicoNetworkPolicy.default.web.yaml").exists());
+    assert_eq!(read(scratch.path(), "NetworkPolicy.default.web.yaml"), kubernetes);
+}
+
+#[test]
 fn only_the_document_is_deleted_and_the_file_with_the_last() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("shop.yaml");

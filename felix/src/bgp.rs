@@ -91,7 +91,7 @@ impl Bgp {
                 let place = (block.cidr, block.node.clone());
                 self.blocks.insert(name, block).map(|before| (before.cidr, before.node)) != Some(place)
             }
-            Object::Namespace(_) | Object::Pod(_) | Object::NetworkPolicy(_) | Object::FelixConfiguration(_) => false,
+            _ => false,
         }
     }
 
@@ -102,7 +102,7 @@ impl Bgp {
             Kind::BgpConfiguration => self.configurations.remove(&key.name).is_some(),
             Kind::IpPool => self.pools.remove(&key.name).is_some(),
             Kind::IpamBlock => self.blocks.remove(&key.name).is_some(),
-            Kind::Namespace | Kind::Pod | Kind::NetworkPolicy | Kind::FelixConfiguration => false,
+            _ => false,
         }
     }
 

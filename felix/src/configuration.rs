@@ -10,7 +10,7 @@ use tortie_api::meta::StringMap;
 use tortie_api::selector::Selector;
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 
 /// The name of the configuration for all nodes, of both kinds.
 const DEFAULT: &str = "default";
@@ -188,6 +188,9 @@ impl Configurations {
                     if unheeded.by_design { "has no effect here" } else { "is not supported by this version" };
                 format!("FelixConfiguration {name}: spec.{field}: {value} {standing}: {note}")
             }));
+            let refused = settings::refused(layer).into_iter().filter(|(field, _)| !hidden.contains(field));
+            warnings
+                .extend(refused.map(|(field, reason)| format!("FelixConfiguration {name}: spec.{field}: {reason}")));
             spec = spec.or(layer);
         }
         if !self.service_cidrs.is_empty() {

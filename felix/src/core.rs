@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_bird_lite::{Config as BgpConfig, RibUpdate};
 use tortie_nft::Ruleset;
-use tortie_policy::{CompileOptions, Compiler, Endpoint};
+use tortie_policy::{CompileOptions, Compiler, Endpoint, HostInterface, References};
 
 use crate::bgp::Bgp;
 use crate::configuration::Configurations;
@@ -16,11 +16,13 @@ use crate::drift::{DriftKind, Drifts};
 use crate::endpoints::{Answer, Endpoints, Reasons};
 use crate::event::{Action, Change, Event, LocalEndpoint, Millis};
 use crate::host::Host;
+use crate::host_endpoints::HostEndpoints;
 use crate::routes::Routes;
 use crate::rules::Rules;
 use crate::settings::Settings;
 use crate::view::{BlockView, RouteView, Status};
 
+mod hosts;
 mod kernel;
 mod settings;
 mod watch;
@@ -41,6 +43,9 @@ pub struct Config {
     pub dataplane: bool,
     /// Whether it speaks BGP.
     pub bgp: bool,
+    /// The routing protocol numbers that this node's routes have had since it booted: what bears one of them is ours.
+    #[serde(default)]
+    pub route_protocols: Vec<u8>,
     /// A random number: where a table that starts from nothing begins to count generations, and when audits fall.
     pub seed: u32,
 }
@@ -127,12 +132,23 @@ pub struct Felix {
     bgp_error: Option<String>,
 
     configurations: Configurations,
+    /// What policies and host endpoints name.
+    references: References,
     settings: Settings,
     settings_dirty: bool,
+    /// What the names of pods' interfaces begin with: as the settings say, and as those that are here are named.
+    prefixes: Vec<String>,
+    /// Whether other settings may hold than were handed out last.
+    settings_untold: bool,
     /// The settings that were handed out last.
     told_settings: Option<Box<Settings>>,
     /// What is configured and has no effect.
     warnings: Vec<String>,
+
+    host_endpoints: HostEndpoints,
+    /// The interfaces that the compiler knows as host endpoints.
+    host_interfaces: Vec<HostInterface>,
+    host_endpoint_problems: Vec<String>,
 
     /// What the node was told to be like last.
     host: Option<Host>,
@@ -152,7 +168,7 @@ impl Felix {
     /// A node that knows nothing yet.
     pub fn new(config: Config) -> Self {
         let rules = Rules::new(config.seed);
-        let routes = Routes::new(config.bgp);
+        let routes = Routes::new(config.bgp, &config.route_protocols);
         Self {
             rules,
             routes,
@@ -190,10 +206,16 @@ impl Felix {
             bgp_problems: Vec::new(),
             bgp_error: None,
             configurations: Configurations::new(config.node.clone()),
+            references: References::default(),
             settings: Settings::default(),
             settings_dirty: false,
+            prefixes: Settings::default().routes.interface_prefixes,
+            settings_untold: true,
             told_settings: None,
             warnings: Vec::new(),
+            host_endpoints: HostEndpoints::new(config.node.clone()),
+            host_interfaces: Vec::new(),
+            host_endpoint_problems: Vec::new(),
             host: None,
             host_dirty: true,
             host_problems: Vec::new(),
@@ -219,6 +241,7 @@ impl Felix {
                 for endpoint in endpoints {
                     self.endpoints.add(endpoint, None, &mut self.routes, &mut self.answers);
                 }
+                self.reprefix();
                 self.admit();
             }
             Event::AddEndpoint { request, endpoint } => self.handle_add(request, endpoint),
@@ -233,7 +256,7 @@ impl Felix {
             Event::Rib(RibUpdate::Best { prefix, next_hops }) => self.routes.set_best(prefix, next_hops),
             Event::Rib(RibUpdate::Withdrawn { prefix }) => self.routes.withdraw(prefix),
             Event::Rib(RibUpdate::Converged) => self.routes.converged(),
-            Event::RulesRead(result) => self.rules.read(result, self.now, &self.compiler),
+            Event::RulesRead(result) => self.rules.read(result, self.now, &mut self.compiler),
             Event::StampsSwept(result) => self.rules.swept(result, self.now),
             Event::RulesApplied(result) => {
                 if self.rules.applied_with(result, self.now) {
@@ -244,6 +267,8 @@ impl Felix {
                 self.route_io = RouteIo::Idle;
                 match result {
                     Ok(snapshot) => {
+                        let matters = self.host_endpoints.read(&snapshot.links, &snapshot.addresses);
+                        self.interfaces_changed(matters);
                         self.routes.read_back(snapshot);
                         if !self.routes_read {
                             self.routes_read = true;
@@ -344,13 +369,19 @@ impl Felix {
     }
 
     fn handle_datastore(&mut self, changes: Vec<Change>, in_sync: bool, revision: String) {
-        let mut relevant = false;
+        let (mut relevant, mut hosts) = (false, false);
         let mut admission = in_sync && !self.in_sync;
         for change in changes {
             admission = admission || self.endpoints.has_pod_of(&change);
             relevant |= match change {
-                Change::Upsert(object) => self.upsert(&object),
-                Change::Delete(key) => self.delete(&key),
+                Change::Upsert(object) => {
+                    hosts |= self.host_endpoints.upsert(&object);
+                    self.upsert(&object)
+                }
+                Change::Delete(key) => {
+                    hosts |= self.host_endpoints.remove(&key);
+                    self.delete(&key)
+                }
             };
         }
         if in_sync && !self.in_sync {
@@ -362,6 +393,7 @@ impl Felix {
             relevant |= self.resettle();
             self.host_dirty = true;
         }
+        relevant |= hosts && self.resolve_hosts();
         self.sequence += 1;
         self.revision.clone_from(&revision);
         self.unprogrammed.push_back((self.sequence, revision));
@@ -383,6 +415,7 @@ impl Felix {
         let touched = self.configurations.upsert(object);
         self.settings_dirty |= touched.settings;
         self.host_dirty |= touched.pods;
+        self.references.upsert(object);
         self.compiler.cluster_mut().upsert(object)
     }
 
@@ -394,6 +427,7 @@ impl Felix {
         let touched = self.configurations.remove(key);
         self.settings_dirty |= touched.settings;
         self.host_dirty |= touched.pods;
+        self.references.remove(key);
         self.compiler.cluster_mut().remove(key)
     }
 
@@ -404,6 +438,7 @@ impl Felix {
             return;
         }
         self.endpoints.add(endpoint, Some((request, self.now)), &mut self.routes, &mut self.answers);
+        self.reprefix();
         self.host_dirty = true;
         // One that took another's place, or changed its addresses, was in the rules until now.
         self.rules.touch();
@@ -642,6 +677,8 @@ impl Felix {
         problems.extend(self.host_problems.iter().cloned());
         problems.extend(self.configurations.problems().cloned());
         problems.extend(self.compiler.problems());
+        problems.extend(self.references.problems());
+        problems.extend(self.host_endpoint_problems.iter().cloned());
         problems.extend(self.bgp_error.clone());
         problems.extend(self.bgp_problems.iter().cloned());
         if self.ready() {

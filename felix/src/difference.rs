@@ -30,6 +30,13 @@ pub(crate) fn describe(written: &Ruleset, found: &Ruleset) -> String {
             Command::AddMap { map, .. } if found.maps.contains_key(&map) => format!("map {map} is of another kind"),
             Command::AddMap { map, .. } => format!("map {map} is gone"),
             Command::DeleteMap { map } if !written.maps.contains_key(&map) => format!("map {map} is not ours"),
+            Command::AddCounterMap { map, .. } if found.counter_maps.contains_key(&map) => {
+                format!("counter map {map} is of another kind")
+            }
+            Command::AddCounterMap { map, .. } => format!("counter map {map} is gone"),
+            Command::DeleteCounterMap { map } if !written.counter_maps.contains_key(&map) => {
+                format!("counter map {map} is not ours")
+            }
             Command::AddElements { set, elements } if found.sets.contains_key(&set) => {
                 format!("set {set} lacks {}", elements_of(elements.len()))
             }
@@ -39,6 +46,12 @@ pub(crate) fn describe(written: &Ruleset, found: &Ruleset) -> String {
             }
             Command::DeleteMapElements { map, elements } => {
                 format!("map {map} has {} more", elements_of(elements.len()))
+            }
+            Command::AddCounterElements { map, elements } if found.counter_maps.contains_key(&map) => {
+                format!("counter map {map} lacks {}", elements_of(elements.len()))
+            }
+            Command::DeleteCounterElements { map, elements } => {
+                format!("counter map {map} has {} more", elements_of(elements.len()))
             }
             Command::AddCounter { counter, .. } => format!("counter {counter} is gone"),
             Command::DeleteCounter { counter } => format!("counter {counter} is not ours"),

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tortie_api::calico::{BgpConfiguration, FelixConfiguration, IpPool, IpamBlock};
-use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
+use tortie_api::calico::{
+    BgpConfiguration, FelixConfiguration, HostEndpoint, IpPool, IpamBlock, NetworkSet, Policy, Profile,
+    StagedKubernetesNetworkPolicy, Tier,
+};
+use tortie_api::k8s::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, ServiceAccount};
 use tortie_api::{Object, ObjectKey};
 use tortie_bird_lite::RibUpdate;
 use tortie_nft::{Ruleset, Transaction};
@@ -61,6 +64,19 @@ enum ObjectForm {
     BgpConfiguration(BgpConfiguration),
     IpamBlock(IpamBlock),
     FelixConfiguration(Box<FelixConfiguration>),
+    ServiceAccount(ServiceAccount),
+    EndpointSlice(EndpointSlice),
+    ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
+    Tier(Tier),
+    CalicoNetworkPolicy(Box<Policy>),
+    GlobalNetworkPolicy(Box<Policy>),
+    StagedNetworkPolicy(Box<Policy>),
+    StagedGlobalNetworkPolicy(Box<Policy>),
+    StagedKubernetesNetworkPolicy(Box<StagedKubernetesNetworkPolicy>),
+    NetworkSet(NetworkSet),
+    GlobalNetworkSet(NetworkSet),
+    HostEndpoint(Box<HostEndpoint>),
+    Profile(Box<Profile>),
 }
 
 /// A network interface of the node.
@@ -81,6 +97,9 @@ pub enum Target {
     Device {
         /// The device.
         index: u32,
+        /// The address that the node's own packets are from, where nothing else says from which.
+        #[serde(default)]
+        source: Option<IpAddr>,
     },
     /// To a gateway.
     Via {
@@ -106,6 +125,11 @@ pub enum Target {
 }
 
 impl Target {
+    /// Directly out of a device.
+    pub const fn device(index: u32) -> Self {
+        Self::Device { index, source: None }
+    }
+
     /// To these gateways and devices, whatever their order; if they are one, simply to that.
     pub fn multipath(mut hops: Vec<(IpAddr, u32)>) -> Self {
         hops.sort_unstable();
@@ -129,7 +153,7 @@ impl Target {
     /// The devices that it leads out of.
     pub fn devices(&self) -> impl Iterator<Item = u32> + '_ {
         let direct = match self {
-            Self::Device { index } => Some(*index),
+            Self::Device { index, .. } => Some(*index),
             _ => None,
         };
         direct.into_iter().chain(self.hops().map(|(_, index)| index))
@@ -143,7 +167,7 @@ pub struct Route {
     pub destination: IpNet,
     /// Where it leads.
     pub target: Target,
-    /// Who wrote it: [`ROUTE_PROTOCOL`](crate::ROUTE_PROTOCOL) for us.
+    /// Who wrote it: for us the number that [`RouteSettings`](crate::settings::RouteSettings) has.
     pub protocol: u8,
     /// Its metric: of two routes to one destination, the lower is in force.
     pub metric: u32,
@@ -161,13 +185,19 @@ pub enum RouteChange {
     Delete(Route),
     /// Take these gateways out of our IPv6 route and leave its others. That one of them is not there, or not ours, is a failure.
     Shrink(Route),
+    /// Delete although nobody lets the address go: another route of ours is in its place, or it is a stranger's that may not be there.
+    Retire(Route),
 }
 
 impl RouteChange {
     /// The route that is written or deleted.
     pub const fn route(&self) -> &Route {
         match self {
-            Self::Create(route) | Self::Replace(route) | Self::Delete(route) | Self::Shrink(route) => route,
+            Self::Create(route)
+            | Self::Replace(route)
+            | Self::Delete(route)
+            | Self::Shrink(route)
+            | Self::Retire(route) => route,
         }
     }
 
@@ -203,6 +233,9 @@ pub struct Snapshot {
     pub links: Vec<Link>,
     /// All routes, whoever wrote them.
     pub routes: Vec<Route>,
+    /// The addresses of all interfaces, each with its interface's number.
+    #[serde(default)]
+    pub addresses: Vec<(u32, IpAddr)>,
 }
 
 /// Something that happened.

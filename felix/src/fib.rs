@@ -25,6 +25,8 @@ pub(crate) struct Fib {
     /// IPv6 routes by several gateways that we have not written ourselves in this life. Some gateways may be another program's: the
     /// kernel shows all of them under the protocol of the first.
     learned: FxHashSet<Key>,
+    /// Those that still bear a protocol number which we had before, with that number.
+    former: FxHashMap<Key, u8>,
 }
 
 impl Fib {
@@ -63,24 +65,44 @@ impl Fib {
         self.learned.contains(&key)
     }
 
-    /// Takes what was read or announced.
-    pub(crate) fn learn(&mut self, key: Key, target: Target) {
+    /// The protocol number of a route, where it is one that we had before.
+    pub(crate) fn former(&self, key: Key) -> Option<u8> {
+        self.former.get(&key).copied()
+    }
+
+    /// From now on ours bear another protocol number than the one that they had.
+    pub(crate) fn renumber(&mut self, before: u8, now: u8) {
+        for key in self.routes.keys() {
+            self.former.entry(*key).or_insert(before);
+        }
+        self.former.retain(|_, number| *number != now);
+    }
+
+    /// Takes what was read or announced, with its protocol number where that is one that we had before.
+    pub(crate) fn learn(&mut self, key: Key, target: Target, former: Option<u8>) {
         let several = matches!((key.0, &target), (IpNet::V6(_), Target::Multipath(_)));
         self.set(key, Some(target));
         if several {
             self.learned.insert(key);
         }
+        self.former.extend(former.map(|number| (key, number)));
+    }
+
+    /// Takes back what was there, after a write that was refused.
+    pub(crate) fn restore(&mut self, key: Key, target: Target, former: Option<u8>) {
+        self.set(key, Some(target));
+        self.former.extend(former.map(|number| (key, number)));
     }
 
     /// Takes one more route of a read-back. Old kernels show the gateways of an IPv6 route one by one.
-    pub(crate) fn add(&mut self, key: Key, target: Target) {
+    pub(crate) fn add(&mut self, key: Key, target: Target, former: Option<u8>) {
         match self.routes.get(&key) {
-            None => self.learn(key, target),
+            None => self.learn(key, target, former),
             Some(known @ (Target::Via { .. } | Target::Multipath(_)))
                 if matches!((key.0, &target), (IpNet::V6(_), Target::Via { .. } | Target::Multipath(_))) =>
             {
                 let all = Target::multipath(known.hops().chain(target.hops()).collect());
-                self.learn(key, all);
+                self.learn(key, all, former);
             }
             // The same again is no other: a reading of a table that changes may come to a route twice.
             Some(known) if *known == target || matches!(key.0, IpNet::V6(_)) => {}
@@ -92,6 +114,7 @@ impl Fib {
     pub(crate) fn set(&mut self, key: Key, target: Option<Target>) {
         self.learned.remove(&key);
         self.surplus.remove(&key);
+        self.former.remove(&key);
         for index in target.iter().flat_map(Target::devices) {
             *self.by_device.entry(index).or_default() += 1;
         }
@@ -122,7 +145,7 @@ impl Fib {
         };
         let left = (!left.is_empty()).then(|| Target::multipath(left));
         match left {
-            Some(left) => self.learn(key, left),
+            Some(left) => self.learn(key, left, self.former(key)),
             None => self.set(key, None),
         }
         true
@@ -145,7 +168,7 @@ impl Fib {
             if dead || (removed && matches!(key.0, IpNet::V4(_))) {
                 self.set(*key, None);
             } else if removed {
-                self.learn(*key, Target::multipath(left.clone()));
+                self.learn(*key, Target::multipath(left.clone()), self.former(*key));
             }
         }
         touched.into_iter().map(|(key, _)| key.0).collect()
@@ -180,12 +203,12 @@ mod tests {
         let mut fib = Fib::default();
         let (four, six) = (key("10.0.0.0/24"), key("fd01::/64"));
         for gateway in ["fd00::2", "fd00::1"] {
-            fib.add(six, to(&[(gateway, 2)]));
+            fib.add(six, to(&[(gateway, 2)]), None);
         }
         assert_eq!(fib.get(six), Some(&to(&[("fd00::1", 2), ("fd00::2", 2)])));
         assert!(fib.is_learned(six) && fib.surplus(six) == 0);
         for gateway in ["172.16.0.2", "172.16.0.1"] {
-            fib.add(four, to(&[(gateway, 2)]));
+            fib.add(four, to(&[(gateway, 2)]), None);
         }
         assert_eq!((fib.get(four), fib.surplus(four)), (Some(&to(&[("172.16.0.2", 2)])), 1), "the first is in force");
         fib.set(four, None);
@@ -224,5 +247,22 @@ mod tests {
         fib.set(six, Some(to(&[("fd00::1", 2), ("fd00::2", 3)])));
         fib.device_down(2, true, |_| true);
         assert_eq!(fib.get(six), Some(&to(&[("fd00::2", 3)])), "IPv6 does not");
+    }
+
+    #[test]
+    fn a_number_that_we_had_before_stays_with_its_routes_until_they_are_written() {
+        let mut fib = Fib::default();
+        let (one, two, six) = (key("10.0.0.0/24"), key("10.1.0.0/24"), key("fd01::/64"));
+        fib.set(one, Some(Target::Blackhole));
+        fib.add(two, Target::Blackhole, Some(90));
+        fib.set(six, Some(to(&[("fd00::1", 2), ("fd00::2", 3)])));
+        fib.renumber(80, 81);
+        assert_eq!((fib.former(one), fib.former(two), fib.former(six)), (Some(80), Some(90), Some(80)));
+        fib.device_down(2, true, |_| true);
+        assert_eq!(fib.former(six), Some(80), "what is left of it too");
+        fib.set(one, Some(Target::Blackhole));
+        assert_eq!(fib.former(one), None, "written anew");
+        fib.renumber(81, 90);
+        assert_eq!((fib.former(one), fib.former(two)), (Some(81), None));
     }
 }

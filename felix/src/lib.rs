@@ -24,6 +24,7 @@ mod endpoints;
 mod event;
 mod fib;
 mod host;
+mod host_endpoints;
 mod host_firewall;
 mod numbers;
 mod resolve;
@@ -43,11 +44,13 @@ pub use host_firewall::{HostFirewall, HostFirewallRepair};
 pub use numbers::Numbers;
 pub use settings::Settings;
 pub use stamps::Sweep;
+pub use tortie_policy::hits;
 pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
 
-/// The routing protocol number of every route that Tortie writes, so that ownership is never a guess.
+/// The routing protocol number of every route that Tortie writes, so that ownership is never a guess, where `deviceRouteProtocol` does
+/// not say another.
 pub const ROUTE_PROTOCOL: u8 = 80;
 
-/// The metric of every route that Tortie writes, Calico's `ipv4NormalRoutePriority`. It keeps our routes apart from those that others
+/// The metric of every route that Tortie writes, where `ipv4NormalRoutePriority` and its sibling do not say another. It keeps our routes apart from those that others
 /// write to the same destination, which are as a rule without one: a replace never hits theirs.
 pub const ROUTE_METRIC: u32 = 1024;

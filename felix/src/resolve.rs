@@ -19,6 +19,20 @@ struct Entry {
     protocol: u8,
 }
 
+impl Entry {
+    fn route(&self, (destination, metric, _): &(IpNet, u32, u32)) -> Route {
+        Route { destination: *destination, target: self.target.clone(), protocol: self.protocol, metric: *metric }
+    }
+}
+
+/// A target without what concerns only the node's own packets.
+fn plain(target: Target) -> Target {
+    match target {
+        Target::Device { index, .. } => Target::device(index),
+        target => target,
+    }
+}
+
 /// The main table without our own routes.
 #[derive(Debug, Default)]
 pub(crate) struct Foreign {
@@ -56,6 +70,17 @@ impl Foreign {
         }
     }
 
+    /// All routes to a destination.
+    pub(crate) fn of(&self, destination: IpNet) -> impl Iterator<Item = Route> {
+        let routes = self.routes.range((destination, 0, 0)..=(destination, u32::MAX, u32::MAX));
+        routes.map(|(key, entry)| entry.route(key))
+    }
+
+    /// All routes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Route> {
+        self.routes.iter().map(|(key, entry)| entry.route(key))
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.routes.clear();
@@ -76,7 +101,7 @@ impl Foreign {
             return;
         }
         let Route { destination, target, protocol, metric } = route;
-        let entry = Entry { target, protocol };
+        let entry = Entry { target: plain(target), protocol };
         let place = match self.with(destination, metric).last() {
             Some(((_, _, place), _)) if self.with(destination, metric).all(|(_, other)| *other != entry) => place + 1,
             Some(_) => return,
@@ -95,16 +120,17 @@ impl Foreign {
 
     /// Takes a route away. False when it was not quite the one that is known: the table has to be read again.
     pub(crate) fn remove(&mut self, route: &Route) -> bool {
+        let target = plain(route.target.clone());
         let alike = || self.with(route.destination, route.metric);
         let gone = if alike().count() == 1 {
             // Alone it is that one, whatever became of it meanwhile.
             alike().next()
         } else {
-            alike().find(|(_, entry)| entry.target == route.target && entry.protocol == route.protocol)
+            alike().find(|(_, entry)| entry.target == target && entry.protocol == route.protocol)
         };
         let gone = gone.map(|(key, _)| *key);
         let Some(key) = gone else { return !Self::matters(route.destination) };
-        self.routes.remove(&key).is_some_and(|entry| entry.target == route.target)
+        self.routes.remove(&key).is_some_and(|entry| entry.target == target)
     }
 
     /// Forgets the routes of a device that went down: the kernel drops them, those of IPv4 without announcing it. One with several
@@ -145,7 +171,7 @@ impl Foreign {
                 .map(|(_, entry)| &entry.target);
             let Some(target) = alive.next() else { continue };
             return match target {
-                Target::Device { index } => Ok(Target::Via { gateway: next_hop, index: *index }),
+                Target::Device { index, .. } => Ok(Target::Via { gateway: next_hop, index: *index }),
                 Target::Via { .. } | Target::Onlink { .. } => Ok(target.clone()),
                 Target::Multipath(hops) => {
                     Ok(Target::multipath(hops.iter().copied().filter(|(_, index)| is_up(*index)).collect()))
@@ -181,7 +207,7 @@ mod tests {
     fn resolves_on_link_through_a_gateway_and_not_at_all() {
         let mut foreign = Foreign::default();
         assert_eq!(resolve(&foreign, "172.31.0.2"), Err(Unreachable::NoRoute));
-        foreign.insert(route("172.31.0.0/24", Target::Device { index: 2 }, 0));
+        foreign.insert(route("172.31.0.0/24", Target::device(2), 0));
         foreign.insert(route("0.0.0.0/0", via("172.31.0.1", 2), 0));
         assert_eq!(resolve(&foreign, "172.31.0.2"), Ok(via("172.31.0.2", 2)));
         assert_eq!(resolve(&foreign, "172.31.1.2"), Ok(via("172.31.0.1", 2)));
@@ -189,9 +215,9 @@ mod tests {
         foreign.insert(hole.clone());
         assert_eq!(resolve(&foreign, "172.31.1.2"), Err(Unreachable::DeadEnd(hole.destination)));
         assert_eq!(resolve(&foreign, "fd00::1"), Err(Unreachable::NoRoute));
-        foreign.insert(route("fd00::/64", Target::Device { index: 2 }, 256));
+        foreign.insert(route("fd00::/64", Target::device(2), 256));
         assert_eq!(resolve(&foreign, "fd00::1"), Ok(via("fd00::1", 2)));
-        foreign.insert(route("fe80::/64", Target::Device { index: 2 }, 256));
+        foreign.insert(route("fe80::/64", Target::device(2), 256));
         assert_eq!(resolve(&foreign, "fe80::1"), Err(Unreachable::NoRoute), "which link is unknown");
     }
 
@@ -228,10 +254,8 @@ mod tests {
     #[test]
     fn two_interfaces_in_one_subnet_are_two_routes() {
         let mut foreign = Foreign::default();
-        let (first, second) = (
-            route("172.31.0.0/24", Target::Device { index: 2 }, 0),
-            route("172.31.0.0/24", Target::Device { index: 3 }, 0),
-        );
+        let (first, second) =
+            (route("172.31.0.0/24", Target::device(2), 0), route("172.31.0.0/24", Target::device(3), 0));
         assert!(foreign.announce(first.clone()));
         assert!(foreign.announce(first.clone()), "the same again is no news");
         assert!(!foreign.announce(second.clone()), "added or replaced? nobody knows");

@@ -21,8 +21,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::event::{Link, Route, RouteChange, RouteFailure, Snapshot, Target};
 use crate::fib::{Fib, Key};
 use crate::resolve::{Foreign, Unreachable};
-use crate::{ROUTE_METRIC, ROUTE_PROTOCOL};
+use crate::settings::RouteSettings;
 
+mod external;
 mod questions;
 
 /// At most this many changes at once, so that a pod does not wait for a million routes of a peer.
@@ -90,8 +91,8 @@ pub(crate) struct Routes {
     in_flight: FxHashSet<IpNet>,
     /// Whether routes of pods or blocks are among those in flight, and among the failed ones.
     in_flight_local: bool,
-    /// What those in flight lead to now, if they do: there it stays if the kernel refuses.
-    undo: FxHashMap<IpNet, Target>,
+    /// What those in flight lead to now, if they do, and by which former protocol number: there it stays if the kernel refuses.
+    undo: FxHashMap<IpNet, (Target, Option<u8>)>,
     /// Those in flight of which gateways are taken out.
     shrinking: FxHashSet<IpNet>,
     /// IPv6 routes of ours with gateways that are not.
@@ -103,14 +104,74 @@ pub(crate) struct Routes {
     /// Whether the table should be read again.
     doubtful: bool,
     tampered: Vec<Tampered>,
+    settings: RouteSettings,
+    /// Settings that hold once nothing is in flight.
+    coming: Option<RouteSettings>,
+    /// Protocol numbers that ours had before.
+    former: BTreeSet<u8>,
+    /// Destinations in flight to which a stranger's route is deleted.
+    evicting: FxHashSet<IpNet>,
     /// Whether routes are somebody else's to write (`routeSyncDisabled`): ours are neither written nor deleted then, nor waited for.
     disabled: bool,
 }
 
 impl Routes {
-    /// A table for which, while `keep_stale`, BGP routes found in the kernel are kept although nobody confirmed them.
-    pub(crate) fn new(keep_stale: bool) -> Self {
-        Self { keep_stale, keep_pods: true, ..Self::default() }
+    /// A table for which, while `keep_stale`, BGP routes found in the kernel are kept although nobody confirmed them. Routes of the
+    /// protocol numbers `former` are ours too.
+    pub(crate) fn new(keep_stale: bool, former: &[u8]) -> Self {
+        Self { keep_stale, keep_pods: true, former: former.iter().copied().collect(), ..Self::default() }
+    }
+
+    /// What holds before anything is written. Returns whether the table has to be read again: whose routes are whose was another
+    /// question until now.
+    pub(crate) fn begin_with(&mut self, settings: RouteSettings) -> bool {
+        let other = settings.protocol != self.settings.protocol;
+        self.settings = settings;
+        if other {
+            self.own.take();
+            self.foreign.clear();
+        }
+        self.mark_external();
+        other
+    }
+
+    /// Has routes written like this from now on, and those that are there written anew.
+    pub(crate) fn set_settings(&mut self, settings: RouteSettings) {
+        self.coming = Some(settings);
+        self.adopt_settings();
+    }
+
+    fn adopt_settings(&mut self) {
+        if !self.in_flight.is_empty() {
+            return;
+        }
+        let Some(settings) = self.coming.take() else { return };
+        let before = std::mem::replace(&mut self.settings, settings);
+        if before.protocol != self.settings.protocol {
+            self.own.renumber(before.protocol, self.settings.protocol);
+            self.former.insert(before.protocol);
+            // Whoever else writes with the new number: it is ours now.
+            self.doubtful = true;
+        }
+        let all: Vec<IpNet> = self.own.iter().map(|(key, _)| key.0).collect();
+        self.mark_all(all);
+        let wanted: Vec<IpNet> = self.pods.keys().chain(&self.blocks).chain(self.bgp.keys()).copied().collect();
+        self.mark_all(wanted);
+        self.mark_external();
+    }
+
+    fn is_ours(&self, protocol: u8) -> bool {
+        protocol == self.settings.protocol || self.former.contains(&protocol)
+    }
+
+    /// A protocol number of ours, if it is one that we had before.
+    fn if_former(&self, protocol: u8) -> Option<u8> {
+        (protocol != self.settings.protocol).then_some(protocol)
+    }
+
+    /// Where a destination's route of ours has its place.
+    const fn key(&self, destination: IpNet) -> Key {
+        (destination, self.settings.metric(&destination))
     }
 
     // ---- what is wanted ------------------------------------------------------------------------------------------------------
@@ -204,8 +265,9 @@ impl Routes {
         let before = self.own.take();
         self.foreign.clear();
         for route in snapshot.routes {
-            if route.protocol == ROUTE_PROTOCOL {
-                self.own.add((route.destination, route.metric), route.target);
+            if self.is_ours(route.protocol) {
+                let former = self.if_former(route.protocol);
+                self.own.add((route.destination, route.metric), route.target, former);
             } else {
                 self.foreign.insert(route);
             }
@@ -224,7 +286,7 @@ impl Routes {
             .keys()
             .chain(&self.blocks)
             .chain(self.bgp.keys())
-            .filter(|destination| self.own.get((**destination, ROUTE_METRIC)).is_none())
+            .filter(|destination| self.own.get(self.key(**destination)).is_none())
             .copied()
             .collect();
         self.mark_all(wanted);
@@ -237,6 +299,7 @@ impl Routes {
         }
         let doubled: Vec<IpNet> = self.own.doubled().map(|key| key.0).collect();
         self.mark_all(doubled);
+        self.mark_external();
         // What was refused because something unknown was there is known now.
         let surprises: Vec<IpNet> =
             self.failed.iter().filter(|(_, failed)| failed.surprise).map(|(destination, _)| *destination).collect();
@@ -273,6 +336,9 @@ impl Routes {
             return;
         }
         let was_up = before.as_ref().is_some_and(|before| before.up);
+        if before.as_ref().is_none_or(|before| before.name != link.name) {
+            self.mark_external();
+        }
         if let Some(before) = before.filter(|before| before.name != link.name) {
             if self.by_name.get(&before.name) == Some(&link.index) {
                 self.by_name.remove(&before.name);
@@ -312,23 +378,28 @@ impl Routes {
         self.resolve_again(|_| true);
     }
 
-    /// An interface has an address: gateways may be on its link now.
-    pub(crate) fn address_added(&mut self, index: u32) {
-        self.retry_by(|target| target.devices().any(|device| device == index));
+    /// An interface has an address: gateways may be on its link now, and routes may prefer it as their source.
+    pub(crate) fn address_added(&mut self, index: u32, address: IpAddr) {
+        self.retry_by(|target| {
+            let prefers = matches!(target, Target::Device { source: Some(source), .. } if *source == address);
+            prefers || target.devices().any(|device| device == index)
+        });
     }
 
-    /// An interface has an address no more: others' routes that prefer it as their source went with it, on some kernels unannounced.
+    /// An interface has an address no more: routes that prefer it as their source went with it, on some kernels unannounced, and those
+    /// of IPv6 lost their preference.
     pub(crate) fn address_removed(&mut self, address: IpAddr) {
-        self.doubtful |= address.is_ipv4();
+        self.doubtful |= address.is_ipv4() || self.settings.source_ipv6.is_some_and(|source| source == address);
     }
 
     /// A route is new or changed, by somebody else.
     pub(crate) fn route_changed(&mut self, route: Route) {
         let key = (route.destination, route.metric);
         let ours = self.own.get(key);
-        if route.protocol == ROUTE_PROTOCOL {
-            if ours != Some(&route.target) {
-                self.own.learn(key, route.target);
+        if self.is_ours(route.protocol) {
+            let former = self.if_former(route.protocol);
+            if ours != Some(&route.target) || self.own.former(key) != former {
+                self.own.learn(key, route.target, former);
                 self.tampered(key);
                 self.doubtful = true;
                 self.mark(key.0);
@@ -353,7 +424,7 @@ impl Routes {
     /// A route is gone, by somebody else's doing or the kernel's.
     pub(crate) fn route_removed(&mut self, route: &Route) {
         let destination = route.destination;
-        if route.protocol == ROUTE_PROTOCOL {
+        if self.is_ours(route.protocol) {
             let key = (destination, route.metric);
             if self.own.remove(key, &route.target) {
                 self.tampered(key);
@@ -460,7 +531,8 @@ impl Routes {
     fn wish(&self, destination: IpNet) -> Wish {
         if let Some(interface) = self.pods.get(&destination) {
             let link = self.by_name.get(interface).and_then(|index| self.links.get(index)).filter(|link| link.up);
-            return link.map_or(Wish::Unusable, |link| Wish::Route(Target::Device { index: link.index }));
+            let source = self.settings.source(&destination);
+            return link.map_or(Wish::Unusable, |link| Wish::Route(Target::Device { index: link.index, source }));
         }
         if self.blocks.contains(&destination) {
             return Wish::Route(Target::Blackhole);
@@ -525,7 +597,8 @@ impl Routes {
             self.failed_local = self.failed.keys().any(|destination| self.is_local(destination));
         }
         let wish = self.wish(destination);
-        let key = (destination, ROUTE_METRIC);
+        let key = self.key(destination);
+        self.evict(destination, changes);
         self.release(key, &wish, changes);
         self.delete_copies(destination, changes);
         if self.take_out_unknown(key, &wish, changes) {
@@ -533,15 +606,16 @@ impl Routes {
         }
         let mut keep = None;
         if let Wish::Route(target) = &wish
-            && !self.foreign.occupies(destination, ROUTE_METRIC)
+            && !self.foreign.occupies(destination, key.1)
         {
-            keep = Some(ROUTE_METRIC);
+            keep = Some(key.1);
             let there = self.own.get(key).cloned();
-            if there.as_ref() != Some(target) {
-                let route = ours(key, target.clone());
+            let former = self.own.former(key);
+            if there.as_ref() != Some(target) || former.is_some() {
+                let route = Route { protocol: self.settings.protocol, ..self.ours(key, target.clone()) };
                 changes.push(if there.is_some() { RouteChange::Replace(route) } else { RouteChange::Create(route) });
                 self.own.set(key, Some(target.clone()));
-                self.undo.extend(there.map(|there| (destination, there)));
+                self.undo.extend(there.map(|there| (destination, (there, former))));
             }
         }
         let there: Vec<(u32, Target)> =
@@ -555,11 +629,15 @@ impl Routes {
                 _ => false,
             };
             if keep != Some(metric) && !stale {
-                self.own.set((destination, metric), None);
-                if metric == ROUTE_METRIC {
-                    self.undo.insert(destination, target.clone());
+                let there = (destination, metric);
+                let route = self.ours(there, target.clone());
+                if there == key {
+                    self.undo.insert(destination, (target, self.own.former(key)));
                 }
-                changes.push(RouteChange::Delete(ours((destination, metric), target)));
+                self.own.set(there, None);
+                // A pod's route that only has another metric now: the pod keeps its address.
+                let moved = matches!(&wish, Wish::Route(wanted) if is_same_device(wanted, &route.target));
+                changes.push(if moved { RouteChange::Retire(route) } else { RouteChange::Delete(route) });
             }
         }
     }
@@ -570,11 +648,13 @@ impl Routes {
         let destination = key.0;
         let released = self.released.remove(&destination);
         match (self.own.get(key), wish) {
-            (Some(there @ Target::Device { .. }), Wish::Route(wanted)) if released || there != wanted => {
-                changes.push(RouteChange::Delete(ours(key, there.clone())));
+            (Some(there @ Target::Device { .. }), Wish::Route(wanted))
+                if released || !is_same_device(there, wanted) =>
+            {
+                changes.push(RouteChange::Delete(self.ours(key, there.clone())));
                 self.own.set(key, None);
             }
-            (None, _) if released => changes.push(RouteChange::Delete(ours(key, Target::Device { index: 0 }))),
+            (None, _) if released => changes.push(RouteChange::Delete(self.ours(key, Target::device(0)))),
             _ => {}
         }
     }
@@ -589,7 +669,7 @@ impl Routes {
             .collect();
         for (key, target) in doubled {
             for _ in 0..=self.own.surplus(key) {
-                changes.push(RouteChange::Delete(ours(key, target.clone())));
+                changes.push(RouteChange::Delete(self.ours(key, target.clone())));
             }
             self.own.set(key, None);
         }
@@ -612,6 +692,7 @@ impl Routes {
         }
         // Once it is clear that a stranger's are among them, the route is the stranger's: ours come out, and a read-back shows whose
         // it is then.
+        let former = self.own.former(key);
         let out = if self.shared.remove(&destination) {
             self.own.set(key, None);
             self.doubtful = true;
@@ -621,12 +702,15 @@ impl Routes {
             if known.is_empty() {
                 self.own.set(key, None);
             } else {
-                self.own.learn(key, Target::multipath(known));
+                self.own.learn(key, Target::multipath(known), former);
             }
             unknown
         };
         if !out.is_empty() {
-            changes.push(RouteChange::Shrink(ours(key, Target::multipath(out))));
+            let protocol = former.unwrap_or(self.settings.protocol);
+            let (destination, metric) = key;
+            let target = Target::multipath(out);
+            changes.push(RouteChange::Shrink(Route { destination, target, protocol, metric }));
         }
         true
     }
@@ -636,12 +720,17 @@ impl Routes {
         self.in_flight.clear();
         let mut shrinking = std::mem::take(&mut self.shrinking);
         for RouteFailure { destination, reason, surprise } in failures {
+            // Which of the changes to the destination was refused is not said.
+            self.doubtful |= self.evicting.contains(&destination);
+            let key = self.key(destination);
             if shrinking.remove(&destination) {
                 self.shared.insert(destination);
+            } else if let Some((there, former)) = self.undo.remove(&destination).filter(|_| !surprise) {
+                self.own.restore(key, there, former);
             } else {
-                let there = self.undo.remove(&destination).filter(|_| !surprise);
-                self.own.set((destination, ROUTE_METRIC), there);
+                self.own.set(key, None);
             }
+            let reason = self.with_remedy(destination, reason);
             // What surprises a second time is no race but a refusal like others, and is tried again ever more seldom.
             let surprise = surprise && !self.seen.remove(&destination);
             self.doubtful |= surprise;
@@ -650,7 +739,21 @@ impl Routes {
         }
         self.seen.clear();
         self.undo.clear();
+        self.evicting.clear();
         self.mark_all(shrinking.into_iter().collect());
+        self.adopt_settings();
+    }
+
+    /// A refusal with what can be done about it, where that is known.
+    fn with_remedy(&self, destination: IpNet, reason: String) -> String {
+        match self.wish(destination) {
+            Wish::Route(Target::Device { source: Some(source), .. }) => {
+                format!(
+                    "{reason} (with the source address {source} of FelixConfiguration: is it an address of this node?)"
+                )
+            }
+            _ => reason,
+        }
     }
 
     /// Nobody knows which of the changes that were handed out are done: the table must be read back, and they count as failed.
@@ -662,6 +765,14 @@ impl Routes {
             self.failed_local |= self.is_local(&destination);
             self.failed.insert(destination, Failed { reason: reason.to_owned(), surprise: true });
         }
+        self.evicting.clear();
+        self.adopt_settings();
+    }
+
+    /// Our route with this place, by the protocol number that it has in the kernel.
+    fn ours(&self, key: Key, target: Target) -> Route {
+        let protocol = self.own.former(key).unwrap_or(self.settings.protocol);
+        Route { destination: key.0, target, protocol, metric: key.1 }
     }
 
     /// Whether some writes failed and wait for another try.
@@ -678,8 +789,9 @@ impl Routes {
     }
 }
 
-fn ours((destination, metric): Key, target: Target) -> Route {
-    Route { destination, target, protocol: ROUTE_PROTOCOL, metric }
+/// Whether both lead out of one device and to no gateway.
+fn is_same_device(one: &Target, other: &Target) -> bool {
+    matches!((one, other), (Target::Device { index, .. }, Target::Device { index: other, .. }) if index == other)
 }
 
 /// Whether the kernel takes the gateway for the destination: IPv4 may go by an IPv6 gateway (RFC 8950), but not the other way round.

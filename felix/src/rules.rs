@@ -185,7 +185,7 @@ impl Rules {
     }
 
     /// Takes the answer to a read.
-    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis, compiler: &Compiler) {
+    pub(crate) fn read(&mut self, result: Result<Option<Ruleset>, String>, now: Millis, compiler: &mut Compiler) {
         self.io = Io::Idle;
         match result {
             Ok(kernel) => {
@@ -193,6 +193,7 @@ impl Rules {
                 self.look_for_strangers(&kernel, compiler.table());
                 if !self.ever_read {
                     self.ever_read = true;
+                    compiler.adopt_counters(&kernel.counters);
                     // Who carries the stamps of an earlier run is not known, unless all is as this one wants it.
                     self.distrusted = !kernel.is_empty();
                     if let (Some(found), Some(mask)) = (Generation::of(&kernel), Generation::mask_of(&kernel)) {
@@ -365,7 +366,9 @@ impl Rules {
             }
             update = kernel.into();
         }
-        if self.distrusted || self.move_owed.is_some() || update.tightens(compiler.table()) {
+        // With `policyExistingConnections: Keep`, what an earlier run stamped is taken as it is.
+        self.distrusted &= self.claimed || !compiler.keeps_connections();
+        if self.distrusted || self.move_owed.is_some() || compiler.must_move(&update) {
             // What is denied from now on is denied to new flows at once. Those that are under way end with the move, and who waits for
             // this version waits for that.
             let next = compiler.next_generation(self.generation, &update);

@@ -16,6 +16,13 @@ use tortie_api::calico::felix::{
 
 use crate::event::Millis;
 
+mod hosts;
+mod routes;
+
+pub use hosts::HostSettings;
+pub use routes::RouteSettings;
+pub(crate) use routes::refused;
+
 /// How often rules, routes and interfaces are compared with what they should be, Calico's default.
 const REFRESH: Millis = 90_000;
 
@@ -32,6 +39,9 @@ pub struct Settings {
     pub interfaces_refresh: Option<Millis>,
     /// `routeSyncDisabled`: whether routes are somebody else's to write.
     pub routes_disabled: bool,
+    /// How routes are written, and how pods' interfaces are named.
+    #[serde(default)]
+    pub routes: RouteSettings,
     /// `ipForwarding`: whether the node's forwarding is switched on and kept on.
     pub forwarding: bool,
     /// `ipv6Support`: whether that includes IPv6.
@@ -79,6 +89,12 @@ pub struct RuleSettings {
     pub allow_ipip: bool,
     /// `vxlanPort`.
     pub vxlan_port: u16,
+    /// `disableConntrackInvalidCheck`.
+    #[serde(default)]
+    pub allow_invalid: bool,
+    /// How the node's own interfaces are treated.
+    #[serde(default)]
+    pub host: HostSettings,
 }
 
 /// What becomes of a pod's packet to its own node.
@@ -147,6 +163,8 @@ impl Default for RuleSettings {
             allow_vxlan: false,
             allow_ipip: false,
             vxlan_port: 4789,
+            allow_invalid: false,
+            host: HostSettings::default(),
         }
     }
 }
@@ -159,6 +177,7 @@ impl Default for Settings {
             routes_refresh: Some(REFRESH),
             interfaces_refresh: Some(REFRESH),
             routes_disabled: false,
+            routes: RouteSettings::default(),
             forwarding: true,
             ipv6: true,
             mtu_interfaces: MTU_INTERFACES.to_owned(),
@@ -194,6 +213,7 @@ impl Settings {
             routes_refresh: interval(spec.route_refresh_interval, default.routes_refresh),
             interfaces_refresh: interval(spec.interface_refresh_interval, default.interfaces_refresh),
             routes_disabled: spec.route_sync_disabled.unwrap_or(default.routes_disabled),
+            routes: RouteSettings::new(spec),
             forwarding: spec.ip_forwarding.map_or(default.forwarding, |switch| switch == Switch::Enabled),
             ipv6: spec.ipv6_support.unwrap_or(default.ipv6),
             mtu_interfaces: spec.mtu_iface_pattern.clone().map_or(default.mtu_interfaces, |pattern| pattern.0),
@@ -253,6 +273,8 @@ impl RuleSettings {
             allow_vxlan: spec.allow_vxlan_packets_from_workloads.unwrap_or(default.allow_vxlan),
             allow_ipip: spec.allow_ipip_packets_from_workloads.unwrap_or(default.allow_ipip),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
+            allow_invalid: spec.disable_conntrack_invalid_check.unwrap_or(default.allow_invalid),
+            host: HostSettings::new(spec),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Flow {
             l4proto: 6,
             sport: Some(ports.0),
             dport: Some(ports.1),
-            icmp6_type: None,
+            icmp: None,
             ct: Conntrack::Flow { state, direction, mark: self.mark.unwrap_or(0) },
             dnat: false,
         }

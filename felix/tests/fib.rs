@@ -158,6 +158,7 @@ impl FibOf for Real {
         Snapshot {
             links: links.into_iter().map(link).collect(),
             routes: self.bulk.routes(None).expect("read").into_iter().map(route).collect(),
+            ..Snapshot::default()
         }
     }
 
@@ -167,7 +168,7 @@ impl FibOf for Real {
             .map(|change| match change {
                 RouteChange::Create(route) => netlink::RouteChange::Create(spec(route)),
                 RouteChange::Replace(route) => netlink::RouteChange::Replace(spec(route)),
-                RouteChange::Delete(route) => netlink::RouteChange::Delete(spec(route)),
+                RouteChange::Delete(route) | RouteChange::Retire(route) => netlink::RouteChange::Delete(spec(route)),
                 RouteChange::Shrink(route) => netlink::RouteChange::Shrink(spec(route)),
             })
             .collect();
@@ -191,7 +192,7 @@ fn link(link: netlink::Link) -> Link {
 
 fn route(route: RouteSpec) -> Route {
     let target = match route.kind {
-        RouteKind::Device { index } => Target::Device { index },
+        RouteKind::Device { index } => Target::Device { index, source: route.source },
         RouteKind::Via { gateway, index: Some(index), onlink: false } => Target::Via { gateway, index },
         RouteKind::Via { gateway, index: Some(index), onlink: true } => Target::Onlink { gateway, index },
         RouteKind::Multipath(hops) => Target::multipath(hops),
@@ -203,7 +204,7 @@ fn route(route: RouteSpec) -> Route {
 
 fn spec(route: &Route) -> RouteSpec {
     let kind = match &route.target {
-        Target::Device { index } => RouteKind::Device { index: *index },
+        Target::Device { index, .. } => RouteKind::Device { index: *index },
         Target::Via { gateway, index } => RouteKind::Via { gateway: *gateway, index: Some(*index), onlink: false },
         Target::Onlink { gateway, index } => RouteKind::Via { gateway: *gateway, index: Some(*index), onlink: true },
         Target::Multipath(hops) => RouteKind::multipath(hops.clone()),
@@ -300,7 +301,8 @@ impl Scene {
         }
     }
 
-    /// Tells the core all that has happened until now.
+    /// Tells the core all that has happened until now, and then lets it act: on half of it, it would write over what it is about to
+    /// hear of.
     fn catch_up(&mut self) {
         self.marks += 1;
         let mark =
@@ -310,7 +312,7 @@ impl Scene {
         loop {
             let next = async { tokio::time::timeout(PATIENCE, self.monitor.next()).await };
             let event = match self.runtime.block_on(next).expect("in time").expect("an event") {
-                netlink::Event::RouteRemoved(route) if route == mark => return,
+                netlink::Event::RouteRemoved(route) if route == mark => return self.world.run(),
                 netlink::Event::LinkChanged(changed) => {
                     self.world.links.insert(changed.index, link(changed.clone()));
                     Event::LinkChanged(link(changed))
@@ -326,7 +328,7 @@ impl Scene {
                 netlink::Event::RouteRemoved(gone) => Event::RouteRemoved(route(gone)),
                 netlink::Event::Overrun => Event::Overrun,
             };
-            self.world.send(event);
+            self.world.tell(event);
         }
     }
 
@@ -350,7 +352,7 @@ impl Scene {
         expected.insert(net("10.244.0.0/26"), Target::Blackhole);
         for number in &self.pods {
             let index = links.iter().find(|link| link.name == local(*number).interface).expect("never deleted").index;
-            expected.insert(IpNet::from(local(*number).ips[0]), Target::Device { index });
+            expected.insert(IpNet::from(local(*number).ips[0]), Target::device(index));
         }
         expected
             .into_iter()
@@ -392,7 +394,7 @@ fn resolve(next_hop: IpAddr, foreign: &[Route], up: &BTreeSet<u32>) -> Vec<(IpAd
     let alive =
         |route: &&&Route| route.target.devices().next().is_none() || route.target.devices().any(|d| up.contains(&d));
     match to.iter().find(alive).map(|route| &route.target) {
-        Some(Target::Device { index }) => vec![(next_hop, *index)],
+        Some(Target::Device { index, .. }) => vec![(next_hop, *index)],
         Some(target) => target.hops().filter(|(_, index)| up.contains(index)).collect(),
         None => Vec::new(),
     }

@@ -12,8 +12,8 @@ const ETH1: u32 = 3;
 fn ready() -> World {
     let mut world = World::new("a");
     world.links.insert(ETH1, Link { index: ETH1, name: "eth1".into(), up: true });
-    world.insert(route("172.32.0.0/24", Target::Device { index: ETH1 }, 2, 0));
-    world.insert(route("fd00:172:32::/64", Target::Device { index: ETH1 }, 2, 256));
+    world.insert(route("172.32.0.0/24", Target::device(ETH1), 2, 0));
+    world.insert(route("fd00:172:32::/64", Target::device(ETH1), 2, 256));
     world.start(Vec::new());
     world.apply(cluster());
     world.writes.clear();
@@ -89,7 +89,7 @@ fn a_next_hop_that_is_lost_shrinks_the_route() {
     assert_eq!(view(&world, "10.244.64.0/26").state, RouteState::Present, "as far as it can be");
     world.send(Event::LinkChanged(Link { index: ETH1, name: "eth1".into(), up: true }));
     assert_eq!(changes(&mut world), [], "its subnet is not back yet");
-    let subnet = route("172.32.0.0/24", Target::Device { index: ETH1 }, 2, 0);
+    let subnet = route("172.32.0.0/24", Target::device(ETH1), 2, 0);
     world.insert(subnet.clone());
     world.send(Event::RouteChanged(subnet));
     assert_eq!(changes(&mut world), [RouteChange::Replace(both)]);
@@ -192,8 +192,11 @@ fn announcements_while_the_table_is_read_are_newer_than_what_was_read() {
     world.held.retain(|action| *action != Action::ReadRoutes);
     world.release();
     // The reading has passed this route already when somebody deletes it.
-    let snapshot =
-        Snapshot { links: world.links.values().cloned().collect(), routes: world.fib.values().cloned().collect() };
+    let snapshot = Snapshot {
+        links: world.links.values().cloned().collect(),
+        routes: world.fib.values().cloned().collect(),
+        ..Snapshot::default()
+    };
     let gone = world.fib.remove(&(net("10.244.64.0/26"), 1024)).expect("it is there");
     world.send(Event::RouteRemoved(gone.clone()));
     assert_eq!(changes(&mut world), [], "not before it is read");
@@ -251,7 +254,7 @@ fn an_address_that_is_let_go_takes_its_flows_along() {
 fn an_interface_that_comes_back_under_another_number_is_another() {
     let mut world = ready();
     best(&mut world, "10.244.64.0/26", &["172.31.0.3", "172.32.0.3"]);
-    let subnet = route("172.32.0.0/24", Target::Device { index: ETH1 }, 2, 0);
+    let subnet = route("172.32.0.0/24", Target::device(ETH1), 2, 0);
     for index in [9, ETH1] {
         let gone = if index == 9 { ETH1 } else { 9 };
         world.links.remove(&gone);
@@ -262,7 +265,7 @@ fn an_interface_that_comes_back_under_another_number_is_another() {
         let link = Link { index, name: "eth1".into(), up: true };
         world.links.insert(index, link.clone());
         world.send(Event::LinkChanged(link));
-        let again = tortie_felix::Route { target: Target::Device { index }, ..subnet.clone() };
+        let again = tortie_felix::Route { target: Target::device(index), ..subnet.clone() };
         world.insert(again.clone());
         world.send(Event::RouteChanged(again));
         let hops = Target::multipath(vec![(ip("172.31.0.3"), ETH0), (ip("172.32.0.3"), index)]);

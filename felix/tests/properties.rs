@@ -126,7 +126,7 @@ proptest! {
         prop_assert_eq!(prompt.bgp.clone(), late.bgp.clone());
         prop_assert_eq!(late.felix.status().revision, late.felix.programmed_revision());
         // Routes of pods lead out of devices that the table knows.
-        for route in late.fib.values().filter(|route| matches!(route.target, Target::Device { index } if index != common::ETH0)) {
+        for route in late.fib.values().filter(|route| matches!(route.target, Target::Device { index, .. } if index != common::ETH0)) {
             prop_assert!(route.destination.prefix_len() == 32);
         }
 

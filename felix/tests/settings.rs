@@ -212,3 +212,132 @@ fn a_host_that_cannot_forward_is_tried_again() {
     assert_eq!(hosts(&world).len(), 1, "{:?}", world.writes);
     assert!(!world.felix.status().problems.iter().any(|problem| problem.contains("EROFS")));
 }
+
+/// The routes that a pod and its block have.
+fn written(world: &World) -> Vec<(u8, u32, String)> {
+    world
+        .fib
+        .values()
+        .filter(|route| route.protocol >= 80)
+        .map(|route| {
+            let target = match &route.target {
+                tortie_felix::Target::Device { source, .. } => {
+                    source.map_or_else(|| "pod".to_owned(), |ip| format!("pod {ip}"))
+                }
+                target => format!("{target:?}"),
+            };
+            (route.protocol, route.metric, target)
+        })
+        .collect()
+}
+
+#[test]
+fn routes_bear_the_number_metric_and_source_that_are_set_and_no_pod_lets_its_address_go() {
+    let mut world = ready();
+    let web = &local_endpoints()[0];
+    world.add(web);
+    assert!(written(&world).contains(&(80, 1024, "pod".into())), "{:?}", written(&world));
+    let known = world.fib.len();
+    world.writes.clear();
+    let spec = json!({"deviceRouteProtocol": 99, "ipv4NormalRoutePriority": 7, "ipv6NormalRoutePriority": 8,
+        "deviceRouteSourceAddress": "172.31.0.2", "deviceRouteSourceAddressIPv6": "fd00:172:31::2"});
+    world.apply(vec![felix("default", &spec)]);
+    world.advance(5_000);
+    let routes = written(&world);
+    assert!(routes.iter().all(|(protocol, metric, _)| *protocol == 99 && [7, 8].contains(metric)), "{routes:?}");
+    assert!(routes.contains(&(99, 7, "pod 172.31.0.2".into())), "{routes:?}");
+    assert_eq!(world.fib.len(), known, "nothing is left of before");
+    let changes = world.writes.iter().filter_map(|action| match action {
+        Action::ApplyRoutes(changes) => Some(changes),
+        _ => None,
+    });
+    let released: Vec<_> = changes.flatten().filter_map(tortie_felix::RouteChange::released).collect();
+    assert!(released.is_empty(), "flows of {released:?} would be forgotten");
+    assert!(world.felix.routes().iter().all(|view| view.protocol == 99 && view.reason.is_none()));
+
+    world.delete(gone("default"));
+    world.advance(5_000);
+    let routes = written(&world);
+    assert!(routes.iter().all(|(protocol, metric, _)| (*protocol, *metric) == (80, 1024)), "{routes:?}");
+    assert!(routes.contains(&(80, 1024, "pod".into())), "{routes:?}");
+    assert_eq!(world.fib.len(), known);
+}
+
+#[test]
+fn an_agent_that_finds_another_number_set_takes_over_what_the_one_before_it_wrote() {
+    let mut world = ready();
+    let web = local_endpoints()[0].clone();
+    world.add(&web);
+    // Somebody else's, with the number that ours will have, and with the one that ours had elsewhere.
+    let mut theirs = world.fib.values().find(|route| route.protocol == 2).expect("the uplink's").clone();
+    theirs.destination = "192.0.2.0/24".parse().expect("a prefix");
+    theirs.protocol = 98;
+    world.insert(theirs.clone());
+    let objects = [cluster(), vec![felix("default", &json!({"deviceRouteProtocol": 99}))]].concat();
+    world.restart();
+    world.felix = tortie_felix::Felix::new(tortie_felix::Config { route_protocols: vec![80], ..common::config("a") });
+    world.start(vec![web]);
+    world.apply(objects);
+    world.advance(200_000);
+    let routes = written(&world);
+    assert!(world.fib.values().any(|route| *route == theirs), "{routes:?}");
+    let ours: Vec<u8> = routes.iter().map(|(protocol, ..)| *protocol).filter(|protocol| *protocol != 98).collect();
+    assert!(!ours.is_empty() && ours.iter().all(|protocol| *protocol == 99), "{routes:?}");
+}
+
+#[test]
+fn routes_of_others_out_of_pods_interfaces_go_when_that_is_asked_for() {
+    let mut world = ready();
+    let web = &local_endpoints()[0];
+    world.add(web);
+    let index = world.links.values().find(|link| link.name == web.interface).expect("a link").index;
+    let theirs = |destination: &str, protocol, metric| tortie_felix::Route {
+        destination: destination.parse().expect("a prefix"),
+        target: tortie_felix::Target::device(index),
+        protocol,
+        metric,
+    };
+    let [extra, kernels] = [theirs("192.0.2.0/24", 4, 5), theirs("198.51.100.0/24", 2, 0)];
+    // In the very place of the pod's own.
+    let usurper = theirs("10.244.0.1/32", 4, 1024);
+    for route in [&extra, &kernels, &usurper] {
+        world.insert(route.clone());
+        world.send(Event::RouteChanged(route.clone()));
+    }
+    world.advance(10_000);
+    assert!([&extra, &kernels, &usurper].iter().all(|route| world.fib.values().any(|there| there == *route)));
+    world.apply(vec![felix("default", &json!({"removeExternalRoutes": true}))]);
+    world.advance(10_000);
+    let left: Vec<_> =
+        world.fib.values().filter(|route| [2, 4].contains(&route.protocol) && route.target == kernels.target).collect();
+    assert_eq!(left, [&kernels], "the kernel's own stay");
+    assert!(written(&world).contains(&(80, 1024, "pod".into())), "and ours has its place again");
+    assert!(
+        world.drifts.iter().any(|drift| drift.object == "192.0.2.0/24" && drift.found.contains("protocol 4")),
+        "{:?}",
+        world.drifts
+    );
+    world.insert(extra.clone());
+    world.send(Event::RouteChanged(extra.clone()));
+    world.advance(10_000);
+    assert!(!world.fib.values().any(|route| *route == extra), "at once when it comes again");
+}
+
+#[test]
+fn interfaces_from_before_a_change_of_their_prefix_are_still_pods() {
+    let mut world = ready();
+    let old = local_endpoints()[0].clone();
+    world.add(&old);
+    world.apply(vec![felix("default", &json!({"interfacePrefix": "pod,tap"}))]);
+    let settings = world.settings.clone().expect("told");
+    assert_eq!(settings.routes.interface_prefixes, ["pod", "tap", "cali"]);
+    assert_eq!(settings.routes.naming_prefix(), "pod");
+    let table = world.ruleset().to_string();
+    for prefix in ["pod*", "tap*", "cali*"] {
+        assert!(table.contains(&format!("oifname \"{prefix}\"")), "{prefix}: {table}");
+    }
+    world.remove(&old);
+    world.apply(vec![felix("default", &json!({"interfacePrefix": "pod,tap", "logSeverityScreen": "Debug"}))]);
+    assert_eq!(world.settings.clone().expect("told").routes.interface_prefixes, ["pod", "tap"]);
+    assert!(!world.ruleset().to_string().contains("cali*"));
+}

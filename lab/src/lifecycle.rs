@@ -176,7 +176,10 @@ impl Lab {
         // The pod goes before its document does: a CNI DEL wants to know what it takes apart.
         let (state, mut failures) = self.reconcile(before, planned, deadline).await?;
         store::remove(&directory, &keys)?;
-        failures.extend(self.settle(&state, &entries, deadline).await?);
+        // What failed is in the way of the rest: to wait for it would only keep the reason back.
+        if failures.is_empty() {
+            failures.extend(self.settle(&state, &entries, deadline).await?);
+        }
         failures.extend(unknown.iter().map(|key| format!("{key} not found")));
         Error::unless_none(failures)
     }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Command, Key, Transaction, Verdict};
+use crate::model::{Command, Transaction};
 
 /// What a rule weighs. The kernel takes some four times as long for one as for an element.
 const RULE: usize = 4;
@@ -74,10 +74,14 @@ impl<'a> Fresh<'a> {
             match command {
                 Command::AddChain { chain, hook: None } => made.insert(Object::Chain(chain)),
                 Command::AddChain { chain, hook: Some(_) } => bases.insert(Object::Chain(chain)),
-                Command::AddSet { set: name, .. } | Command::AddMap { map: name, .. } => made.insert(Object::Set(name)),
+                Command::AddSet { set: name, .. }
+                | Command::AddMap { map: name, .. }
+                | Command::AddCounterMap { map: name, .. } => made.insert(Object::Set(name)),
                 Command::AddCounter { counter, .. } => made.insert(Object::Counter(counter)),
                 Command::DeleteChain { chain } => gone.insert(Object::Chain(chain)),
-                Command::DeleteSet { set: name } | Command::DeleteMap { map: name } => gone.insert(Object::Set(name)),
+                Command::DeleteSet { set: name }
+                | Command::DeleteMap { map: name }
+                | Command::DeleteCounterMap { map: name } => gone.insert(Object::Set(name)),
                 Command::DeleteCounter { counter } => gone.insert(Object::Counter(counter)),
                 Command::DeleteTable => return None,
                 _ => false,
@@ -95,13 +99,19 @@ impl<'a> Fresh<'a> {
             Command::AddSet { set: name, .. }
             | Command::AddElements { set: name, .. }
             | Command::AddMap { map: name, .. }
-            | Command::AddMapElements { map: name, .. } => made(Object::Set(name)),
+            | Command::AddMapElements { map: name, .. }
+            | Command::AddCounterMap { map: name, .. }
+            | Command::AddCounterElements { map: name, .. } => made(Object::Set(name)),
             Command::FlushChain { chain } => gone(Object::Chain(chain)),
             Command::DeleteChain { .. }
             | Command::DeleteSet { .. }
             | Command::DeleteMap { .. }
+            | Command::DeleteCounterMap { .. }
             | Command::DeleteCounter { .. } => Step::After,
-            Command::DeleteTable | Command::DeleteElements { .. } | Command::DeleteMapElements { .. } => Step::Switch,
+            Command::DeleteTable
+            | Command::DeleteElements { .. }
+            | Command::DeleteMapElements { .. }
+            | Command::DeleteCounterElements { .. } => Step::Switch,
         }
     }
 }
@@ -110,6 +120,9 @@ fn weight(command: &Command) -> usize {
     match command {
         Command::AddElements { elements, .. } | Command::DeleteElements { elements, .. } => elements.len(),
         Command::AddMapElements { elements, .. } | Command::DeleteMapElements { elements, .. } => elements.len(),
+        Command::AddCounterElements { elements, .. } | Command::DeleteCounterElements { elements, .. } => {
+            elements.len()
+        }
         Command::AddRule { .. } => RULE,
         _ => 1,
     }
@@ -137,13 +150,18 @@ fn cut(commands: Vec<Command>, max: usize) -> Vec<Transaction> {
 fn split(command: Command, max: usize) -> Vec<Command> {
     match command {
         Command::AddElements { set, elements } if elements.len() > max => {
-            let pieces = elements.chunks(max).map(<[Key]>::to_vec);
-            pieces.map(|elements| Command::AddElements { set: set.clone(), elements }).collect()
+            pieces(&elements, max).map(|elements| Command::AddElements { set: set.clone(), elements }).collect()
         }
         Command::AddMapElements { map, elements } if elements.len() > max => {
-            let pieces = elements.chunks(max).map(<[(Key, Verdict)]>::to_vec);
-            pieces.map(|elements| Command::AddMapElements { map: map.clone(), elements }).collect()
+            pieces(&elements, max).map(|elements| Command::AddMapElements { map: map.clone(), elements }).collect()
+        }
+        Command::AddCounterElements { map, elements } if elements.len() > max => {
+            pieces(&elements, max).map(|elements| Command::AddCounterElements { map: map.clone(), elements }).collect()
         }
         command => vec![command],
     }
+}
+
+fn pieces<T: Clone>(elements: &[T], max: usize) -> impl Iterator<Item = Vec<T>> {
+    elements.chunks(max).map(<[T]>::to_vec)
 }

@@ -5,8 +5,8 @@
 
 use crate::keys;
 use crate::model::{
-    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith,
-    Rule, Statement, Verdict, comment,
+    COMMENT_MAX, ChainType, Command, CtStates, Family, Field, Hook, HookPoint, ICMP, ICMPV6, Key, KeyType,
+    LOG_PREFIX_MAX, Match, Op, RejectWith, Rule, Statement, Verdict, comment, log_prefix,
 };
 
 /// The longest name of a chain or set that `nft` 1.0.6 takes.
@@ -25,8 +25,29 @@ pub struct Declared {
     pub key: Vec<KeyType>,
     /// Whether elements are intervals.
     pub interval: bool,
-    /// Whether it maps to verdicts.
-    pub map: bool,
+    /// What elements have beside their key.
+    pub content: Content,
+}
+
+/// What elements have beside their key: whether they are of a set, a verdict map or a counter map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing.
+    Keys,
+    /// A verdict.
+    Verdicts,
+    /// A named counter.
+    Counters,
+}
+
+impl Content {
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Keys => "a set; its elements have nothing but keys",
+            Self::Verdicts => "a verdict map; its elements have verdicts",
+            Self::Counters => "a counter map; its elements have counters",
+        }
+    }
 }
 
 /// Whether `command` makes sense, given the sets and maps that `find` knows. One that it does not know is left to the kernel.
@@ -39,7 +60,9 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
             hook.map_or(Ok(()), check_hook)?;
             name(chain)
         }
-        Command::AddSet { set, key, interval, comment } | Command::AddMap { map: set, key, interval, comment } => {
+        Command::AddSet { set, key, interval, comment }
+        | Command::AddMap { map: set, key, interval, comment }
+        | Command::AddCounterMap { map: set, key, interval, comment } => {
             name(set)?;
             check_comment(comment.as_deref())?;
             check_key(key, *interval)
@@ -51,13 +74,21 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         Command::AddRule { rule, .. } => self::rule(rule, find),
         Command::AddElements { set, elements } | Command::DeleteElements { set, elements } => {
             let Some(declared) = find(set) else { return Ok(()) };
-            holds(declared, false)?;
+            holds(declared, Content::Keys)?;
             elements.iter().try_for_each(|key| element(declared, key))
         }
         Command::AddMapElements { map, elements } | Command::DeleteMapElements { map, elements } => {
             let Some(declared) = find(map) else { return Ok(()) };
-            holds(declared, true)?;
+            holds(declared, Content::Verdicts)?;
             elements.iter().try_for_each(|(key, _)| element(declared, key))
+        }
+        Command::AddCounterElements { map, elements } | Command::DeleteCounterElements { map, elements } => {
+            let Some(declared) = find(map) else { return Ok(()) };
+            holds(declared, Content::Counters)?;
+            elements.iter().try_for_each(|(key, counter)| {
+                name(counter)?;
+                element(declared, key)
+            })
         }
         Command::AddTable
         | Command::DeleteTable
@@ -65,7 +96,8 @@ pub fn command<'a>(command: &Command, find: impl Fn(&str) -> Option<&'a Declared
         | Command::FlushChain { .. }
         | Command::DeleteCounter { .. }
         | Command::DeleteSet { .. }
-        | Command::DeleteMap { .. } => Ok(()),
+        | Command::DeleteMap { .. }
+        | Command::DeleteCounterMap { .. } => Ok(()),
     }
 }
 
@@ -92,21 +124,25 @@ pub fn takes(hook: Hook, statement: &Statement) -> bool {
     }
 }
 
-/// Whether elements with verdicts, or without, belong into a map or set. That is all that there is to check of a command with elements
-/// beside the keys, which [`keys::encode`] checks.
+/// Whether elements with such content belong into a set or map. That is all that there is to check of a command with elements beside
+/// the keys, which [`keys::encode`] checks, and the names of counters.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn holds(declared: &Declared, verdicts: bool) -> Result<(), String> {
-    match (declared.map, verdicts) {
-        (true, false) => Err("it is a map; its elements have verdicts".into()),
-        (false, true) => Err("it is a set; its elements have no verdicts".into()),
-        _ => Ok(()),
-    }
+pub fn holds(declared: &Declared, content: Content) -> Result<(), String> {
+    if declared.content == content { Ok(()) } else { Err(format!("it is {}", declared.content.what())) }
 }
 
 fn element(declared: &Declared, key: &Key) -> Result<(), String> {
     keys::encode(&declared.key, declared.interval, key).map(|_| ())
+}
+
+/// The name of a counter, as it is, if it is one.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn counter_name(counter: &str) -> Result<&str, String> {
+    name(counter).map(|()| counter)
 }
 
 fn name(name: &str) -> Result<(), String> {
@@ -158,8 +194,15 @@ pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Res
     for (index, statement) in rule.statements.iter().enumerate() {
         let last = index + 1 == rule.statements.len();
         match statement {
-            Statement::Counter => {}
+            Statement::Counter | Statement::NoTrack | Statement::Trace => {}
             Statement::NamedCounter(counter) => name(counter)?,
+            Statement::Log { prefix } => {
+                if prefix.is_empty() || log_prefix(prefix) != *prefix {
+                    return Err(format!(
+                        "its log prefix is empty or longer than {LOG_PREFIX_MAX} bytes, or has quotes or control characters"
+                    ));
+                }
+            }
             Statement::SetCtMark { keep, bits } => {
                 if keep & bits != 0 {
                     return Err("ct mark: a bit that is set need not be kept; clear it in `keep`".into());
@@ -182,8 +225,9 @@ pub fn rule<'a>(rule: &Rule, find: impl Fn(&str) -> Option<&'a Declared>) -> Res
                         "statements after a verdict map are reached by no packet that it has a verdict for".into()
                     );
                 }
-                seen.check_lookup(key, map, true, &find)?;
+                seen.check_lookup(key, map, Content::Verdicts, &find)?;
             }
+            Statement::CountIn { key, map } => seen.check_lookup(key, map, Content::Counters, &find)?,
             Statement::Masquerade { .. } | Statement::Snat { .. } | Statement::Reject(_) => {
                 if !last {
                     return Err("statements after a translation or a rejection are never reached".into());
@@ -232,9 +276,16 @@ impl Seen {
                 }
                 self.need_ports()?;
             }
-            Match::Icmp6Type(_) => {
-                if self.protocol != Some(58) {
-                    return Err("`icmpv6 type` needs `meta l4proto ipv6-icmp` before it".into());
+            Match::Icmp { family, op, code, .. } => {
+                self.need_icmp(*family)?;
+                if *op == Op::Ne && code.is_some() {
+                    return Err("nft has no inequality of an ICMP type and code; make it two rules".into());
+                }
+            }
+            Match::IcmpCode { family, op, .. } => {
+                self.need_icmp(*family)?;
+                if *op == Op::Eq {
+                    return Err("an equality of an ICMP code goes with its type".into());
                 }
             }
             Match::CtState(CtStates(states)) => {
@@ -250,7 +301,7 @@ impl Seen {
             | Match::CtStatusDnat(_)
             | Match::LimitOver { .. }
             | Match::CtCountOver(_) => {}
-            Match::InSet { key, set, .. } => self.check_lookup(key, set, false, find)?,
+            Match::InSet { key, set, .. } => self.check_lookup(key, set, Content::Keys, find)?,
         }
         Ok(())
     }
@@ -280,7 +331,7 @@ impl Seen {
         &self,
         key: &[Field],
         set: &str,
-        map: bool,
+        content: Content,
         find: impl Fn(&str) -> Option<&'a Declared>,
     ) -> Result<(), String> {
         for field in key {
@@ -295,12 +346,7 @@ impl Seen {
             }
         }
         let Some(declared) = find(set) else { return Ok(()) };
-        if declared.map != map {
-            return Err(format!(
-                "{set} is a {}",
-                if map { "set, and a verdict map is needed" } else { "map, and a set is needed" }
-            ));
-        }
+        holds(declared, content).map_err(|what| format!("{set} cannot be looked up so: {what}"))?;
         if !key.iter().map(|field| field.key_type()).eq(declared.key.iter().copied()) {
             return Err(format!("the key looked up in {set} is not of its type"));
         }
@@ -313,6 +359,14 @@ impl Seen {
             None | Some(6 | 17 | 33 | 132 | 136) => Ok(()),
             Some(protocol) => Err(format!("IP protocol {protocol} has no ports")),
         }
+    }
+
+    fn need_icmp(&self, family: Family) -> Result<(), String> {
+        let (protocol, name) = match family {
+            Family::V4 => (ICMP, "`icmp` needs `meta l4proto icmp`"),
+            Family::V6 => (ICMPV6, "`icmpv6` needs `meta l4proto ipv6-icmp`"),
+        };
+        if self.protocol == Some(protocol) { Ok(()) } else { Err(format!("{name} before it")) }
     }
 
     fn need(&self, family: Family) -> Result<(), String> {
@@ -333,13 +387,13 @@ pub fn sets_of(rule: &Rule) -> impl Iterator<Item = &str> {
         _ => None,
     });
     let statements = rule.statements.iter().filter_map(|statement| match statement {
-        Statement::Vmap { map, .. } => Some(map.as_str()),
+        Statement::Vmap { map, .. } | Statement::CountIn { map, .. } => Some(map.as_str()),
         _ => None,
     });
     matches.chain(statements)
 }
 
-/// The named counters that a rule counts in.
+/// The named counters that a rule counts in by their names; those of its counter maps are not among them.
 pub fn counters_of(rule: &Rule) -> impl Iterator<Item = &str> {
     rule.statements.iter().filter_map(|statement| match statement {
         Statement::NamedCounter(counter) => Some(counter.as_str()),
@@ -353,7 +407,10 @@ pub fn names(command: &Command) -> Vec<&str> {
     match command {
         Command::AddRule { rule, .. } => sets_of(rule).collect(),
         Command::AddElements { set, .. } | Command::DeleteElements { set, .. } => vec![set],
-        Command::AddMapElements { map, .. } | Command::DeleteMapElements { map, .. } => vec![map],
+        Command::AddMapElements { map, .. }
+        | Command::DeleteMapElements { map, .. }
+        | Command::AddCounterElements { map, .. }
+        | Command::DeleteCounterElements { map, .. } => vec![map],
         _ => Vec::new(),
     }
 }
@@ -366,6 +423,12 @@ pub fn short(command: &Command) -> String {
         Command::DeleteElements { set, elements } => format!("to delete {} elements of set {set}", elements.len()),
         Command::AddMapElements { map, elements } => format!("to add {} elements to map {map}", elements.len()),
         Command::DeleteMapElements { map, elements } => format!("to delete {} elements of map {map}", elements.len()),
+        Command::AddCounterElements { map, elements } => {
+            format!("to add {} elements to counter map {map}", elements.len())
+        }
+        Command::DeleteCounterElements { map, elements } => {
+            format!("to delete {} elements of counter map {map}", elements.len())
+        }
         Command::AddRule { chain, rule } => format!("to add the rule `{rule}` to chain {chain}"),
         Command::AddTable => "to add the table".into(),
         Command::DeleteTable => "to delete the table".into(),
@@ -378,5 +441,7 @@ pub fn short(command: &Command) -> String {
         Command::DeleteSet { set } => format!("to delete set {set}"),
         Command::AddMap { map, .. } => format!("to add map {map}"),
         Command::DeleteMap { map } => format!("to delete map {map}"),
+        Command::AddCounterMap { map, .. } => format!("to add counter map {map}"),
+        Command::DeleteCounterMap { map } => format!("to delete counter map {map}"),
     }
 }

@@ -10,10 +10,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use thiserror::Error as ThisError;
 
-use crate::check::{self, Declared};
+use crate::check::{self, Content, Declared};
 use crate::executor::{Executor, Reason, Refused};
 use crate::keys::{self, Bytes};
-use crate::model::{Chain, Command, Key, KeyType, Rule, Ruleset, Set, Statement, Transaction, Verdict, VerdictMap};
+use crate::model::{
+    Chain, Command, CounterMap, Key, KeyType, Map, Rule, Ruleset, Set, Statement, Transaction, Verdict, VerdictMap,
+};
 
 /// How many chains may be entered one from another below a base chain.
 const DEPTH_MAX: usize = 15;
@@ -170,6 +172,9 @@ impl Batch {
             for verdict in table.maps.values().flat_map(|map| map.elements.values()) {
                 batch.count_verdict(verdict, true);
             }
+            for counter in table.counter_maps.values().flat_map(|map| map.elements.values()) {
+                count(&mut batch.counter_users, counter, true);
+            }
         }
         batch.table = table;
         batch
@@ -239,13 +244,11 @@ impl Batch {
             }
             Command::AddMap { map, key, interval, comment } => {
                 self.free_name(map)?;
-                let new = VerdictMap {
-                    key: key.clone(),
-                    interval: *interval,
-                    comment: comment.clone(),
-                    elements: BTreeMap::new(),
-                };
-                self.table()?.maps.insert(map.clone(), new);
+                self.table()?.maps.insert(map.clone(), without_elements(key, *interval, comment.as_ref()));
+            }
+            Command::AddCounterMap { map, key, interval, comment } => {
+                self.free_name(map)?;
+                self.table()?.counter_maps.insert(map.clone(), without_elements(key, *interval, comment.as_ref()));
             }
             Command::DeleteSet { set } => {
                 self.unused(set)?;
@@ -258,6 +261,14 @@ impl Batch {
                 self.intervals.remove(map);
                 for verdict in gone.elements.values() {
                     self.count_verdict(verdict, false);
+                }
+            }
+            Command::DeleteCounterMap { map } => {
+                self.unused(map)?;
+                let gone = self.table()?.counter_maps.remove(map).ok_or(Reason::NotFound)?;
+                self.intervals.remove(map);
+                for counter in gone.elements.values() {
+                    count(&mut self.counter_users, counter, false);
                 }
             }
             Command::AddElements { set, elements } => {
@@ -294,6 +305,26 @@ impl Batch {
                     self.release_interval(map, key);
                 }
             }
+            Command::AddCounterElements { map, elements } => {
+                for (key, counter) in elements {
+                    if !self.table()?.counters.contains_key(counter) {
+                        return Err(Reason::NotFound);
+                    }
+                    if self.counter_map(map)?.elements.contains_key(key) {
+                        return Err(Reason::Exists);
+                    }
+                    self.claim_interval(map, key)?;
+                    self.counter_map(map)?.elements.insert(key.clone(), counter.clone());
+                    count(&mut self.counter_users, counter, true);
+                }
+            }
+            Command::DeleteCounterElements { map, elements } => {
+                for (key, _) in elements {
+                    let counter = self.counter_map(map)?.elements.remove(key).ok_or(Reason::NotFound)?;
+                    count(&mut self.counter_users, &counter, false);
+                    self.release_interval(map, key);
+                }
+            }
         }
         Ok(())
     }
@@ -302,10 +333,11 @@ impl Batch {
     fn declared<'a>(&self, command: &'a Command) -> Vec<(&'a str, Declared)> {
         let Some(table) = &self.table else { return Vec::new() };
         let find = |name: &'a str| {
-            let set = table.sets.get(name).map(|set| (&set.key, set.interval, false));
-            let map = || table.maps.get(name).map(|map| (&map.key, map.interval, true));
-            let (key, interval, map) = set.or_else(map)?;
-            Some((name, Declared { key: key.clone(), interval, map }))
+            let set = table.sets.get(name).map(|set| (&set.key, set.interval, Content::Keys));
+            let map = || table.maps.get(name).map(|map| (&map.key, map.interval, Content::Verdicts));
+            let counters = || table.counter_maps.get(name).map(|map| (&map.key, map.interval, Content::Counters));
+            let (key, interval, content) = set.or_else(map).or_else(counters)?;
+            Some((name, Declared { key: key.clone(), interval, content }))
         };
         check::names(command).into_iter().filter_map(find).collect()
     }
@@ -316,7 +348,7 @@ impl Batch {
         }
         for name in check::sets_of(rule) {
             let table = self.table()?;
-            if !table.sets.contains_key(name) && !table.maps.contains_key(name) {
+            if !has_set(table, name) {
                 return Err(Reason::NotFound);
             }
         }
@@ -344,10 +376,14 @@ impl Batch {
         self.table()?.maps.get_mut(name).ok_or(Reason::NotFound)
     }
 
-    /// Sets and maps share one space of names.
+    fn counter_map(&mut self, name: &str) -> Result<&mut CounterMap, Reason> {
+        self.table()?.counter_maps.get_mut(name).ok_or(Reason::NotFound)
+    }
+
+    /// Sets and maps of either kind share one space of names.
     fn free_name(&mut self, name: &str) -> Result<(), Reason> {
         let table = self.table()?;
-        if table.sets.contains_key(name) || table.maps.contains_key(name) { Err(Reason::Exists) } else { Ok(()) }
+        if has_set(table, name) { Err(Reason::Exists) } else { Ok(()) }
     }
 
     fn unused(&self, set: &str) -> Result<(), Reason> {
@@ -394,10 +430,11 @@ impl Batch {
     /// The intervals of a set or map, computed when first asked for; `None` if its elements are no intervals.
     fn intervals_of(&mut self, name: &str) -> Result<Option<(Vec<KeyType>, &mut Intervals)>, Reason> {
         let table = self.table.as_ref().ok_or(Reason::NotFound)?;
-        let (types, interval) = match (table.sets.get(name), table.maps.get(name)) {
-            (Some(set), _) => (set.key.clone(), set.interval),
-            (None, Some(map)) => (map.key.clone(), map.interval),
-            (None, None) => return Err(Reason::NotFound),
+        let (types, interval) = match (table.sets.get(name), table.maps.get(name), table.counter_maps.get(name)) {
+            (Some(set), ..) => (set.key.clone(), set.interval),
+            (None, Some(map), _) => (map.key.clone(), map.interval),
+            (None, None, Some(map)) => (map.key.clone(), map.interval),
+            (None, None, None) => return Err(Reason::NotFound),
         };
         if !interval {
             return Ok(None);
@@ -405,7 +442,8 @@ impl Batch {
         let ranges = self.intervals.entry(name.to_owned()).or_insert_with(|| {
             let sets = table.sets.get(name).into_iter().flat_map(|set| &set.elements);
             let maps = table.maps.get(name).into_iter().flat_map(|map| map.elements.keys());
-            sets.chain(maps).filter_map(|key| keys::encode(&types, true, key).ok()).collect()
+            let counters = table.counter_maps.get(name).into_iter().flat_map(|map| map.elements.keys());
+            sets.chain(maps).chain(counters).filter_map(|key| keys::encode(&types, true, key).ok()).collect()
         });
         Ok(Some((types, ranges)))
     }
@@ -429,6 +467,14 @@ impl Batch {
             count(&mut self.chain_users, chain, up);
         }
     }
+}
+
+fn has_set(table: &Ruleset, name: &str) -> bool {
+    table.sets.contains_key(name) || table.maps.contains_key(name) || table.counter_maps.contains_key(name)
+}
+
+fn without_elements<V>(key: &[KeyType], interval: bool, comment: Option<&String>) -> Map<V> {
+    Map { key: key.to_vec(), interval, comment: comment.cloned(), elements: BTreeMap::new() }
 }
 
 fn count(users: &mut HashMap<String, usize>, name: &str, up: bool) {

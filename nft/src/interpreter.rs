@@ -9,6 +9,7 @@
 //! - without a conntrack entry `ct state` is still there (`invalid` or `untracked`), while `ct mark` and `ct direction` are not.
 //!   Changing some bits of the mark reads it first, so that ends the rule too, and a verdict after it in the same rule is not reached.
 //!   Before priority -200 at prerouting and output, conntrack has not seen the packet;
+//! - `notrack` takes effect where conntrack has not seen the packet, and then for the rest of its way;
 //! - `iifname` of a packet without that interface is the empty name, and so unequal to any other;
 //! - `goto` does not come back: at the end of that chain the packet returns to whoever jumped last, else the base chain ends;
 //! - a limit is never exceeded here, since a packet alone says nothing of those before it;
@@ -21,8 +22,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::{ChainType, Direction, HookPoint, RejectWith, Ruleset, Verdict};
-use compiled::{Compiled, Condition, Effect, FieldBytes};
+use crate::model::{ChainType, Direction, Field, HookPoint, RejectWith, Ruleset, Verdict};
+use compiled::{Compiled, Condition, Effect, FieldBytes, Hit};
 
 /// A packet, with what the kernel knows of it when it meets the rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +43,8 @@ pub struct Packet {
     pub sport: Option<u16>,
     /// Destination port, likewise.
     pub dport: Option<u16>,
-    /// Type of an ICMPv6 message.
-    pub icmp6_type: Option<u8>,
+    /// Type and code of an ICMP or ICMPv6 message; `None` of other packets, and where they are not there to read.
+    pub icmp: Option<(u8, u8)>,
     /// Its conntrack entry.
     pub ct: Conntrack,
     /// Whether the entry says that the flow's destination was translated (`ct status dnat`); without an entry it counts for nothing.
@@ -144,6 +145,16 @@ pub struct Walk {
     pub rejected: Option<RejectWith>,
     /// Rules that applied, in order. If the packet was dropped, the last one dropped it.
     pub steps: Vec<Step>,
+    /// The named counters that counted the packet, in order; one that counted it twice is there twice.
+    #[serde(default)]
+    pub counted: Vec<String>,
+}
+
+impl Walk {
+    /// The rules that decided: of each base chain that did not let the packet go at its end, the one that accepted it, or dropped it.
+    pub fn decided(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| matches!(step.verdict, Some(Verdict::Accept | Verdict::Drop)))
+    }
 }
 
 /// Why a ruleset cannot be walked.
@@ -155,6 +166,9 @@ pub enum Error {
     /// A rule looks something up in a set or map that is not there.
     #[error("set or map {0} is missing")]
     NoSet(String),
+    /// A rule or element counts in a counter that is not there.
+    #[error("counter {0} is missing")]
+    NoCounter(String),
     /// Something the kernel would misread; see [`crate::check`].
     #[error("{place}: {what}")]
     Invalid {
@@ -176,6 +190,47 @@ pub enum Error {
 struct End {
     translation: Option<Translation>,
     rejected: Option<RejectWith>,
+}
+
+/// Who is told what a packet meets.
+trait Watch {
+    /// A rule applied.
+    fn step(&mut self, _chain: usize, _rule: usize, _verdict: Option<compiled::Verdict>) {}
+
+    /// A named counter counted the packet.
+    fn counted(&mut self, _counter: usize) {}
+}
+
+/// Nobody.
+impl Watch for () {}
+
+/// Notes all of it.
+struct Notes<'a> {
+    rules: &'a Compiled,
+    steps: Vec<Step>,
+    counted: Vec<String>,
+}
+
+impl Watch for Notes<'_> {
+    fn step(&mut self, chain: usize, rule: usize, verdict: Option<compiled::Verdict>) {
+        self.steps.push(Step {
+            chain: self.rules.chains[chain].name.clone(),
+            rule,
+            verdict: verdict.map(|verdict| self.rules.verdict(verdict)),
+        });
+    }
+
+    fn counted(&mut self, counter: usize) {
+        self.counted.push(self.rules.counters[counter].clone());
+    }
+}
+
+/// What the effects of a rule come to.
+enum Done {
+    /// The first look-up in a counter map found nothing: the rule has not applied.
+    Unmatched,
+    /// It has, with this verdict; `None` if the packet goes on to the next rule.
+    Applied(Option<compiled::Verdict>),
 }
 
 /// Whether chains of type nat see the packet: it is the first of a flow.
@@ -200,28 +255,18 @@ impl Interpreter {
 
     /// Takes a packet through all base chains of a hook. Rules may change the mark of its flow.
     pub fn run(&self, hook: HookPoint, packet: &mut Packet) -> Outcome {
-        self.walk(hook, packet, &mut |_, _, _| {}).0
+        self.walk(hook, packet, &mut ()).0
     }
 
-    /// [`run`](Self::run), and which rules applied.
+    /// [`run`](Self::run), and which rules applied and which named counters counted.
     pub fn trace(&self, hook: HookPoint, packet: &mut Packet) -> Walk {
-        let mut steps = Vec::new();
-        let (outcome, end) = self.walk(hook, packet, &mut |chain, rule, verdict| {
-            steps.push(Step {
-                chain: self.rules.chains[chain].name.clone(),
-                rule,
-                verdict: verdict.map(|verdict| self.rules.verdict(verdict)),
-            });
-        });
-        Walk { outcome, translation: end.translation, rejected: end.rejected, steps }
+        let mut notes = Notes { rules: &self.rules, steps: Vec::new(), counted: Vec::new() };
+        let (outcome, end) = self.walk(hook, packet, &mut notes);
+        let Notes { steps, counted, .. } = notes;
+        Walk { outcome, translation: end.translation, rejected: end.rejected, steps, counted }
     }
 
-    fn walk(
-        &self,
-        hook: HookPoint,
-        packet: &mut Packet,
-        step: &mut impl FnMut(usize, usize, Option<compiled::Verdict>),
-    ) -> (Outcome, End) {
+    fn walk(&self, hook: HookPoint, packet: &mut Packet, watch: &mut impl Watch) -> (Outcome, End) {
         let mut end = End::default();
         for base in self.rules.bases.iter().filter(|base| base.point == hook) {
             // A flow's translation is decided once: by its first packet, and by the first chain that has one for it.
@@ -230,7 +275,10 @@ impl Interpreter {
             }
             let seen = !(matches!(hook, HookPoint::Prerouting | HookPoint::Output) && base.priority < -200);
             let mut fields = FieldBytes::new(packet, seen);
-            let outcome = self.base(base.chain, &mut fields, step, &mut end);
+            let outcome = self.base(base.chain, &mut fields, watch, &mut end);
+            if fields.is_untracked() {
+                packet.ct = Conntrack::Untracked;
+            }
             if let (Conntrack::Flow { mark, .. }, Some(new)) = (&mut packet.ct, fields.mark()) {
                 *mark = new;
             }
@@ -242,13 +290,7 @@ impl Interpreter {
     }
 
     /// One base chain, to its end.
-    fn base(
-        &self,
-        chain: usize,
-        fields: &mut FieldBytes,
-        step: &mut impl FnMut(usize, usize, Option<compiled::Verdict>),
-        end: &mut End,
-    ) -> Outcome {
+    fn base(&self, chain: usize, fields: &mut FieldBytes, watch: &mut impl Watch, end: &mut End) -> Outcome {
         let mut stack: Vec<(usize, usize)> = Vec::new();
         let (mut chain, mut index) = (chain, 0);
         loop {
@@ -264,8 +306,8 @@ impl Interpreter {
             if !rule.conditions.iter().all(|condition| self.holds(condition, fields)) {
                 continue;
             }
-            let verdict = self.effects(&rule.effects, fields, end);
-            step(chain, here, verdict);
+            let Done::Applied(verdict) = self.effects(&rule.effects, fields, watch, end) else { continue };
+            watch.step(chain, here, verdict);
             match verdict {
                 None => {}
                 Some(compiled::Verdict::Accept) => return Outcome::Accept,
@@ -282,23 +324,51 @@ impl Interpreter {
 
     /// Runs a rule's effects. A look-up in a map that has no element for the packet ends the rule without a verdict, and so does a
     /// change of a mark that is not there.
-    fn effects(&self, effects: &[Effect], fields: &mut FieldBytes, end: &mut End) -> Option<compiled::Verdict> {
-        for effect in effects {
-            match effect {
-                Effect::SetMark { keep, bits } => fields.set_mark(*keep, *bits)?,
-                Effect::Verdict(verdict) => return Some(*verdict),
+    fn effects(&self, effects: &[Effect], fields: &mut FieldBytes, watch: &mut impl Watch, end: &mut End) -> Done {
+        for (index, effect) in effects.iter().enumerate() {
+            let verdict = match effect {
+                Effect::SetMark { keep, bits } => match fields.set_mark(*keep, *bits) {
+                    Some(()) => continue,
+                    None => None,
+                },
+                Effect::Count(counter) => {
+                    watch.counted(*counter);
+                    continue;
+                }
+                Effect::CountIn { key, map } => match self.lookup(*map, key, fields) {
+                    Some(Hit::Counter(counter)) => {
+                        watch.counted(counter);
+                        continue;
+                    }
+                    _ if index == 0 => return Done::Unmatched,
+                    _ => None,
+                },
+                Effect::NoTrack => {
+                    fields.leave_untracked();
+                    continue;
+                }
+                Effect::Verdict(verdict) => Some(*verdict),
                 Effect::Translate(translation) => {
                     end.translation = Some(*translation);
-                    return Some(compiled::Verdict::Accept);
+                    Some(compiled::Verdict::Accept)
                 }
                 Effect::Reject(with) => {
                     end.rejected = Some(*with);
-                    return Some(compiled::Verdict::Drop);
+                    Some(compiled::Verdict::Drop)
                 }
-                Effect::Vmap { key, map } => return self.rules.sets[*map].lookup(&fields.key(key)?)?.0,
-            }
+                Effect::Vmap { key, map } => match self.lookup(*map, key, fields) {
+                    Some(Hit::Verdict(verdict)) => Some(verdict),
+                    _ => None,
+                },
+            };
+            return Done::Applied(verdict);
         }
-        None
+        Done::Applied(None)
+    }
+
+    /// The element of a set or map for a packet.
+    fn lookup(&self, set: usize, key: &[Field], fields: &FieldBytes) -> Option<Hit> {
+        self.rules.sets[set].lookup(&fields.key(key)?)
     }
 
     fn holds(&self, condition: &Condition, fields: &FieldBytes) -> bool {
@@ -314,7 +384,10 @@ impl Interpreter {
             Condition::Port { source, negate, first, last } => {
                 fields.port(*source).is_some_and(|port| (*first..=*last).contains(&port) != *negate)
             }
-            Condition::Icmp6Type(number) => fields.icmp6_type() == Some(*number),
+            Condition::Icmp { negate, kind, code } => fields.icmp().is_some_and(|(this_kind, this_code)| {
+                (this_kind == *kind && code.is_none_or(|code| this_code == code)) != *negate
+            }),
+            Condition::IcmpCode { negate, code } => fields.icmp().is_some_and(|(_, this)| (this == *code) != *negate),
             Condition::State(states) => fields.states() & states != 0,
             Condition::Direction(direction) => fields.direction() == Some(*direction),
             Condition::Dnat(dnat) => fields.dnat() == Some(*dnat),

@@ -1,4 +1,4 @@
-//! What a table is made of: chains with rules, sets and verdict maps with elements.
+//! What a table is made of: chains with rules; sets, verdict maps and counter maps with elements.
 //!
 //! The vocabulary is exactly what the compiler emits and no more, so that each form has a text that `nft` 1.0.6 prints back, a
 //! lowering to kernel expressions, and an interpretation. Elements are plain bytes-in-fields ([`Value`]), so a set's content can be
@@ -13,24 +13,44 @@ use serde::{Deserialize, Serialize};
 /// The name of our table, in family `inet`.
 pub const TABLE: &str = "tortie";
 
+/// The IP protocol of IPv4's control messages.
+pub const ICMP: u8 = 1;
+
+/// The IP protocol of IPv6's control messages.
+pub const ICMPV6: u8 = 58;
+
 /// The longest comment in bytes that `nft` 1.0.6 takes.
 pub const COMMENT_MAX: usize = 127;
 
 /// Text made fit for a comment: what `nft` cannot quote is replaced, what is longer than [`COMMENT_MAX`] cut at a character.
 #[must_use]
 pub fn comment(text: &str) -> String {
-    let mut fit = String::with_capacity(text.len().min(COMMENT_MAX));
+    fit(text, COMMENT_MAX)
+}
+
+fn fit(text: &str, max: usize) -> String {
+    let mut fit = String::with_capacity(text.len().min(max));
     for c in text.chars().map(|c| match c {
         '"' => '\'',
         c if c.is_control() => ' ',
         c => c,
     }) {
-        if fit.len() + c.len_utf8() > COMMENT_MAX {
+        if fit.len() + c.len_utf8() > max {
             break;
         }
         fit.push(c);
     }
     fit
+}
+
+/// The longest prefix of a line of the log in bytes.
+pub const LOG_PREFIX_MAX: usize = 127;
+
+/// Text made fit for [`Statement::Log`]: what `nft` cannot quote is replaced, what is too long cut at a character. nft reads a `\\` as it
+/// stands, so it may stay.
+#[must_use]
+pub fn log_prefix(text: &str) -> String {
+    fit(text, LOG_PREFIX_MAX)
 }
 
 /// The content of the table: everything by name, ordered, so that equal rulesets are equal values and equal text.
@@ -42,6 +62,9 @@ pub struct Ruleset {
     pub sets: BTreeMap<String, Set>,
     /// Verdict maps by name.
     pub maps: BTreeMap<String, VerdictMap>,
+    /// Counter maps by name. The three share one space of names.
+    #[serde(default)]
+    pub counter_maps: BTreeMap<String, CounterMap>,
     /// Named counters, with their comments. What they have counted is no part of the table's content.
     #[serde(default)]
     pub counters: BTreeMap<String, Option<String>>,
@@ -51,7 +74,11 @@ impl Ruleset {
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.sets.is_empty() && self.maps.is_empty() && self.counters.is_empty()
+        self.chains.is_empty()
+            && self.sets.is_empty()
+            && self.maps.is_empty()
+            && self.counter_maps.is_empty()
+            && self.counters.is_empty()
     }
 }
 
@@ -60,6 +87,26 @@ impl Rule {
     #[must_use]
     pub fn new(matches: impl Into<Vec<Match>>, statements: impl Into<Vec<Statement>>) -> Self {
         Self { matches: matches.into(), statements: statements.into(), comment: None }
+    }
+
+    /// Whether an inequality of this rule must be written as one of a range, `!= 80-80`.
+    ///
+    /// nft, 1.0.6 at least, takes inequalities of two fields that lie side by side in the packet for a single one of both together,
+    /// wherever they stand in a rule. That holds of packets of which only one of them does. With ranges it does not do so.
+    #[must_use]
+    pub fn is_range(&self, condition: &Match) -> bool {
+        let is_port = |condition: &Match, of: Side| match condition {
+            Match::Port { side, op: Op::Ne, first, last } => *side == of && first == last,
+            _ => false,
+        };
+        match condition {
+            Match::IcmpCode { op: Op::Ne, .. } => {
+                self.matches.iter().any(|other| matches!(other, Match::Icmp { op: Op::Ne, .. }))
+            }
+            condition => {
+                is_port(condition, Side::Source) && self.matches.iter().any(|other| is_port(other, Side::Destination))
+            }
+        }
     }
 
     /// The same rule with a comment, made fit by [`comment`].
@@ -231,15 +278,23 @@ pub struct Set {
 }
 
 /// A map from keys to verdicts.
+pub type VerdictMap = Map<Verdict>;
+
+/// A map from keys to named counters, by their names. An element costs the kernel as little as that of a set: it validates nothing
+/// anew, since no element leads anywhere.
+pub type CounterMap = Map<String>;
+
+/// A map from keys to something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerdictMap {
+#[serde(bound(serialize = "V: Serialize", deserialize = "V: Deserialize<'de>"))]
+pub struct Map<V> {
     /// The key's fields.
     pub key: Vec<KeyType>,
     /// Whether keys are intervals, disjoint.
     pub interval: bool,
     /// The elements. Written as pairs, since keys are no text.
     #[serde(with = "pairs")]
-    pub elements: BTreeMap<Key, Verdict>,
+    pub elements: BTreeMap<Key, V>,
     /// What the map stands for, for people; kept in the kernel as user data.
     pub comment: Option<String>,
 }
@@ -356,8 +411,27 @@ pub enum Match {
         /// Last port.
         last: u16,
     },
-    /// `icmpv6 type 135`, after `meta l4proto ipv6-icmp`.
-    Icmp6Type(u8),
+    /// `icmp type echo-request`, `icmpv6 type destination-unreachable icmpv6 code port-unreachable`; the rule must have matched the
+    /// family's protocol before, [`ICMP`] or [`ICMPV6`].
+    Icmp {
+        /// IPv4's messages or IPv6's.
+        family: Family,
+        /// `==` or `!=`; the latter of a type alone.
+        op: Op,
+        /// Type of the message.
+        kind: u8,
+        /// Its code; `None` for any.
+        code: Option<u8>,
+    },
+    /// `icmp code != port-unreachable`, after the family's protocol. An equality belongs into [`Match::Icmp`], with its type.
+    IcmpCode {
+        /// IPv4's messages or IPv6's.
+        family: Family,
+        /// Only `!=`.
+        op: Op,
+        /// The code.
+        code: u8,
+    },
     /// `ct state established,related`.
     CtState(CtStates),
     /// `ct direction original`.
@@ -391,6 +465,14 @@ pub enum Statement {
     Counter,
     /// `counter name "x"`: counts in a counter that several rules may share and that outlives them.
     NamedCounter(String),
+    /// `counter name ip saddr map @m`: counts in the counter of the element. Without an element the rule ends here, as if it had not
+    /// matched, and the packet goes on to the next one; so what stands behind it is for packets that were counted.
+    CountIn {
+        /// The key's fields.
+        key: Vec<Field>,
+        /// The counter map's name.
+        map: String,
+    },
     /// `ct mark set ct mark & KEEP | BITS`.
     SetCtMark {
         /// Bits of the old mark that stay.
@@ -423,6 +505,15 @@ pub enum Statement {
     },
     /// `reject with ...`: drops the packet and tells its sender.
     Reject(RejectWith),
+    /// `log prefix "calico-packet: " level info`: a line in the kernel's log, and on to the next statement.
+    Log {
+        /// What the line begins with; made fit by [`log_prefix`].
+        prefix: String,
+    },
+    /// `notrack`: conntrack leaves the packet alone, where it has not seen it yet: at prerouting and output before priority -200.
+    NoTrack,
+    /// `meta nftrace set 1`: from here on the kernel tells whoever listens which rules the packet meets.
+    Trace,
     /// Something outside this vocabulary, described for people. Only a read-back has it, and no wanted rule equals it.
     Foreign(String),
 }
@@ -482,7 +573,7 @@ pub enum Command {
         /// Its comment.
         comment: Option<String>,
     },
-    /// Delete a named counter; no rule may use it.
+    /// Delete a named counter; no rule and no element may use it.
     DeleteCounter {
         /// Its name.
         counter: String,
@@ -547,21 +638,56 @@ pub enum Command {
         /// Keys, with the verdicts they have.
         elements: Vec<(Key, Verdict)>,
     },
+    /// Create a counter map, without its elements.
+    AddCounterMap {
+        /// Its name.
+        map: String,
+        /// Its key.
+        key: Vec<KeyType>,
+        /// `flags interval`.
+        interval: bool,
+        /// Its comment.
+        comment: Option<String>,
+    },
+    /// Delete a counter map.
+    DeleteCounterMap {
+        /// Its name.
+        map: String,
+    },
+    /// Add elements to a counter map. Their counters must be there.
+    AddCounterElements {
+        /// The map.
+        map: String,
+        /// Keys and names of counters.
+        elements: Vec<(Key, String)>,
+    },
+    /// Delete elements of a counter map. The counters stay.
+    DeleteCounterElements {
+        /// The map.
+        map: String,
+        /// Keys, with the counters they have.
+        elements: Vec<(Key, String)>,
+    },
 }
 
 /// A map as a list of pairs.
 mod pairs {
     use std::collections::BTreeMap;
 
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::{Key, Verdict};
+    use super::Key;
 
-    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Key, Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer, V: Serialize>(
+        map: &BTreeMap<Key, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(map)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Key, Verdict>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<Key, V>, D::Error> {
         Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }
@@ -579,7 +705,17 @@ mod tests {
             elements: [(key, Verdict::Goto("class".into()))].into(),
             comment: None,
         };
-        let table = Ruleset { maps: [("egress_class".to_owned(), map)].into(), ..Ruleset::default() };
+        let counter_map = CounterMap {
+            key: vec![KeyType::InetProto],
+            interval: false,
+            elements: [(vec![Value::Proto(6)], "h_tcp".to_owned())].into(),
+            comment: None,
+        };
+        let table = Ruleset {
+            maps: [("egress_class".to_owned(), map)].into(),
+            counter_maps: [("m".to_owned(), counter_map)].into(),
+            ..Ruleset::default()
+        };
         let text = serde_json::to_string(&table).expect("written");
         assert_eq!(serde_json::from_str::<Ruleset>(&text).expect("read"), table);
     }

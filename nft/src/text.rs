@@ -4,13 +4,15 @@
 //! reading it puts the implied condition right before the one that implies it, so here the condition is left out exactly when that
 //! is where it stands; else it is written, and loading the text gives the same rule.
 
+mod icmp;
+
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::model::{
-    Chain, ChainType, Command, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op,
+    Chain, ChainType, Command, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Map, Match, Op,
     RejectWith, Rule, Ruleset, Side, Statement, TABLE, Transaction, Value, Verdict,
 };
 
@@ -34,17 +36,18 @@ impl Display for Ruleset {
         }
         for (name, set) in &self.sets {
             separate(f)?;
-            let body = Body { key: &set.key, interval: set.interval, map: false, comment: set.comment.as_deref() };
+            let body = Body { key: &set.key, interval: set.interval, to: None, comment: set.comment.as_deref() };
             writeln!(f, "\tset {name} {{\n{}", body.lines())?;
-            write_elements(f, set.elements.iter().map(|key| Element { key, verdict: None }))?;
+            write_elements(f, set.elements.iter().map(bare))?;
             writeln!(f, "\t}}")?;
         }
         for (name, map) in &self.maps {
             separate(f)?;
-            let body = Body { key: &map.key, interval: map.interval, map: true, comment: map.comment.as_deref() };
-            writeln!(f, "\tmap {name} {{\n{}", body.lines())?;
-            write_elements(f, map.elements.iter().map(|(key, verdict)| Element { key, verdict: Some(verdict) }))?;
-            writeln!(f, "\t}}")?;
+            write_map(f, name, map, VERDICT, verdict_of)?;
+        }
+        for (name, map) in &self.counter_maps {
+            separate(f)?;
+            write_map(f, name, map, COUNTER, counter_of)?;
         }
         for (name, chain) in &self.chains {
             separate(f)?;
@@ -54,6 +57,23 @@ impl Display for Ruleset {
         }
         writeln!(f, "}}")
     }
+}
+
+/// What the elements of maps are, as nft names it.
+const VERDICT: &str = "verdict";
+const COUNTER: &str = "counter";
+
+fn write_map<V>(
+    f: &mut Formatter<'_>,
+    name: &str,
+    map: &Map<V>,
+    to: &'static str,
+    element: for<'a> fn(&'a Key, &'a V) -> Element<'a>,
+) -> fmt::Result {
+    let body = Body { key: &map.key, interval: map.interval, to: Some(to), comment: map.comment.as_deref() };
+    writeln!(f, "\tmap {name} {{\n{}", body.lines())?;
+    write_elements(f, map.elements.iter().map(|(key, value)| element(key, value)))?;
+    writeln!(f, "\t}}")
 }
 
 fn write_chain(f: &mut Formatter<'_>, chain: &Chain) -> fmt::Result {
@@ -95,15 +115,16 @@ impl Display for Hook {
 struct Body<'a> {
     key: &'a [KeyType],
     interval: bool,
-    map: bool,
+    /// What a map maps to; `None` for a set.
+    to: Option<&'static str>,
     comment: Option<&'a str>,
 }
 
 impl Body<'_> {
     fn parts(&self) -> Vec<String> {
         let names: Vec<_> = self.key.iter().map(|kind| kind.name()).collect();
-        let verdict = if self.map { " : verdict" } else { "" };
-        let mut parts = vec![format!("type {}{verdict}", names.join(" . "))];
+        let to = self.to.map(|to| format!(" : {to}")).unwrap_or_default();
+        let mut parts = vec![format!("type {}{to}", names.join(" . "))];
         if self.interval {
             parts.push("flags interval".into());
         }
@@ -118,18 +139,25 @@ impl Body<'_> {
     }
 }
 
-/// An element of a set, or of a map if it has a verdict.
+/// An element with what it has beside its key.
 struct Element<'a> {
     key: &'a Key,
-    verdict: Option<&'a Verdict>,
+    value: ElementValue<'a>,
+}
+
+enum ElementValue<'a> {
+    Nothing,
+    Verdict(&'a Verdict),
+    Counter(&'a str),
 }
 
 impl Display for Element<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write_key(f, self.key)?;
-        match self.verdict {
-            Some(verdict) => write!(f, " : {verdict}"),
-            None => Ok(()),
+        match self.value {
+            ElementValue::Nothing => Ok(()),
+            ElementValue::Verdict(verdict) => write!(f, " : {verdict}"),
+            ElementValue::Counter(counter) => write!(f, " : \"{counter}\""),
         }
     }
 }
@@ -201,30 +229,6 @@ fn transport(protocol: Option<u8>) -> &'static str {
     }
 }
 
-fn icmp6_type(number: u8) -> Option<&'static str> {
-    Some(match number {
-        1 => "destination-unreachable",
-        2 => "packet-too-big",
-        3 => "time-exceeded",
-        4 => "parameter-problem",
-        128 => "echo-request",
-        129 => "echo-reply",
-        130 => "mld-listener-query",
-        131 => "mld-listener-report",
-        132 => "mld-listener-done",
-        133 => "nd-router-solicit",
-        134 => "nd-router-advert",
-        135 => "nd-neighbor-solicit",
-        136 => "nd-neighbor-advert",
-        137 => "nd-redirect",
-        138 => "router-renumbering",
-        141 => "ind-neighbor-solicit",
-        142 => "ind-neighbor-advert",
-        143 => "mld2-listener-report",
-        _ => return None,
-    })
-}
-
 impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
@@ -235,7 +239,7 @@ impl Display for Rule {
             }
             let next = Next::of(self, index);
             if !next.implies(condition) {
-                words.push(match_text(condition, protocol));
+                words.push(match_text(condition, protocol, self.is_range(condition)));
             }
         }
         words.extend(self.statements.iter().map(|statement| statement_text(statement, protocol)));
@@ -264,7 +268,8 @@ impl<'a> Next<'a> {
 
     fn fields(&self) -> &[Field] {
         match self {
-            Self::Match(Match::InSet { key, .. }) | Self::Statement(Statement::Vmap { key, .. }) => key,
+            Self::Match(Match::InSet { key, .. })
+            | Self::Statement(Statement::Vmap { key, .. } | Statement::CountIn { key, .. }) => key,
             _ => &[],
         }
     }
@@ -308,7 +313,7 @@ fn not(op: Op) -> &'static str {
     }
 }
 
-fn match_text(condition: &Match, protocol: Option<u8>) -> String {
+fn match_text(condition: &Match, protocol: Option<u8>, range: bool) -> String {
     match condition {
         Match::IfName { side: which, op, name, prefix } => {
             let star = if *prefix { "*" } else { "" };
@@ -324,15 +329,13 @@ fn match_text(condition: &Match, protocol: Option<u8>) -> String {
         }
         Match::Port { side: which, op, first, last } => {
             let mut text = format!("{} {} {}{first}", transport(protocol), side(*which, "sport", "dport"), not(*op));
-            if first != last {
+            if first != last || range {
                 let _ = write!(text, "-{last}");
             }
             text
         }
-        Match::Icmp6Type(number) => match icmp6_type(*number) {
-            Some(name) => format!("icmpv6 type {name}"),
-            None => format!("icmpv6 type {number}"),
-        },
+        Match::Icmp { family, op, kind, code } => icmp::text(*family, *op, *kind, *code),
+        Match::IcmpCode { family, op, code } => icmp::code_text(*family, *op, *code, range),
         Match::CtState(states) => format!("ct state {}", ct_states(*states)),
         Match::CtDirection(Direction::Original) => "ct direction original".into(),
         Match::CtDirection(Direction::Reply) => "ct direction reply".into(),
@@ -416,6 +419,7 @@ fn statement_text(statement: &Statement, protocol: Option<u8>) -> String {
         }
         Statement::Verdict(verdict) => verdict.to_string(),
         Statement::Vmap { key, map } => format!("{} vmap @{map}", fields(key, protocol)),
+        Statement::CountIn { key, map } => format!("counter name {} map @{map}", fields(key, protocol)),
         Statement::Masquerade { ports, fully_random } => {
             let ports = ports.map(|ports| format!(" to :{}", PortRange(ports))).unwrap_or_default();
             format!("masquerade{ports}{}", if *fully_random { " fully-random" } else { "" })
@@ -430,6 +434,9 @@ fn statement_text(statement: &Statement, protocol: Option<u8>) -> String {
         }
         Statement::Reject(RejectWith::TcpReset) => "reject with tcp reset".into(),
         Statement::Reject(RejectWith::AdminProhibited) => "reject with icmpx admin-prohibited".into(),
+        Statement::Log { prefix } => format!("log prefix \"{prefix}\" level info"),
+        Statement::NoTrack => "notrack".into(),
+        Statement::Trace => "meta nftrace set 1".into(),
         Statement::Foreign(what) => format!("# not ours: {what}"),
     }
 }
@@ -467,15 +474,19 @@ impl Display for Command {
             }
             Self::DeleteCounter { counter } => write!(f, "delete counter inet {TABLE} {counter}"),
             Self::AddSet { set, key, interval, comment } => {
-                let body = Body { key, interval: *interval, map: false, comment: comment.as_deref() };
+                let body = Body { key, interval: *interval, to: None, comment: comment.as_deref() };
                 write!(f, "create set inet {TABLE} {set} {{ {}; }}", body.parts().join("; "))
             }
             Self::DeleteSet { set } => write!(f, "delete set inet {TABLE} {set}"),
             Self::AddMap { map, key, interval, comment } => {
-                let body = Body { key, interval: *interval, map: true, comment: comment.as_deref() };
+                let body = Body { key, interval: *interval, to: Some(VERDICT), comment: comment.as_deref() };
                 write!(f, "create map inet {TABLE} {map} {{ {}; }}", body.parts().join("; "))
             }
-            Self::DeleteMap { map } => write!(f, "delete map inet {TABLE} {map}"),
+            Self::AddCounterMap { map, key, interval, comment } => {
+                let body = Body { key, interval: *interval, to: Some(COUNTER), comment: comment.as_deref() };
+                write!(f, "create map inet {TABLE} {map} {{ {}; }}", body.parts().join("; "))
+            }
+            Self::DeleteMap { map } | Self::DeleteCounterMap { map } => write!(f, "delete map inet {TABLE} {map}"),
             Self::AddElements { set, elements } => write_element_command(f, "create", set, elements.iter().map(bare)),
             Self::DeleteElements { set, elements } => {
                 write_element_command(f, "delete", set, elements.iter().map(bare))
@@ -486,16 +497,35 @@ impl Display for Command {
             Self::DeleteMapElements { map, elements } => {
                 write_element_command(f, "delete", map, elements.iter().map(mapped))
             }
+            Self::AddCounterElements { map, elements } => {
+                write_element_command(f, "create", map, elements.iter().map(counted))
+            }
+            Self::DeleteCounterElements { map, elements } => {
+                write_element_command(f, "delete", map, elements.iter().map(counted))
+            }
         }
     }
 }
 
 fn bare(key: &Key) -> Element<'_> {
-    Element { key, verdict: None }
+    Element { key, value: ElementValue::Nothing }
+}
+
+fn verdict_of<'a>(key: &'a Key, verdict: &'a Verdict) -> Element<'a> {
+    Element { key, value: ElementValue::Verdict(verdict) }
+}
+
+#[expect(clippy::ptr_arg, reason = "a function of each map's values")]
+fn counter_of<'a>(key: &'a Key, counter: &'a String) -> Element<'a> {
+    Element { key, value: ElementValue::Counter(counter) }
 }
 
 fn mapped((key, verdict): &(Key, Verdict)) -> Element<'_> {
-    Element { key, verdict: Some(verdict) }
+    verdict_of(key, verdict)
+}
+
+fn counted((key, counter): &(Key, String)) -> Element<'_> {
+    counter_of(key, counter)
 }
 
 fn write_element_command<'a>(

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tortie_nft::interpreter::{Conntrack, Error, FlowState, Interpreter, Outcome, Packet, Step, Translation};
 use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule, Ruleset, Set,
-    Side, Statement, Value, Verdict, VerdictMap,
+    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule,
+    Ruleset, Set, Side, Statement, Value, Verdict, VerdictMap,
 };
 
 fn packet() -> Packet {
@@ -17,7 +17,7 @@ fn packet() -> Packet {
         l4proto: 6,
         sport: Some(40_000),
         dport: Some(80),
-        icmp6_type: None,
+        icmp: None,
         ct: Conntrack::NEW,
         dnat: false,
     }
@@ -77,6 +77,74 @@ fn accept_ends_its_own_base_chain_only() {
     assert_eq!(both(Verdict::Accept, Verdict::Drop), Outcome::Drop);
     assert_eq!(both(Verdict::Drop, Verdict::Accept), Outcome::Drop);
     assert_eq!(both(Verdict::Accept, Verdict::Accept), Outcome::Accept);
+}
+
+#[test]
+fn counters_count_what_reaches_them() {
+    let count = |name: &str| Statement::NamedCounter(name.into());
+    let key = vec![Value::Addr(packet().saddr)];
+    let map = |elements: &[(Vec<Value>, &str)]| CounterMap {
+        key: vec![KeyType::Ipv4Addr],
+        interval: false,
+        elements: elements.iter().map(|(key, counter)| (key.clone(), (*counter).to_owned())).collect(),
+        comment: None,
+    };
+    let v4 = Match::NfProto(Family::V4);
+    let count_in = |map: &str| Statement::CountIn { key: vec![Field::Ip4Saddr], map: map.into() };
+    let rules = vec![
+        Rule::new([Match::L4Proto(Op::Eq, 17)], [count("udp")]),
+        Rule::new([v4.clone()], [count_in("without"), Statement::Verdict(Verdict::Drop)]),
+        Rule::new([v4.clone()], [count("before"), count_in("without"), Statement::Verdict(Verdict::Drop)]),
+        Rule::new([v4], [count_in("with"), count("after"), Statement::Verdict(Verdict::Accept)]),
+        Rule::new([], [count("late")]),
+    ];
+    let mut table = ruleset(vec![("b", base(0, rules)), ("z", base(1, vec![Rule::new([], [count("after")])]))]);
+    table.counters = ["udp", "before", "after", "late", "mapped"].map(|name| (name.to_owned(), None)).into();
+    table.counter_maps = [("with".to_owned(), map(&[(key, "mapped")])), ("without".to_owned(), map(&[]))].into();
+    let walk = Interpreter::new(&table).expect("a ruleset").trace(HookPoint::Forward, &mut packet());
+    assert_eq!(walk.outcome, Outcome::Accept);
+    assert_eq!(walk.counted, ["before", "mapped", "after", "after"]);
+    let steps: Vec<_> = walk.steps.iter().map(|step| (step.chain.as_str(), step.rule)).collect();
+    assert_eq!(steps, [("b", 2), ("b", 3), ("z", 0)], "a rule that begins with a look-up in vain has not applied");
+    assert_eq!(walk.decided().map(|step| step.rule).collect::<Vec<_>>(), [3]);
+    table.counters.remove("mapped");
+    assert_eq!(Interpreter::new(&table).expect_err("an element of no counter"), Error::NoCounter("mapped".into()));
+}
+
+#[test]
+fn notrack_is_for_packets_that_conntrack_has_not_seen() {
+    let rule = Rule::new([], [Statement::NoTrack]);
+    let table = |point, priority| {
+        let chain = Chain { hook: Some(Hook::filter(point, priority)), rules: vec![rule.clone()] };
+        Interpreter::new(&ruleset(vec![("raw", chain)])).expect("a ruleset")
+    };
+    let after = |point, priority, ct| {
+        let mut packet = Packet { ct, ..packet() };
+        table(point, priority).run(point, &mut packet);
+        packet.ct
+    };
+    assert_eq!(after(HookPoint::Prerouting, -300, Conntrack::NEW), Conntrack::Untracked);
+    assert_eq!(after(HookPoint::Output, -300, Conntrack::NEW), Conntrack::Untracked);
+    assert_eq!(after(HookPoint::Prerouting, -150, Conntrack::NEW), Conntrack::NEW);
+    assert_eq!(after(HookPoint::Forward, -300, Conntrack::NEW), Conntrack::NEW);
+    assert_eq!(after(HookPoint::Forward, 0, Conntrack::Invalid), Conntrack::Untracked);
+}
+
+#[test]
+fn types_and_codes_of_icmp() {
+    let holds = |condition: Match, icmp: Option<(u8, u8)>| {
+        let matches = vec![Match::L4Proto(Op::Eq, 1), condition];
+        let rules = ruleset(vec![("b", base(0, vec![Rule::new(matches, [Statement::Verdict(Verdict::Drop)])]))]);
+        let mut packet = Packet { l4proto: 1, sport: None, dport: None, icmp, ..packet() };
+        Interpreter::new(&rules).expect("a ruleset").run(HookPoint::Forward, &mut packet) == Outcome::Drop
+    };
+    let icmp = |op, kind, code| Match::Icmp { family: Family::V4, op, kind, code };
+    assert!(holds(icmp(Op::Eq, 3, None), Some((3, 1))));
+    assert!(holds(icmp(Op::Eq, 3, Some(1)), Some((3, 1))));
+    assert!(!holds(icmp(Op::Eq, 3, Some(1)), Some((3, 0))));
+    assert!(!holds(icmp(Op::Ne, 3, None), Some((3, 1))));
+    assert!(holds(icmp(Op::Ne, 3, None), Some((8, 0))));
+    assert!(!holds(icmp(Op::Ne, 3, None), None), "there is no type to compare");
 }
 
 #[test]

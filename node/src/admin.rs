@@ -1,11 +1,13 @@
 //! The admin API on `RUN_DIR/tortie.sock`: what the CLI, the lab and the CNI plugin ask.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +15,8 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tortie_admin::types::{
-    ApiError, BgpPeer, BgpRoute, CniRequest, CniResponse, Endpoint, IpamBlockStatus, NodeStatus, Route,
+    ApiError, AskedRules, BgpPeer, BgpRoute, CniRequest, CniResponse, Endpoint, IpamBlockStatus, NodeStatus,
+    PolicyHits, PolicyRule, Route, TraceReport, TraceRequest,
 };
 use tortie_bird_speaker::Handle;
 use tortie_cni::server::CniServer;
@@ -22,8 +25,10 @@ use tortie_felix::{Event, Settings};
 use tortie_felix_netlink::Net;
 
 use crate::cli::Component;
+use crate::instruments::Way;
 use crate::keeper::KeeperHandle;
 use crate::owner::{Message, OwnerHandle};
+use crate::writers::RuleJob;
 use crate::{bgp, convert};
 
 /// What the handlers share.
@@ -34,6 +39,8 @@ pub(crate) struct Admin {
     pub(crate) components: Vec<Component>,
     pub(crate) run_dir: PathBuf,
     pub(crate) owner: OwnerHandle,
+    /// The thread that talks to nftables.
+    pub(crate) rules: Way<RuleJob>,
     pub(crate) speaker: watch::Receiver<Option<Handle>>,
     pub(crate) cni: Option<CniServer>,
     /// Whether the CNI server has put right what an earlier run left; calls wait for it.
@@ -71,6 +78,9 @@ pub(crate) async fn serve(
         .route("/v1/routes", get(routes))
         .route("/v1/ipam", get(ipam))
         .route("/v1/policy/render", get(render))
+        .route("/v1/policy/rules", get(rules))
+        .route("/v1/policy/hits", get(hits))
+        .route("/v1/policy/trace", post(trace))
         .route("/v1/cni", post(cni))
         .fallback(unknown)
         .with_state(admin);
@@ -153,6 +163,42 @@ async fn render(State(admin): State<Arc<Admin>>) -> Result<String, Refusal> {
     })
 }
 
+/// How long the thread that talks to nftables may have to answer a question beside its work.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn hits(State(admin): State<Arc<Admin>>) -> Answer<Vec<PolicyHits>> {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    admin.rules.send(RuleJob::Counters(reply));
+    let busy = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "nftables is busy: try again".into());
+    let values = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).ok_or_else(busy)?;
+    let rows = admin.ask(|reply| Message::Hits(values, reply)).await?;
+    Ok(Json(rows.into_iter().map(|row| convert::hits(&admin.node, row)).collect()))
+}
+
+async fn trace(State(admin): State<Arc<Admin>>, body: Bytes) -> Answer<TraceReport> {
+    let asked: TraceRequest = serde_json::from_slice(&body)
+        .map_err(|error| Refusal(StatusCode::BAD_REQUEST, format!("not a flow to trace: {error}")))?;
+    let failed = |reason: String| Refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
+    let events = tokio::task::spawn_blocking(move || crate::trace::trace(&asked)).await;
+    let events = events.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    admin.rules.send(RuleJob::Rules(reply));
+    // Without the rules' texts their handles still say something.
+    let rules = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).and_then(Result::ok);
+    Ok(Json(crate::trace::report(&admin.node, events, &rules.unwrap_or_default())))
+}
+
+async fn rules(State(admin): State<Arc<Admin>>, Query(asked): Query<AskedRules>) -> Answer<Vec<PolicyRule>> {
+    let counters: BTreeSet<String> = asked.counters.split(',').map(str::to_owned).collect();
+    let maps = admin.ask(|reply| Message::CounterMaps(counters.clone(), reply)).await?;
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    admin.rules.send(RuleJob::Rules(reply));
+    let answer = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok);
+    let unavailable = |reason: String| Refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
+    let rules = answer.unwrap_or_else(|| Err("nftables is busy: try again".into())).map_err(unavailable)?;
+    Ok(Json(convert::rules_that_count(rules, &counters, &maps)))
+}
+
 async fn cni(State(admin): State<Arc<Admin>>, body: Bytes) -> Answer<CniResponse> {
     let Some(server) = &admin.cni else {
         let reason = "this agent runs without the component cni: add it to --components";
@@ -201,5 +247,9 @@ impl Dataplane for Kernel {
 
     fn mtu_interfaces(&self) -> String {
         self.settings.borrow().mtu_interfaces.clone()
+    }
+
+    fn interface_prefix(&self) -> String {
+        self.settings.borrow().routes.naming_prefix().to_owned()
     }
 }

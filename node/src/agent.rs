@@ -95,7 +95,9 @@ async fn supervise(
         "tortie-node starts"
     );
     let datastore: Arc<dyn Datastore> = Arc::new(Directory::open(path)?);
+    let marks = run_dir.route_marks();
     let felix = Config {
+        route_protocols: marks.protocols(),
         node: node.clone(),
         dataplane: components.contains(&Component::Felix),
         bgp: components.contains(&Component::Bgp),
@@ -115,11 +117,12 @@ async fn supervise(
     if dataplane {
         let monitor = Monitor::current()?;
         monitor.ignore(&[bulk.port()])?;
-        tasks.spawn(listen::kernel(monitor, owner.clone(), instruments.metrics.clone()));
+        let settings = settings_seen.clone();
+        tasks.spawn(listen::kernel(monitor, owner.clone(), settings, instruments.metrics.clone()));
     }
     let runtime = tokio::runtime::Handle::current();
-    let writers =
-        Writers::start(&owner, &runtime, options.plain_table, bulk, &instruments).context("cannot start a thread")?;
+    let writers = Writers::start(&owner, &runtime, options.plain_table, (bulk, marks), run_dir.counts(), &instruments)
+        .context("cannot start a thread")?;
     if dataplane {
         listen::nftables(owner.clone(), instruments.metrics.clone()).context("cannot start a thread")?;
     }
@@ -130,7 +133,8 @@ async fn supervise(
         tasks.spawn(keeper::run(Keeper::new(&options.run_dir)?, monitor, keeper_jobs, owner.clone()));
     }
     if dataplane {
-        host_firewall::start(owner.clone(), tokio::runtime::Handle::current()).context("cannot start a thread")?;
+        host_firewall::start(owner.clone(), settings_seen.clone(), tokio::runtime::Handle::current())
+            .context("cannot start a thread")?;
     }
     let recorder = Recorder::open(options.record.as_deref(), &felix)?;
     let core = Owner::new(Felix::new(felix), recorder, writers, configs, settings, keeper.clone(), instruments.clone());
@@ -145,7 +149,7 @@ async fn supervise(
     let pages = metrics::Source {
         metrics: instruments.metrics,
         owner: owner.clone(),
-        rules: way_to_rules,
+        rules: way_to_rules.clone(),
         speaker: speaker_seen.clone(),
         settings: settings_seen.clone(),
     };
@@ -176,6 +180,7 @@ async fn supervise(
         components: components.into_iter().collect(),
         run_dir: options.run_dir.clone(),
         owner,
+        rules: way_to_rules,
         speaker: speaker_seen.clone(),
         cni,
         cni_recovered,

@@ -4,23 +4,21 @@
 //! core only hears how things stand. It looks when it starts, whenever somebody else has committed something to nf_tables, and from
 //! time to time: nobody is told when legacy iptables or a file changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::runtime;
-use tortie_felix::{Event, HostFirewall as Standing, HostFirewallRepair};
+use tokio::sync::watch;
+use tortie_felix::{Event, HostFirewall as Standing, HostFirewallRepair, Settings};
 use tortie_felix_netlink::Net;
 use tortie_host_firewall::leftovers::{self, Owner};
-use tortie_host_firewall::{HostFirewall, Reopened, Scope};
+use tortie_host_firewall::{HostFirewall, Reopened, Report, Scope};
 use tortie_nft_netlink::{NftEvent, NftMonitor};
 use tracing::{debug, info, warn};
 
 use crate::owner::OwnerHandle;
-
-/// How the names of pods' interfaces begin.
-const PREFIX: &str = "cali";
 
 /// How often legacy iptables is looked at: two system calls each.
 const LEGACY_EVERY: Duration = Duration::from_secs(5);
@@ -38,7 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const AUTHORS: usize = 3;
 
 /// Starts the thread, in the present network namespace.
-pub(crate) fn start(owner: OwnerHandle, runtime: runtime::Handle) -> std::io::Result<()> {
+pub(crate) fn start(
+    owner: OwnerHandle,
+    settings: watch::Receiver<Settings>,
+    runtime: runtime::Handle,
+) -> std::io::Result<()> {
     // Subscribed before the first look, so nothing falls in between.
     let monitor = NftMonitor::open();
     let work = move || {
@@ -48,7 +50,8 @@ pub(crate) fn start(owner: OwnerHandle, runtime: runtime::Handle) -> std::io::Re
             owner,
             runtime,
             monitor: monitor.ok(),
-            firewall: HostFirewall::new(PREFIX),
+            settings,
+            firewalls: BTreeMap::new(),
             told: None,
             by: BTreeSet::new(),
         }
@@ -61,7 +64,9 @@ struct Looker {
     owner: OwnerHandle,
     runtime: runtime::Handle,
     monitor: Option<NftMonitor>,
-    firewall: HostFirewall,
+    settings: watch::Receiver<Settings>,
+    /// One for each prefix that pods' interfaces have had: what is opened for one stays, as its pods may.
+    firewalls: BTreeMap<String, HostFirewall>,
     /// The problems that the core heard of last.
     told: Option<Vec<String>>,
     /// Who changed nf_tables since the last look, the first few.
@@ -80,12 +85,22 @@ impl Looker {
                 left = self.leftovers();
                 all_at = Instant::now() + ALL_EVERY;
             }
-            self.look(if heard || due { Scope::All } else { Scope::Legacy }, &left);
+            let other = self.settings.has_changed().unwrap_or_default();
+            self.look(if heard || due || other { Scope::All } else { Scope::Legacy }, &left);
         }
     }
 
     fn look(&mut self, scope: Scope, leftovers: &[String]) {
-        let report = self.firewall.ensure(scope);
+        for prefix in &self.settings.borrow_and_update().routes.interface_prefixes {
+            self.firewalls.entry(prefix.clone()).or_insert_with(|| HostFirewall::new(prefix));
+        }
+        let mut report = Report::default();
+        for firewall in self.firewalls.values_mut() {
+            let Report { opened, reopened, problems } = firewall.ensure(scope);
+            report.opened.extend(opened);
+            report.reopened.extend(reopened);
+            report.problems.extend(problems);
+        }
         for opened in &report.opened {
             info!("{opened}");
         }

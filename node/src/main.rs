@@ -8,6 +8,7 @@ mod agent;
 mod bgp;
 mod cli;
 mod convert;
+mod counts;
 mod health;
 mod host_firewall;
 mod instruments;
@@ -20,6 +21,7 @@ mod record;
 mod rundir;
 mod serve;
 mod sole;
+mod trace;
 mod watch;
 mod writers;
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tortie_admin::types::Endpoint;
+use tortie_felix::hits::{HitRow, Hits};
 use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, Numbers, RequestId, RouteView, Settings, Status};
+use tortie_nft::Ruleset;
 use tracing::{debug, info, warn};
 
 use crate::convert;
@@ -53,6 +55,10 @@ pub(crate) enum Message {
     Routes(oneshot::Sender<Vec<RouteView>>),
     Blocks(oneshot::Sender<Vec<BlockView>>),
     Render(oneshot::Sender<Option<String>>),
+    /// Which maps of the table count by element in these counters.
+    CounterMaps(BTreeSet<String>, oneshot::Sender<Vec<(String, String)>>),
+    /// What policies have decided, from what these counters have counted.
+    Hits(Hits, oneshot::Sender<Vec<HitRow>>),
     Numbers(oneshot::Sender<Numbers>),
     /// What others changed, and how long ago.
     Drifts(oneshot::Sender<Vec<(Drift, Duration)>>),
@@ -266,6 +272,10 @@ impl Owner {
             Message::Routes(reply) => drop(reply.send(self.felix.routes())),
             Message::Blocks(reply) => drop(reply.send(self.felix.blocks())),
             Message::Render(reply) => drop(reply.send(self.felix.wanted_rules().map(ToString::to_string))),
+            Message::CounterMaps(counters, reply) => {
+                drop(reply.send(self.felix.wanted_rules().map(|table| maps_of(table, &counters)).unwrap_or_default()));
+            }
+            Message::Hits(values, reply) => drop(reply.send(self.felix.hits(&values))),
             Message::Numbers(reply) => drop(reply.send(self.felix.numbers())),
             Message::Drifts(reply) => {
                 let now = self.now();
@@ -389,4 +399,14 @@ impl Owner {
             self.known_problems = problems;
         }
     }
+}
+
+/// Of each map that counts by element in one of the counters, the two names.
+fn maps_of(table: &Ruleset, counters: &BTreeSet<String>) -> Vec<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (map, content) in &table.counter_maps {
+        let used = content.elements.values().filter(|counter| counters.contains(*counter));
+        found.extend(used.map(|counter| (map.clone(), counter.clone())));
+    }
+    found.into_iter().collect()
 }

@@ -2,13 +2,21 @@
 //!
 //! The lock is on a file that stays: a lock on a socket or on a file that is deleted at exit can be held by two. Only who holds the lock
 //! may delete a socket that an earlier agent left.
+//!
+//! It also holds what marks the node's routes as ours, since both may be set (`deviceRouteProtocol`, `ipv4NormalRoutePriority`): an agent
+//! that finds other settings than the one before it must still know that one's routes, and so must `tortie node clean`.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tokio::net::UnixListener;
+use tracing::warn;
+
+use crate::counts::KeptCounts;
 
 /// A run directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -45,6 +53,16 @@ impl RunDir {
         }
     }
 
+    /// What has marked this node's routes until now.
+    pub(crate) fn route_marks(&self) -> RouteMarks {
+        RouteMarks::open(self.path.join("route-marks"))
+    }
+
+    /// What counters had counted when they were read last.
+    pub(crate) fn counts(&self) -> KeptCounts {
+        KeptCounts::of(self.path.join("counters"))
+    }
+
     /// The admin socket's path.
     pub(crate) fn socket(&self) -> PathBuf {
         self.path.join("tortie.sock")
@@ -66,9 +84,88 @@ impl RunDir {
     }
 }
 
+/// The routing protocol numbers and metrics that this node's routes have had since it booted, a pair a line. The file is on a file
+/// system that does not outlive the kernel's routes.
+#[derive(Debug)]
+pub(crate) struct RouteMarks {
+    path: PathBuf,
+    known: BTreeSet<(u8, u32)>,
+}
+
+impl RouteMarks {
+    /// Whatever lies there, the agent must come up: what cannot be read is as if it were not there.
+    fn open(path: PathBuf) -> Self {
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                warn!(
+                    "{}: {error}: routes of other numbers than those that are set are taken for a stranger's",
+                    path.display()
+                );
+            }
+            String::new()
+        });
+        let pair = |line: &str| {
+            let (protocol, metric) = line.split_once(' ')?;
+            Some((protocol.parse().ok()?, metric.parse().ok()?))
+        };
+        Self { known: text.lines().filter_map(pair).collect(), path }
+    }
+
+    /// The protocol numbers.
+    pub(crate) fn protocols(&self) -> Vec<u8> {
+        let protocols: BTreeSet<u8> = self.known.iter().map(|(protocol, _)| *protocol).collect();
+        protocols.into_iter().collect()
+    }
+
+    /// Notes what routes are about to be written with.
+    ///
+    /// # Errors
+    /// When it cannot be noted: then nothing must be written, for nobody would know it again.
+    pub(crate) fn note(&mut self, written: impl Iterator<Item = (u8, u32)>) -> Result<(), String> {
+        let mut pairs = self.known.clone();
+        pairs.extend(written);
+        if pairs.len() == self.known.len() {
+            return Ok(());
+        }
+        let lines: Vec<String> = pairs.iter().map(|(protocol, metric)| format!("{protocol} {metric}")).collect();
+        let text = lines.join("\n") + "\n";
+        let new = self.path.with_extension("new");
+        let write = || {
+            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+            file.write_all(text.as_bytes())?;
+            std::fs::rename(&new, &self.path)
+        };
+        write().map_err(|error| format!("cannot write {}: {error}: make room there", self.path.display()))?;
+        self.known = pairs;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_marked_routes_is_known_to_the_next_agent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("route-marks");
+        let mut marks = RouteMarks::open(path.clone());
+        assert!(marks.protocols().is_empty());
+        marks.note([(80, 1024), (80, 1024)].into_iter()).expect("noted");
+        let written = std::fs::metadata(&path).and_then(|meta| meta.modified()).expect("a file");
+        marks.note([(80, 1024)].into_iter()).expect("known");
+        assert_eq!(std::fs::metadata(&path).and_then(|meta| meta.modified()).expect("a file"), written);
+        marks.note([(81, 7), (81, 1024)].into_iter()).expect("noted");
+        let marks = RouteMarks::open(path.clone());
+        assert_eq!(marks.protocols(), [80, 81]);
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "80 1024\n81 7\n81 1024\n");
+        std::fs::write(&path, [0xff, b' ', b'8', b'\n']).expect("written");
+        assert!(RouteMarks::open(path).protocols().is_empty(), "what is no text");
+        let mut nowhere = RouteMarks::open(folder.path().join("gone/route-marks"));
+        let error = nowhere.note([(80, 1024)].into_iter()).expect_err("no folder");
+        assert!(error.contains("route-marks"), "{error}");
+        assert!(nowhere.protocols().is_empty(), "and nothing is taken to be noted");
+    }
 
     #[tokio::test]
     async fn two_agents_never_share_a_directory() {

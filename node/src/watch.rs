@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tortie_datastore::{Batch, Problem};
-use tortie_felix::{Event, ROUTE_METRIC, ROUTE_PROTOCOL};
+use tortie_felix::settings::RouteSettings;
+use tortie_felix::{Event, Settings};
 use tortie_felix_netlink::{self as netlink, Monitor};
 use tortie_nft_netlink::{NftEvent, NftMonitor};
 use tracing::{debug, warn};
@@ -36,7 +37,12 @@ fn describe(problem: &Problem) -> String {
 }
 
 /// Forwards what happens to interfaces and routes. Subscribed before anything is read, so nothing falls in between.
-pub(crate) async fn kernel(mut monitor: Monitor, owner: OwnerHandle, metrics: Arc<Metrics>) -> Result<()> {
+pub(crate) async fn kernel(
+    mut monitor: Monitor,
+    owner: OwnerHandle,
+    settings: watch::Receiver<Settings>,
+    metrics: Arc<Metrics>,
+) -> Result<()> {
     let mut authors = Authors::default();
     loop {
         let event = match monitor.next().await.context("the subscription to interfaces and routes broke")? {
@@ -53,7 +59,8 @@ pub(crate) async fn kernel(mut monitor: Monitor, owner: OwnerHandle, metrics: Ar
                 Event::Overrun
             }
         };
-        let by = if may_be_tampering(&event) { authors.name(monitor.author()) } else { None };
+        let tampering = may_be_tampering(&event, &settings.borrow().routes);
+        let by = if tampering { authors.name(monitor.author()) } else { None };
         let event = match by {
             Some(by) => Event::Caused { by, event: Box::new(event) },
             None => event,
@@ -63,10 +70,10 @@ pub(crate) async fn kernel(mut monitor: Monitor, owner: OwnerHandle, metrics: Ar
 }
 
 /// Whether it is worth while to ask who did it: a router on the same node may announce a million routes.
-fn may_be_tampering(event: &Event) -> bool {
+fn may_be_tampering(event: &Event, settings: &RouteSettings) -> bool {
     match event {
         Event::RouteChanged(route) | Event::RouteRemoved(route) => {
-            route.protocol == ROUTE_PROTOCOL || route.metric == ROUTE_METRIC
+            route.protocol == settings.protocol || route.metric == settings.metric(&route.destination)
         }
         Event::LinkRemoved { .. } | Event::LinkChanged(_) => true,
         _ => false,

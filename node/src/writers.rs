@@ -3,22 +3,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tortie_felix::{Event, RouteChange, Snapshot, Sweep};
 use tortie_felix_netlink::{Bulk, Net};
 use tortie_nft::Transaction;
-use tortie_nft_netlink::{Error as NftError, NftSocket, forget_flows, sweep_marks};
+use tortie_nft_netlink::{Error as NftError, NftSocket, PlacedRule, forget_flows, sweep_marks};
 use tracing::{debug, warn};
 
 use crate::convert;
+use crate::counts::KeptCounts;
 use crate::health::{NFTABLES, Part, ROUTES};
 use crate::instruments::{Instruments, Way};
 use crate::metrics::Metrics;
 use crate::owner::OwnerHandle;
+use crate::rundir::RouteMarks;
+
+/// How often the counts are noted, in case that the table is flushed.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// For the rules' thread.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(crate) enum RuleJob {
     Sweep(Sweep),
     /// Tell what the table's counters have counted, packets and bytes.
     Counters(oneshot::Sender<BTreeMap<String, (u64, u64)>>),
+    /// Tell the table's rules, with their handles.
+    Rules(oneshot::Sender<Result<Vec<PlacedRule>, String>>),
 }
 
 /// For the routes' thread.
@@ -46,13 +53,14 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// Starts both threads in the present network namespace. Routes go through `bulk`, whose doings the kernel's monitor leaves out;
-    /// other sockets are opened with the first job. A plain table is not owned, even where the kernel could.
+    /// Starts both threads in the present network namespace. Routes go through `bulk`, whose doings the kernel's monitor leaves out, and
+    /// what marks them is noted in `marks` first; other sockets are opened with the first job. A plain table is not owned, even where the kernel could.
     pub(crate) fn start(
         owner: &OwnerHandle,
         runtime: &runtime::Handle,
         plain_table: bool,
-        bulk: Bulk,
+        (bulk, marks): (Bulk, RouteMarks),
+        counts: KeptCounts,
         instruments: &Instruments,
     ) -> std::io::Result<Self> {
         let (rules, rule_jobs) = channel();
@@ -63,10 +71,10 @@ impl Writers {
         let [desk_of_rules, desk_of_routes] = parts.map(|part| Desk { part, metrics: instruments.metrics.clone() });
         std::thread::Builder::new()
             .name("nftables".into())
-            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table, &desk_of_rules))?;
+            .spawn(move || write_rules(&rule_jobs, &owner_of_rules, plain_table, counts, &desk_of_rules))?;
         std::thread::Builder::new()
             .name("routes".into())
-            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, bulk, &desk_of_routes))?;
+            .spawn(move || write_routes(&route_jobs, &owner_of_routes, &runtime, (bulk, marks), &desk_of_routes))?;
         Ok(Self { rules, routes })
     }
 
@@ -90,16 +98,31 @@ struct Desk {
     metrics: std::sync::Arc<Metrics>,
 }
 
-fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool, desk: &Desk) {
+fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool, mut counts: KeptCounts, desk: &Desk) {
+    let known = counts.clone();
     let open = || {
         let mut socket = NftSocket::open()?;
+        socket.remember_counts(known.read());
         if plain_table {
             socket.without_ownership();
         }
         Ok(socket)
     };
     let mut socket = None;
-    while let Ok(job) = jobs.recv() {
+    let mut keep_at = Instant::now() + KEEP_EVERY;
+    loop {
+        let job = match jobs.recv_timeout(keep_at.saturating_duration_since(Instant::now())) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                keep_at = Instant::now() + KEEP_EVERY;
+                keep(&mut socket, &mut counts);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                keep(&mut socket, &mut counts);
+                return;
+            }
+        };
         let began = Instant::now();
         let event = match job {
             RuleJob::Read => {
@@ -121,11 +144,30 @@ fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool,
                 let _ = reply.send(result.unwrap_or_default());
                 None
             }
+            RuleJob::Rules(reply) => {
+                let _ = reply.send(with_socket(&mut socket, open, NftSocket::rules));
+                None
+            }
         };
         desk.part.ends(Instant::now());
         if let Some(event) = event {
             owner.blocking_event(event);
         }
+    }
+}
+
+/// Notes what the counters have counted, where there is a table. It is for a table that is gone by then; while there is one, the kernel
+/// has the counts.
+fn keep(socket: &mut Option<NftSocket>, counts: &mut KeptCounts) {
+    let Some(socket) = socket else { return };
+    match socket.counts_to_keep() {
+        Ok(values) if !values.is_empty() => {
+            if let Err(error) = counts.keep(&values) {
+                warn!("what counters have counted is lost if somebody flushes the table: {error}");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => debug!(%error, "nftables"),
     }
 }
 
@@ -168,7 +210,7 @@ fn write_routes(
     jobs: &Receiver<RouteJob>,
     owner: &OwnerHandle,
     runtime: &runtime::Handle,
-    mut bulk: Bulk,
+    (mut bulk, mut marks): (Bulk, RouteMarks),
     desk: &Desk,
 ) {
     let _guard = runtime.enter();
@@ -182,7 +224,7 @@ fn write_routes(
                 Event::RoutesRead(result)
             }
             RouteJob::Apply(changes) => {
-                let result = apply_routes(&mut bulk, &changes);
+                let result = apply_routes(&mut bulk, &mut marks, &changes);
                 desk.metrics.routes_applied(result.as_ref().is_ok_and(Vec::is_empty), began);
                 Event::RoutesApplied(result)
             }
@@ -197,15 +239,29 @@ fn read_routes(slot: &mut Option<Net>, bulk: &mut Bulk, runtime: &runtime::Handl
         Some(net) => net,
         None => slot.insert(Net::current().map_err(|error| error.to_string())?),
     };
-    let links = runtime.block_on(net.links()).map_err(|error| {
-        *slot = None;
-        error.to_string()
-    })?;
+    let (links, addresses) = match runtime.block_on(async { Ok((net.links().await?, net.all_addresses().await?)) }) {
+        Ok(read) => read,
+        Err(error) => {
+            let error: tortie_felix_netlink::Error = error;
+            *slot = None;
+            return Err(error.to_string());
+        }
+    };
     let routes = bulk.routes_as(None, |route| Some(convert::route(route))).map_err(|error| error.to_string())?;
-    Ok(Snapshot { links: links.into_iter().map(convert::link).collect(), routes })
+    let addresses = addresses.into_iter().map(|(index, address)| (index, address.addr())).collect();
+    Ok(Snapshot { links: links.into_iter().map(convert::link).collect(), routes, addresses })
 }
 
-fn apply_routes(bulk: &mut Bulk, changes: &[RouteChange]) -> Result<Vec<tortie_felix::RouteFailure>, String> {
+fn apply_routes(
+    bulk: &mut Bulk,
+    marks: &mut RouteMarks,
+    changes: &[RouteChange],
+) -> Result<Vec<tortie_felix::RouteFailure>, String> {
+    let written = changes.iter().filter_map(|change| match change {
+        RouteChange::Create(route) | RouteChange::Replace(route) => Some((route.protocol, route.metric)),
+        RouteChange::Delete(_) | RouteChange::Shrink(_) | RouteChange::Retire(_) => None,
+    });
+    marks.note(written)?;
     let wanted: Vec<_> = changes.iter().map(convert::route_change).collect();
     let failures = bulk.apply(&wanted).map_err(|error| error.to_string())?;
     let released: BTreeSet<IpAddr> = changes.iter().filter_map(RouteChange::released).collect();

@@ -1,31 +1,43 @@
-//! Chains and sets that say what an [`Access`] allows.
+//! Chains that say what a [`Program`] says.
 //!
-//! A class chain is a handful of look-ups, whatever the number of policies behind it: peers that may use every port, then one
-//! look-up of the port for each protocol, whose verdict leads straight out or into a *segment* chain with the peers of that range
-//! of ports, then ports by name, then the drop. Each chain has a twin for packets in their flow's reply direction (`_r`), where
-//! source and destination have changed places; both ask the same sets.
+//! A *class* is the chain of all endpoints under the same policies. What Kubernetes' policies alone decide is looked up in it directly
+//! (see [`unions`](crate::unions)). Otherwise it jumps into one chain for each tier, in order: what a tier decides ends there, and what
+//! it leaves to the next one returns. A policy has a chain of its own in its tier, which others that have the policy in theirs share;
+//! only one with a rule that passes stands in the tier's chain itself, since that returns from the tier.
+//!
+//! Each class has up to three forms. The first one judges packets that begin a flow. Its twin `_r` judges packets in their flow's
+//! reply direction, where source and destination have changed places; both ask the same sets. Where hits are counted, `_a` judges what
+//! has been judged before, and counts it apart.
+//!
+//! To compile for something else than a pod: make a [`Site`] that says where packets go that are allowed, a [`Program`] of the
+//! policies in question, and call [`Builder::program`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use rustc_hash::FxHashMap;
 use serde::Serialize;
-use tortie_api::k8s::{LabelSelector, PolicyType, SelectorOperator};
-use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Key, KeyType, Match, Op, Rule, Ruleset, Set, Side, Statement, Value,
-    Verdict, VerdictMap, comment, intervals,
-};
+use tortie_api::calico::Action;
+use tortie_api::k8s::PolicyType;
+use tortie_nft::{Chain, CtStates, Direction, Field, Match, Op, Rule, Ruleset, Statement, Verdict, comment};
 
-use crate::class::{Access, Named};
-use crate::cluster::{Cluster, PodState};
+use crate::clauses::Place;
+use crate::cluster::{Cluster, PodPort, PolicyKey};
 use crate::denied::Reason;
-use crate::followed::{Followed, Whom};
-use crate::frame::{OK_EGRESS, OK_INGRESS, REJECT};
+use crate::describe::shortened;
+use crate::followed::Followed;
+use crate::frame::REJECT;
+use crate::hits::Counters;
 use crate::names::Names;
-use crate::options::DenyAction;
-use crate::peers::{NamespaceScope, Peers, PodPeer, Resolver};
-use crate::ports::Segment;
+use crate::options::{CompileOptions, DenyAction};
+
+use crate::program::{Last, Line, Policy, Program, RuleId, Tier};
+use crate::resolver::Resolver;
+use crate::selection::Selection;
+use crate::sets::Use;
+use crate::union::Union;
+use crate::view::{Packets, Site, View};
 
 /// A rule without a comment.
 pub(crate) fn rule(matches: Vec<Match>, statements: Vec<Statement>) -> Rule {
@@ -44,15 +56,18 @@ pub(crate) fn drop(reason: Reason, matches: Vec<Match>, why: &str) -> Rule {
 
 /// Denies, by dropping or as [`REJECT`] does, and says why.
 pub(crate) fn deny(action: DenyAction, reason: Reason, matches: Vec<Match>, why: &str) -> Rule {
-    let verdict = match action {
-        DenyAction::Drop => Verdict::Drop,
-        DenyAction::Reject => Verdict::Goto(REJECT.to_owned()),
-    };
-    denied(reason, matches, verdict, why)
+    denied(reason, matches, denial(action), why)
 }
 
 fn denied(reason: Reason, matches: Vec<Match>, verdict: Verdict, why: &str) -> Rule {
     rule(matches, reason.counted(Statement::Verdict(verdict))).commented(why)
+}
+
+fn denial(action: DenyAction) -> Verdict {
+    match action {
+        DenyAction::Drop => Verdict::Drop,
+        DenyAction::Reject => Verdict::Goto(REJECT.to_owned()),
+    }
 }
 
 /// `field @set`, or with [`Op::Ne`] its contrary.
@@ -60,58 +75,9 @@ pub(crate) fn in_set(key: Vec<Field>, op: Op, set: &str) -> Match {
     Match::InSet { key, op, set: set.to_owned() }
 }
 
-/// Which packets a chain judges, and against which policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct View {
-    policy: PolicyType,
-    direction: Direction,
-}
-
-impl View {
-    /// The end that the peer is at.
-    fn peer(self) -> Side {
-        match (self.policy, self.direction) {
-            (PolicyType::Egress, Direction::Original) | (PolicyType::Ingress, Direction::Reply) => Side::Destination,
-            (PolicyType::Egress, Direction::Reply) | (PolicyType::Ingress, Direction::Original) => Side::Source,
-        }
-    }
-
-    fn address(self, family: Family) -> Field {
-        match (family, self.peer()) {
-            (Family::V4, Side::Source) => Field::Ip4Saddr,
-            (Family::V4, Side::Destination) => Field::Ip4Daddr,
-            (Family::V6, Side::Source) => Field::Ip6Saddr,
-            (Family::V6, Side::Destination) => Field::Ip6Daddr,
-        }
-    }
-
-    /// The port that policies speak of: where the flow goes to.
-    fn port(self) -> Field {
-        match self.direction {
-            Direction::Original => Field::ThDport,
-            Direction::Reply => Field::ThSport,
-        }
-    }
-
-    fn allowed(self) -> Verdict {
-        allowed(self.policy)
-    }
-}
-
-/// What the names of a direction's classes begin with.
-const fn prefix(policy: PolicyType) -> &'static str {
-    match policy {
-        PolicyType::Egress => "e_",
-        PolicyType::Ingress => "i_",
-    }
-}
-
-/// Where packets go that a direction's policies allow.
-fn allowed(policy: PolicyType) -> Verdict {
-    Verdict::Goto(match policy {
-        PolicyType::Egress => OK_EGRESS.to_owned(),
-        PolicyType::Ingress => OK_INGRESS.to_owned(),
-    })
+/// `ct state` as a match.
+pub(crate) fn ct_state(states: CtStates) -> Match {
+    Match::CtState(states)
 }
 
 /// Whose class it is, for people.
@@ -119,18 +85,18 @@ fn allowed(policy: PolicyType) -> Verdict {
 pub(crate) struct Whose {
     /// The policies by name.
     pub(crate) policies: String,
-    /// The pods that they select.
-    pub(crate) pods: String,
+    /// The endpoints that they select.
+    pub(crate) endpoints: String,
 }
 
 impl Whose {
     /// How policies are spoken of that allow nothing.
-    fn closed(&self, policy: PolicyType) -> String {
-        let to = match policy {
+    fn closed(&self, direction: PolicyType) -> String {
+        let to = match direction {
             PolicyType::Egress => "from",
             PolicyType::Ingress => "to",
         };
-        format!("{}: nothing {to} {}", self.policies, self.pods)
+        format!("{}: nothing {to} {}", self.policies, self.endpoints)
     }
 }
 
@@ -138,75 +104,108 @@ impl Whose {
 #[derive(Debug)]
 pub(crate) struct Builder<'a> {
     deny: DenyAction,
+    log_prefix: String,
+    /// Whether rules count what they decide.
+    pub(crate) counts: bool,
     pub(crate) resolver: Resolver<'a>,
     pub(crate) ruleset: Ruleset,
     pub(crate) names: Names,
-    /// The names of all that was asked for, whether it was there already or not.
+    /// The names of all chains, sets and maps that were asked for, whether they were there already or not.
     pub(crate) used: BTreeSet<String>,
     /// What the sets follow that pods come and go in.
     pub(crate) followed: Vec<(String, Followed)>,
-    /// The peers of the pod set before, which the other family's shares.
-    peers: Arc<BTreeSet<PodPeer>>,
+    /// The counters of rules that were asked for, each with its policy and its comment.
+    pub(crate) counters: BTreeMap<String, (PolicyKey, Option<String>)>,
+    /// The counters of tiers that were asked for, each with its comment.
+    pub(crate) defaults: BTreeMap<String, Option<String>>,
+    /// The unions of the program that is being written, by where their policies are: each form of a class asks for them.
+    unions: FxHashMap<usize, Rc<Union>>,
+    /// The selections of the set before, which the other family's shares.
+    pub(crate) before: Arc<BTreeSet<Selection>>,
 }
 
 impl<'a> Builder<'a> {
     /// One that writes into this ruleset.
-    pub(crate) fn new(cluster: &'a Cluster, ruleset: Ruleset, names: Names, deny: DenyAction) -> Self {
-        let (used, followed, peers) = (BTreeSet::new(), Vec::new(), Arc::default());
-        Self { deny, resolver: Resolver::new(cluster), ruleset, names, used, followed, peers }
+    pub(crate) fn new(cluster: &'a Cluster, ruleset: Ruleset, names: Names, options: &CompileOptions) -> Self {
+        Self {
+            deny: options.deny_action,
+            log_prefix: options.log_prefix.clone(),
+            counts: options.count_hits,
+            resolver: Resolver::new(cluster),
+            ruleset,
+            names,
+            used: BTreeSet::new(),
+            followed: Vec::new(),
+            counters: BTreeMap::new(),
+            defaults: BTreeMap::new(),
+            unions: FxHashMap::default(),
+            before: Arc::default(),
+        }
     }
 }
 
 impl Builder<'_> {
-    /// The chain of all endpoints that have this access; `whose` says which these are, and in whose name it drops. Returns its name.
-    pub(crate) fn class(&mut self, policy: PolicyType, access: &Access, whose: &Whose) -> String {
-        if access.all_ports.everyone {
-            return self.open(policy);
+    /// The chain of all endpoints that are under this program at this site, and that declare these ports. `whose` says which these are,
+    /// and in whose name it denies. Returns its name; whatever it needs is in the ruleset then, and its name in `used`.
+    ///
+    /// Packets are to be led there by `goto`, or by a map's element with that: once for each flow, and again when it is to be judged
+    /// again. What comes out is a packet on its way to [`Site::allowed`], or denied, or, with [`Last::Return`], on its way back.
+    pub(crate) fn program(&mut self, site: &Site, program: &Program, ports: &[PodPort], whose: &Whose) -> String {
+        if program.tiers.is_empty() && program.last == Last::Allow {
+            return self.open(site, program.direction);
         }
-        let original = self.body(View { policy, direction: Direction::Original }, access);
-        if original.is_empty() {
-            return self.closed(policy, &whose.closed(policy));
-        }
-        let mut reply = self.body(View { policy, direction: Direction::Reply }, access);
-        let name = self.names.name(prefix(policy), &(&original, &reply, whose));
-        let twin = format!("{name}_r");
-        let action = self.deny;
-        let with_drop = |mut rules: Vec<Rule>| {
-            rules.push(deny(action, Reason::Policy, Vec::new(), &format!("{}: no rule allows it", whose.policies)));
-            rules
-        };
-        let (begun, answers) = match policy {
+        self.unions.clear();
+        let place = |packets| Place { view: View { site, packets }, direction: program.direction, ports };
+        let first = self.body(place(Packets::First), program, whose);
+        let again = if self.counts { self.body(place(Packets::Again), program, whose) } else { first.clone() };
+        let answers = if site.replies { self.body(place(Packets::Answers), program, whose) } else { first.clone() };
+        let name = self.names.name(site.prefix, &(&first, &again, &answers, whose));
+        let (begun, answered) = match program.direction {
             PolicyType::Egress => ("from", "answers to"),
             PolicyType::Ingress => ("to", "answers of"),
         };
-        if let Some(first) = reply.first_mut() {
-            first.comment = Some(comment(&format!("{answers} {}", whose.pods)));
-        }
-        self.chain(&name, || {
-            let turn = verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Goto(twin.clone()));
-            let mut rules = vec![turn.commented(&format!("{begun} {}", whose.pods))];
-            rules.extend(original);
-            with_drop(rules)
-        });
-        self.chain(&twin, || with_drop(reply));
+        let mut turns = Vec::new();
+        let mut turn = |matched, suffix: &str, other: Vec<Rule>, who: &str| {
+            if other == first {
+                return;
+            }
+            let twin = format!("{name}{suffix}");
+            turns.push(verdict(vec![matched], Verdict::Goto(twin.clone())));
+            self.chain(&twin, || explained(other, &format!("{who} {}", whose.endpoints)));
+        };
+        turn(Match::CtDirection(Direction::Reply), "_r", answers, answered);
+        turn(ct_state(CtStates::ESTABLISHED), "_a", again, &format!("again {begun}"));
+        self.chain(&name, || explained([turns, first].concat(), &format!("{begun} {}", whose.endpoints)));
         name
     }
 
+    /// The ruleset, with all counters that its rules count in.
+    pub(crate) fn finish(mut self) -> Ruleset {
+        let of_rules = self.counters.into_iter().map(|(name, (_, comment))| (name, comment));
+        self.ruleset.counters.extend(of_rules.chain(self.defaults));
+        self.ruleset
+    }
+
+    /// What becomes of a packet that is denied at a site.
+    const fn action(&self, site: &Site) -> DenyAction {
+        if site.drops { DenyAction::Drop } else { self.deny }
+    }
+
     /// The chain of endpoints that nothing isolates in this direction.
-    pub(crate) fn open(&mut self, policy: PolicyType) -> String {
-        let name = format!("{}open", prefix(policy));
-        let why = match policy {
-            PolicyType::Egress => "from pods whose egress no policy isolates",
-            PolicyType::Ingress => "to pods whose ingress no policy isolates",
+    pub(crate) fn open(&mut self, site: &Site, direction: PolicyType) -> String {
+        let name = format!("{}open", site.prefix);
+        let why = match direction {
+            PolicyType::Egress => format!("from {} whose egress no policy isolates", site.whom),
+            PolicyType::Ingress => format!("to {} whose ingress no policy isolates", site.whom),
         };
-        self.chain(&name, || vec![verdict(Vec::new(), allowed(policy)).commented(why)]);
+        self.chain(&name, || vec![verdict(Vec::new(), site.allowed.clone()).commented(&why)]);
         name
     }
 
     /// The chain of endpoints that nothing may pass in this direction.
-    pub(crate) fn closed(&mut self, policy: PolicyType, why: &str) -> String {
-        let rules = vec![deny(self.deny, Reason::Policy, Vec::new(), why)];
-        let name = self.names.name(prefix(policy), &rules);
+    pub(crate) fn closed(&mut self, site: &Site, why: &str) -> String {
+        let rules = vec![deny(self.action(site), Reason::Policy, Vec::new(), why)];
+        let name = self.names.name(site.prefix, &rules);
         self.chain(&name, || rules);
         name
     }
@@ -223,256 +222,216 @@ impl Builder<'_> {
         name
     }
 
-    fn chain(&mut self, name: &str, rules: impl FnOnce() -> Vec<Rule>) {
+    pub(crate) fn chain(&mut self, name: &str, rules: impl FnOnce() -> Vec<Rule>) {
         self.used.insert(name.to_owned());
         if !self.ruleset.chains.contains_key(name) {
             self.ruleset.chains.insert(name.to_owned(), Chain { hook: None, rules: rules() });
         }
     }
 
-    /// The allowing rules of a class.
-    fn body(&mut self, view: View, access: &Access) -> Vec<Rule> {
-        let mut rules = self.peer_rules(view, &access.all_ports);
-        for (protocol, segments) in &access.segments {
-            let map = self.port_map(view, segments);
-            rules.push(rule(
-                vec![Match::L4Proto(Op::Eq, protocol.number())],
-                vec![Statement::Vmap { key: vec![view.port()], map }],
-            ));
-        }
-        if !access.named.is_empty() {
-            for family in [Family::V4, Family::V6] {
-                let set = self.named_set(&access.named, family);
-                let key = vec![view.address(family), Field::L4Proto, view.port()];
-                rules.push(verdict(vec![Match::NfProto(family), in_set(key, Op::Eq, &set)], view.allowed()));
-            }
-        }
-        rules
+    /// Counts what a rule decides.
+    pub(crate) fn hit(&mut self, place: Place<'_>, id: &RuleId) -> Option<Statement> {
+        self.counts.then(|| Statement::NamedCounter(self.counter(place, id)))
     }
 
-    /// One look-up for the pods of each family, and one for the addresses of each.
-    fn peer_rules(&mut self, view: View, peers: &Peers) -> Vec<Rule> {
+    /// The counter of what a rule decides about these packets.
+    pub(crate) fn counter(&mut self, place: Place<'_>, id: &RuleId) -> String {
+        let counters = Counters::of_rule(&id.policy, id.direction, id.number);
+        let [new, again] = counters.declared();
+        let (name, comment) = if place.view.again() { again } else { new };
+        self.counters.entry(name.clone()).or_insert_with(|| (id.policy.clone(), comment));
+        name
+    }
+
+    /// Counts what a tier denies because none of its policies decides.
+    fn default_hit(&mut self, place: Place<'_>, tier: &Tier) -> Option<Statement> {
+        self.counts.then(|| {
+            // What is staged has no part in it, unless all is.
+            let enforced = tier.is_enforced();
+            let policies = tier.policies.iter().filter(|policy| !(policy.staged && enforced)).map(|policy| &policy.key);
+            let [new, again] = Counters::of_tier(&tier.name, place.direction, policies).declared();
+            let (name, comment) = if place.view.again() { again } else { new };
+            self.used.insert(name.clone());
+            self.defaults.entry(name.clone()).or_insert(comment);
+            Statement::NamedCounter(name)
+        })
+    }
+
+    /// All that a program says to these packets.
+    fn body(&mut self, place: Place<'_>, program: &Program, whose: &Whose) -> Vec<Rule> {
+        if let [tier] = program.tiers.as_slice()
+            && tier.denies
+            && tier.is_enforced()
+            && !tier.policies.iter().any(Policy::passes)
+        {
+            let mut rules = self.tier(place, tier, &whose.policies);
+            if let [only] = rules.as_mut_slice()
+                && !only.statements.contains(&Statement::Verdict(place.view.site.allowed.clone()))
+            {
+                *only = only.clone().commented(&whose.closed(program.direction));
+            }
+            return rules;
+        }
         let mut rules = Vec::new();
-        let mut look_up = |family, set: &str| {
-            let key = vec![view.address(family)];
-            rules.push(verdict(vec![Match::NfProto(family), in_set(key, Op::Eq, set)], view.allowed()));
-        };
-        for family in [Family::V4, Family::V6] {
-            if !peers.pods.is_empty() {
-                look_up(family, &self.pod_set(&peers.pods, family));
+        for tier in &program.tiers {
+            let names = in_the_name_of(&tier.policies);
+            let asked = self.tier(place, tier, &names);
+            if !asked.is_empty() {
+                let name = self.own_chain("o_", &asked.clone(), || asked);
+                rules.push(verdict(Vec::new(), Verdict::Jump(name)).commented(&format!("tier {}", tier.name)));
             }
-            if let Some(set) = self.net_set(peers, family) {
-                look_up(family, &set);
+        }
+        rules.push(match program.last {
+            Last::Allow => verdict(Vec::new(), place.view.site.allowed.clone()).commented("no tier has decided"),
+            Last::Deny => deny(
+                self.action(place.view.site),
+                Reason::Policy,
+                Vec::new(),
+                "no tier has decided, and there is no profile",
+            ),
+            Last::Return => verdict(Vec::new(), Verdict::Return).commented("no tier has decided"),
+        });
+        rules
+    }
+
+    /// What a tier says. Where it does not decide it comes to the end of these rules, or returns.
+    fn tier(&mut self, place: Place<'_>, tier: &Tier, names: &str) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        let mut rehearsed: Vec<&Policy> = Vec::new();
+        let runs = tier
+            .policies
+            .chunk_by(|a, b| (a.staged, a.is_union()) == (b.staged, b.is_union()) && (a.staged || a.is_union()));
+        for run in runs {
+            let [first, ..] = run else { continue };
+            if first.staged {
+                let default = (!tier.is_enforced() && tier.denies).then_some(tier);
+                rules.extend(self.rehearsal(place, &rehearsed, run, default));
+                rehearsed.extend(run);
+            } else if first.is_union() {
+                let made = || Rc::new(Union::of(run, place.direction, place.ports));
+                let union = Rc::clone(self.unions.entry(run.as_ptr().addr()).or_insert_with(made));
+                rules.extend(self.union(place, &union));
+            } else if first.passes() {
+                rules.extend(self.policy(place, first));
+            } else {
+                let asked = self.policy(place, first);
+                if !asked.is_empty() {
+                    let name = self.own_chain("po_", &asked.clone(), || asked);
+                    rules.push(verdict(Vec::new(), Verdict::Jump(name)));
+                }
             }
+        }
+        let decided = rules.last().is_some_and(|rule| rule.matches.is_empty() && ends(rule));
+        if tier.is_enforced() && tier.denies && !decided {
+            let mut last =
+                deny(self.action(place.view.site), Reason::Policy, Vec::new(), &format!("{names}: no rule allows it"));
+            last.statements.splice(0..0, self.default_hit(place, tier));
+            rules.push(last);
         }
         rules
     }
 
-    /// The map from a protocol's ports to their segments.
-    fn port_map(&mut self, view: View, segments: &[Segment]) -> String {
-        let mut elements = BTreeMap::new();
-        for segment in segments {
-            let outcome = if segment.peers.everyone {
-                view.allowed()
-            } else {
-                let rules = self.peer_rules(view, &segment.peers);
-                if rules.is_empty() {
-                    continue;
-                }
-                let name = self.names.name("t_", &rules);
-                self.chain(&name, || {
-                    let mut rules = rules;
-                    if let Some(first) = rules.first_mut() {
-                        first.comment = Some("the peers of some ports".to_owned());
-                    }
-                    rules
-                });
-                Verdict::Jump(name)
-            };
-            elements.insert(vec![ports(segment.first, segment.last)], outcome);
+    /// A policy's rules.
+    fn policy(&mut self, place: Place<'_>, policy: &Policy) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = policy.lines.iter().flat_map(|line| self.line(place, policy, line)).collect();
+        if let Some(first) = rules.first_mut() {
+            *first = first.clone().commented(&policy.key.to_string());
         }
-        let name = self.names.name("v_", &elements.iter().collect::<Vec<_>>());
-        self.used.insert(name.clone());
-        self.ruleset.maps.entry(name.clone()).or_insert_with(|| VerdictMap {
-            key: vec![KeyType::InetService],
-            interval: true,
-            elements,
-            comment: Some("each port's peers".to_owned()),
-        });
-        name
+        rules
     }
 
-    /// The set of the addresses of the pods that any of `peers` selects. Named after the selectors: pods come and go in it.
-    fn pod_set(&mut self, peers: &BTreeSet<PodPeer>, family: Family) -> String {
-        let (prefix, key) = match family {
-            Family::V4 => ("s4_", KeyType::Ipv4Addr),
-            Family::V6 => ("s6_", KeyType::Ipv6Addr),
-        };
-        let name = self.names.name(prefix, peers);
-        self.used.insert(name.clone());
-        if !self.ruleset.sets.contains_key(&name) {
-            let addresses = self.resolver.addresses(peers, family == Family::V4);
-            let set = Set {
-                key: vec![key],
-                interval: false,
-                elements: addresses.into_iter().map(|address| vec![Value::Addr(address)]).collect(),
-                comment: Some(comment(&describe(peers))),
-            };
-            self.ruleset.sets.insert(name.clone(), set);
-            if *self.peers != *peers {
-                self.peers = Arc::new(peers.clone());
+    /// One rule.
+    fn line(&mut self, place: Place<'_>, policy: &Policy, line: &Line) -> Vec<Rule> {
+        let used = if line.action == Action::Allow { Use::Allows } else { Use::Other };
+        let hit =
+            self.hit(place, &RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number });
+        let mut statements: Vec<Statement> = hit.into_iter().collect();
+        match line.action {
+            Action::Allow => statements.push(Statement::Verdict(place.view.site.allowed.clone())),
+            Action::Deny => {
+                statements.extend(Reason::Policy.counted(Statement::Verdict(denial(self.action(place.view.site)))));
             }
-            let whom = Whom::Pods(Arc::clone(&self.peers));
-            self.followed.push((name.clone(), Followed { family, whom }));
+            Action::Pass => statements.push(Statement::Verdict(Verdict::Return)),
+            Action::Log => statements.push(Statement::Log { prefix: self.log_prefix.clone() }),
         }
-        name
+        let rules = self.line_rules(place, line, used, &statements);
+        if line.action == Action::Log { self.once(rules) } else { rules }
     }
 
-    /// The interval set of the peers' blocks of one family; `None` if there is nothing in it.
-    fn net_set(&mut self, peers: &Peers, family: Family) -> Option<String> {
-        self.range_set(&peers.ranges(), family)
+    /// The rules that do this with what a line matches.
+    fn line_rules(&mut self, place: Place<'_>, line: &Line, used: Use, statements: &[Statement]) -> Vec<Rule> {
+        let clauses = line.clauses.iter().flat_map(|clause| self.clause(place, clause, used)).collect::<Vec<_>>();
+        clauses.into_iter().map(|matches| rule(matches, statements.to_vec())).collect()
     }
 
-    /// The interval set of what of these blocks, each less its exceptions, is of one family; `None` if there is nothing in it.
-    pub(crate) fn range_set(&mut self, ranges: &[(IpNet, Vec<IpNet>)], family: Family) -> Option<String> {
-        let (prefix, key, elements) = match family {
-            Family::V4 => ("n4_", KeyType::Ipv4Addr, intervals::union_v4(ranges)),
-            Family::V6 => ("n6_", KeyType::Ipv6Addr, intervals::union_v6(ranges)),
-        };
-        if elements.is_empty() {
+    /// Rules without a verdict as such of which a packet meets no more than one.
+    fn once(&mut self, mut rules: Vec<Rule>) -> Vec<Rule> {
+        if rules.len() < 2 {
+            return rules;
+        }
+        for rule in &mut rules {
+            rule.statements.push(Statement::Verdict(Verdict::Return));
+        }
+        let name = self.own_chain("lg_", &rules.clone(), || rules);
+        vec![verdict(Vec::new(), Verdict::Jump(name))]
+    }
+
+    /// What staged policies count, without a say: of each packet that comes to them the first rule that matches it, if none of the
+    /// staged policies `before` in the tier has one that does. `default` is the tier, if it would deny the packets that none matches.
+    fn rehearsal(
+        &mut self,
+        place: Place<'_>,
+        before: &[&Policy],
+        run: &[Policy],
+        default: Option<&Tier>,
+    ) -> Option<Rule> {
+        if !self.counts {
             return None;
         }
-        let name = self.names.name(prefix, &elements);
-        self.used.insert(name.clone());
-        self.ruleset.sets.entry(name.clone()).or_insert_with(|| Set {
-            key: vec![key],
-            interval: true,
-            elements,
-            comment: Some("addresses that annotations or rules of policies name".to_owned()),
-        });
-        Some(name)
-    }
-
-    /// The set of (address, protocol, port) of all pods that have a port of one of these names. Named after what it asks for.
-    fn named_set(&mut self, named: &BTreeSet<Named>, family: Family) -> String {
-        let (prefix, key) = match family {
-            Family::V4 => ("p4_", KeyType::Ipv4Addr),
-            Family::V6 => ("p6_", KeyType::Ipv6Addr),
-        };
-        let name = self.names.name(prefix, named);
-        self.used.insert(name.clone());
-        if !self.ruleset.sets.contains_key(&name) {
-            let mut elements = BTreeSet::new();
-            for named in named {
-                self.named_elements(named, family == Family::V4, &mut elements);
-            }
-            let names: BTreeSet<&str> = named.iter().map(|named| named.name.as_str()).collect();
-            let names = names.into_iter().collect::<Vec<_>>().join(", ");
-            let set = Set {
-                key: vec![key, KeyType::InetProto, KeyType::InetService],
-                interval: false,
-                elements,
-                comment: Some(comment(&format!("ports named {names}"))),
-            };
-            self.ruleset.sets.insert(name.clone(), set);
-            self.followed.push((name.clone(), Followed { family, whom: Whom::Named(named.clone()) }));
+        let done = [Statement::Verdict(Verdict::Return)];
+        let mut rules = Vec::new();
+        for line in before.iter().flat_map(|policy| &policy.lines).filter(|line| line.action != Action::Log) {
+            rules.extend(self.line_rules(place, line, Use::Idle, &done));
         }
-        name
-    }
-
-    fn named_elements(&mut self, named: &Named, v4: bool, elements: &mut BTreeSet<Key>) {
-        let cluster = self.resolver.cluster;
-        let mut add = |pod: &PodState, may: &dyn Fn(&std::net::IpAddr) -> bool| {
-            for port in cluster.ports(pod) {
-                if port.protocol == named.protocol && port.name.as_ref() == Some(&named.name) {
-                    elements.extend(pod.ips.iter().filter(|ip| ip.is_ipv4() == v4 && may(ip)).map(|&ip| {
-                        vec![Value::Addr(ip), Value::Proto(port.protocol.number()), Value::Port(port.number)]
-                    }));
+        for policy in run {
+            for line in &policy.lines {
+                let id = RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number };
+                let mut statements: Vec<Statement> = self.hit(place, &id).into_iter().collect();
+                if line.action == Action::Log {
+                    let noted = self.line_rules(place, line, Use::Idle, &statements);
+                    rules.extend(self.once(noted));
+                    continue;
                 }
-            }
-        };
-        for peer in &named.peers.pods {
-            for &id in self.resolver.members(peer).iter() {
-                add(cluster.pod(id), &|_| true);
+                statements.extend(done.clone());
+                rules.extend(self.line_rules(place, line, Use::Idle, &statements));
             }
         }
-        if named.peers.everyone || !named.peers.blocks.is_empty() {
-            for pod in cluster.pods().filter(|pod| pod.endpoint) {
-                add(pod, &|ip| named.peers.everyone || named.peers.has_address(*ip));
-            }
+        if let Some(tier) = default {
+            rules.push(rule(Vec::new(), self.default_hit(place, tier).into_iter().collect()));
         }
+        if rules.is_empty() {
+            return None;
+        }
+        let name = self.own_chain("st_", &rules.clone(), || rules);
+        Some(verdict(Vec::new(), Verdict::Jump(name)).commented(&format!("staged: {}", in_the_name_of(run))))
     }
 }
 
-/// `ct state` as a match.
-pub(crate) fn ct_state(states: CtStates) -> Match {
-    Match::CtState(states)
+/// Whether no packet that a rule matches comes to the next one.
+fn ends(rule: &Rule) -> bool {
+    matches!(rule.statements.last(), Some(Statement::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Goto(_))))
 }
 
-fn ports(first: u16, last: u16) -> Value {
-    if first == last { Value::Port(first) } else { Value::PortRange(first, last) }
+/// The policies' names in short.
+fn in_the_name_of(policies: &[Policy]) -> String {
+    let names: Vec<String> = policies.iter().take(2).map(|policy| policy.key.to_string()).collect();
+    shortened(&names, policies.len())
 }
 
-/// The selectors for people.
-fn describe(peers: &BTreeSet<PodPeer>) -> String {
-    let mut text = String::new();
-    for peer in peers {
-        if !text.is_empty() {
-            text.push_str("; ");
-        }
-        match &peer.namespaces {
-            NamespaceScope::Named(name) => text.push_str(name),
-            NamespaceScope::Selected(selector) if selector.match_expressions.is_empty() => {
-                text.push_str("all namespaces");
-            }
-            NamespaceScope::Selected(selector) => {
-                text.push_str("namespaces with ");
-                describe_selector(selector, &mut text);
-            }
-        }
-        text.push_str(": ");
-        if peer.pods.match_expressions.is_empty() {
-            text.push_str("all pods");
-        } else {
-            describe_selector(&peer.pods, &mut text);
-        }
+/// Rules, the first of which says what the chain is for, unless it has something to say itself.
+fn explained(mut rules: Vec<Rule>, why: &str) -> Vec<Rule> {
+    if let Some(first) = rules.first_mut() {
+        first.comment.get_or_insert_with(|| comment(why));
     }
-    text
-}
-
-/// How an empty selector is spoken of.
-pub(crate) const ALL_PODS: &str = "all pods";
-
-/// The pods of a namespace that a selector selects, for people.
-pub(crate) fn describe_pods(selector: &LabelSelector) -> String {
-    let mut text = String::new();
-    for (key, value) in &selector.match_labels {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { ", " });
-    }
-    if !selector.match_expressions.is_empty() {
-        if !text.is_empty() {
-            text.push_str(", ");
-        }
-        describe_selector(selector, &mut text);
-    }
-    if text.is_empty() { ALL_PODS.to_owned() } else { text }
-}
-
-fn describe_selector(selector: &LabelSelector, text: &mut String) {
-    for (index, requirement) in selector.match_expressions.iter().enumerate() {
-        if index > 0 {
-            text.push_str(", ");
-        }
-        let key = &requirement.key;
-        let values = requirement.values.join(", ");
-        // Writing to a String cannot fail.
-        let _ = match (requirement.operator, requirement.values.len()) {
-            (SelectorOperator::In, 1) => write!(text, "{key}={values}"),
-            (SelectorOperator::In, _) => write!(text, "{key} in ({values})"),
-            (SelectorOperator::NotIn, _) => write!(text, "{key} notin ({values})"),
-            (SelectorOperator::Exists, _) => write!(text, "{key}"),
-            (SelectorOperator::DoesNotExist, _) => write!(text, "!{key}"),
-        };
-    }
+    rules
 }

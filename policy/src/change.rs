@@ -1,6 +1,8 @@
 //! What a change of the table consists of, without the rest of the table.
 
-use tortie_nft::{Command, Key, Ruleset, Set, Transaction, Verdict, VerdictMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use tortie_nft::{Chain, Command, Key, Map, Ruleset, Set, Transaction, Verdict};
 
 /// The parts of two tables in which they differ. A set or map that both have is there with only the elements that the other has not.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +25,8 @@ impl Change {
         let mut table = now.clone();
         table.chains.retain(|name, _| !self.after.chains.contains_key(name));
         table.chains.extend(self.before.chains.clone());
+        table.counters.retain(|name, _| !self.after.counters.contains_key(name));
+        table.counters.extend(self.before.counters.clone());
         for (name, set) in &self.after.sets {
             match table.sets.get_mut(name) {
                 Some(stays) if self.before.sets.contains_key(name) => {
@@ -34,18 +38,8 @@ impl Change {
         for (name, set) in &self.before.sets {
             table.sets.entry(name.clone()).or_insert_with(|| shell(set)).elements.extend(set.elements.iter().cloned());
         }
-        for (name, map) in &self.after.maps {
-            match table.maps.get_mut(name) {
-                Some(stays) if self.before.maps.contains_key(name) => {
-                    stays.elements.retain(|key, _| !map.elements.contains_key(key));
-                }
-                _ => drop(table.maps.remove(name)),
-            }
-        }
-        for (name, map) in &self.before.maps {
-            let elements = map.elements.iter().map(|(key, verdict)| (key.clone(), verdict.clone()));
-            table.maps.entry(name.clone()).or_insert_with(|| map_shell(map)).elements.extend(elements);
-        }
+        undo_maps(&mut table.maps, &self.before.maps, &self.after.maps);
+        undo_maps(&mut table.counter_maps, &self.before.counter_maps, &self.after.counter_maps);
         table
     }
 
@@ -81,42 +75,29 @@ impl Change {
         }
     }
 
-    /// Gives an element of a map of the table a verdict, or none.
+    /// Gives an element of a verdict map of the table a verdict, or none.
     pub(crate) fn map_element(&mut self, table: &mut Ruleset, name: &str, key: &Key, verdict: Option<Verdict>) {
-        let Some(map) = table.maps.get_mut(name) else { return };
-        let old = map.elements.get(key).cloned();
-        if old == verdict {
+        element(&mut table.maps, &mut self.before.maps, &mut self.after.maps, name, key, verdict);
+    }
+
+    /// Gives an element of a counter map of the table a counter, or none.
+    pub(crate) fn counter_element(&mut self, table: &mut Ruleset, name: &str, key: &Key, counter: Option<String>) {
+        let (before, after) = (&mut self.before.counter_maps, &mut self.after.counter_maps);
+        element(&mut table.counter_maps, before, after, name, key, counter);
+    }
+
+    /// Makes a chain of the table this, whether it is there or not.
+    pub(crate) fn set_chain(&mut self, table: &mut Ruleset, name: &str, chain: Chain) {
+        if table.chains.get(name) == Some(&chain) {
             return;
         }
-        if let Some(after) = self.after.maps.get_mut(name).filter(|_| !self.before.maps.contains_key(name)) {
-            // The map came with this change, and so has nothing from before.
-            for elements in [&mut after.elements, &mut map.elements] {
-                match &verdict {
-                    Some(verdict) => drop(elements.insert(key.clone(), verdict.clone())),
-                    None => drop(elements.remove(key)),
-                }
-            }
-            return;
-        }
-        let before = self.before.maps.entry(name.to_owned()).or_insert_with(|| map_shell(map));
-        let after = self.after.maps.entry(name.to_owned()).or_insert_with(|| map_shell(map));
-        // The first verdict within a change is the one from before it.
-        if after.elements.remove(key).is_none()
-            && let Some(old) = old
+        // What a change has from before it stays.
+        if let Some(old) = table.chains.insert(name.to_owned(), chain.clone())
+            && !self.after.chains.contains_key(name)
         {
-            before.elements.entry(key.clone()).or_insert(old);
+            self.before.chains.entry(name.to_owned()).or_insert(old);
         }
-        match verdict {
-            Some(verdict) => {
-                map.elements.insert(key.clone(), verdict.clone());
-                if before.elements.get(key) == Some(&verdict) {
-                    before.elements.remove(key);
-                } else {
-                    after.elements.insert(key.clone(), verdict);
-                }
-            }
-            None => drop(map.elements.remove(key)),
-        }
+        self.after.chains.insert(name.to_owned(), chain);
     }
 
     /// Takes note that the table has a new chain, set or map of this name.
@@ -129,6 +110,9 @@ impl Change {
         }
         if let Some(map) = table.maps.get(name) {
             self.after.maps.insert(name.to_owned(), map.clone());
+        }
+        if let Some(map) = table.counter_maps.get(name) {
+            self.after.counter_maps.insert(name.to_owned(), map.clone());
         }
     }
 
@@ -148,31 +132,110 @@ impl Change {
                 self.before.sets.insert(name.to_owned(), set);
             }
         }
-        if let Some(mut map) = table.maps.remove(name) {
-            let (removed, added) = (self.before.maps.remove(name), self.after.maps.remove(name));
-            if added.is_none() || removed.is_some() {
-                map.elements.retain(|key, _| !added.as_ref().is_some_and(|added| added.elements.contains_key(key)));
-                map.elements.extend(removed.into_iter().flat_map(|removed| removed.elements));
-                self.before.maps.insert(name.to_owned(), map);
-            }
+        gone_map(&mut table.maps, &mut self.before.maps, &mut self.after.maps, name);
+        gone_map(&mut table.counter_maps, &mut self.before.counter_maps, &mut self.after.counter_maps, name);
+    }
+
+    /// Puts a named counter into the table, if it is not there.
+    pub(crate) fn counter_came(&mut self, table: &mut Ruleset, name: &str, comment: Option<String>) {
+        if table.counters.contains_key(name) {
+            return;
+        }
+        // What went and came within one change stayed.
+        if self.before.counters.get(name) == Some(&comment) {
+            self.before.counters.remove(name);
+        } else {
+            self.after.counters.insert(name.to_owned(), comment.clone());
+        }
+        table.counters.insert(name.to_owned(), comment);
+    }
+
+    /// Takes a named counter out of the table.
+    pub(crate) fn counter_gone(&mut self, table: &mut Ruleset, name: &str) {
+        if let Some(comment) = table.counters.remove(name)
+            && self.after.counters.remove(name).is_none()
+        {
+            self.before.counters.insert(name.to_owned(), comment);
         }
     }
 }
 
-fn shell(set: &Set) -> Set {
-    Set {
-        key: set.key.clone(),
-        interval: set.interval,
-        elements: std::collections::BTreeSet::new(),
-        comment: set.comment.clone(),
+type Maps<V> = BTreeMap<String, Map<V>>;
+
+/// Gives an element of a map a value, or none, and takes note of it.
+fn element<V: Clone + PartialEq>(
+    table: &mut Maps<V>,
+    before: &mut Maps<V>,
+    after: &mut Maps<V>,
+    name: &str,
+    key: &Key,
+    value: Option<V>,
+) {
+    let Some(map) = table.get_mut(name) else { return };
+    let old = map.elements.get(key).cloned();
+    if old == value {
+        return;
+    }
+    if let Some(after) = after.get_mut(name).filter(|_| !before.contains_key(name)) {
+        // The map came with this change, and so has nothing from before.
+        for elements in [&mut after.elements, &mut map.elements] {
+            match &value {
+                Some(value) => drop(elements.insert(key.clone(), value.clone())),
+                None => drop(elements.remove(key)),
+            }
+        }
+        return;
+    }
+    let before = before.entry(name.to_owned()).or_insert_with(|| map_shell(map));
+    let after = after.entry(name.to_owned()).or_insert_with(|| map_shell(map));
+    // The first value within a change is the one from before it.
+    if after.elements.remove(key).is_none()
+        && let Some(old) = old
+    {
+        before.elements.entry(key.clone()).or_insert(old);
+    }
+    match value {
+        Some(value) => {
+            map.elements.insert(key.clone(), value.clone());
+            if before.elements.get(key) == Some(&value) {
+                before.elements.remove(key);
+            } else {
+                after.elements.insert(key.clone(), value);
+            }
+        }
+        None => drop(map.elements.remove(key)),
     }
 }
 
-fn map_shell(map: &VerdictMap) -> VerdictMap {
-    VerdictMap {
-        key: map.key.clone(),
-        interval: map.interval,
-        elements: std::collections::BTreeMap::new(),
-        comment: map.comment.clone(),
+fn undo_maps<V: Clone>(table: &mut Maps<V>, before: &Maps<V>, after: &Maps<V>) {
+    for (name, map) in after {
+        match table.get_mut(name) {
+            Some(stays) if before.contains_key(name) => {
+                stays.elements.retain(|key, _| !map.elements.contains_key(key));
+            }
+            _ => drop(table.remove(name)),
+        }
     }
+    for (name, map) in before {
+        let elements = map.elements.iter().map(|(key, value)| (key.clone(), value.clone()));
+        table.entry(name.clone()).or_insert_with(|| map_shell(map)).elements.extend(elements);
+    }
+}
+
+fn gone_map<V>(table: &mut Maps<V>, before: &mut Maps<V>, after: &mut Maps<V>, name: &str) {
+    let Some(mut map) = table.remove(name) else { return };
+    let (removed, added) = (before.remove(name), after.remove(name));
+    if added.is_none() || removed.is_some() {
+        map.elements.retain(|key, _| !added.as_ref().is_some_and(|added| added.elements.contains_key(key)));
+        map.elements.extend(removed.into_iter().flat_map(|removed| removed.elements));
+        before.insert(name.to_owned(), map);
+    }
+}
+
+fn shell(set: &Set) -> Set {
+    Set { key: set.key.clone(), interval: set.interval, elements: BTreeSet::new(), comment: set.comment.clone() }
+}
+
+fn map_shell<V>(map: &Map<V>) -> Map<V> {
+    Map { key: map.key.clone(), interval: map.interval, elements: BTreeMap::new(), comment: map.comment.clone() }
 }

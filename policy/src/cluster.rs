@@ -1,98 +1,89 @@
 //! What policy depends on, taken in one resource at a time.
 //!
-//! Pods are grouped by namespace and label set, because that is all a selector sees: a selector is evaluated once for a group,
-//! whatever the number of its pods. Label sets and lists of ports are interned, so that a pod costs its name, its addresses and a
-//! few numbers. Policies are kept as they were written, those that say the same in several namespaces once; the compiler and the oracle
-//! each read them in their own way.
+//! Pods are grouped by what they have in common, because that is all a selector sees: a selector is evaluated once for a group,
+//! whatever the number of its pods, and a pod costs its name, its addresses and a few numbers ([`Pods`]). Policies are kept as they were
+//! written, those that say the same once, and filed by what they govern ([`Policies`]); the compiler and the oracle each read them in
+//! their own way. What changed is noted for whoever has compiled the cluster before ([`Changes`]).
+//!
+//! Who asks what:
+//! - which policies govern an endpoint: [`Cluster::seen`] or [`Cluster::seen_host`] of it, then [`Cluster::governing`];
+//! - who is meant by a rule: a [`Selection`](crate::selection::Selection), and a [`Resolver`](crate::resolver::Resolver) for its addresses
+//!   and networks;
+//! - what there is: [`Cluster::pods`], [`Cluster::hosts`], [`Cluster::nets`], [`Cluster::policies`], [`Cluster::tiers`].
+
+mod backends;
+mod hosts;
+mod nets;
+mod pods;
+mod policies;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rustc_hash::FxHashSet;
-use tortie_api::k8s::{NetworkPolicy, NetworkPolicySpec, Pod, PolicyType, Protocol};
+use rustc_hash::FxHasher;
+use tortie_api::calico::{HostEndpoint, NetworkSet, Profile};
+use tortie_api::k8s::{Pod, Protocol};
 use tortie_api::meta::StringMap;
+use tortie_api::selector::{Requirement, Selector};
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::intern::{Id, Interner};
-use crate::peers::canonical_selector;
+use self::backends::Backends;
+use self::hosts::Hosts;
+use self::nets::Nets;
+use self::pods::{Described, PodKind, Pods};
+use self::policies::Policies;
+use crate::labels::{LabelSets, Labels};
+use crate::selection::{NAME, Seen, Species};
 use crate::special::Special;
-use crate::touched::{Changes, Seen, Touched};
+use crate::touched::{Changes, Name, NetsName, Touched};
+
+pub(crate) use self::hosts::HostState;
+pub(crate) use self::nets::NetsState;
+pub(crate) use self::pods::{Group, PodId, PodPort, PodView, ShapeId};
+pub(crate) use self::policies::{PolicyKey, PolicyView, Spec, TierView};
 
 /// The label that the API server sets on each namespace: its name.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// The number of a pod within a [`Cluster`].
-pub(crate) type PodId = u32;
-
-/// A declared port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PodPort {
-    /// Its name, by which policies may call it.
-    pub(crate) name: Option<String>,
-    /// Its protocol.
-    pub(crate) protocol: Protocol,
-    /// Its number.
-    pub(crate) number: u16,
-}
-
-/// What is known of a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PodState {
-    /// Its namespace.
-    pub(crate) namespace: Arc<str>,
-    /// Its name.
-    pub(crate) name: Arc<str>,
-    /// Its labels.
-    pub(crate) labels: Id,
-    /// Its declared ports, in the order they were declared.
-    pub(crate) ports: Id,
-    /// Its addresses.
-    pub(crate) ips: Box<[IpAddr]>,
-    /// The node it runs on.
-    pub(crate) node: Option<Arc<str>>,
-    /// Whether it is an endpoint, and so what selectors select: neither on its node's network, nor ended.
-    pub(crate) endpoint: bool,
-    /// Whether it shares its node's network.
-    pub(crate) host_network: bool,
-}
-
 /// What is known of a namespace.
 #[derive(Debug)]
 pub(crate) struct NamespaceState {
-    /// Its name, shared by its pods.
-    name: Arc<str>,
+    /// Its name, shared by all that is in it.
+    pub(crate) name: Arc<str>,
     /// Its labels; just its name while there is no document.
-    pub(crate) labels: Id,
+    pub(crate) labels: Labels,
     /// Whether there is a document.
     documented: bool,
-    /// Its pods by name.
-    pub(crate) pods: BTreeMap<Arc<str>, PodId>,
-    /// Its endpoints by label set.
-    pub(crate) groups: BTreeMap<Id, BTreeSet<PodId>>,
-    /// Its policies by name.
-    pub(crate) policies: BTreeMap<Arc<str>, Arc<NetworkPolicySpec>>,
+    /// How many pods there are in it.
+    pods: usize,
+    /// The labels of its service accounts that there are documents of.
+    service_accounts: BTreeMap<Arc<str>, Labels>,
 }
 
-/// The state of a cluster as far as policy depends on it: namespaces, pods, NetworkPolicies, and the addresses of nodes.
+/// The state of a cluster as far as policy depends on it: namespaces, service accounts, pods, host endpoints, network sets, the
+/// endpoints of Services, policies of all kinds and their tiers, and the addresses of nodes.
 ///
 /// Equal sets of resources make clusters that compile to equal rulesets, whatever the order they came in.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    namespaces: BTreeMap<Box<str>, NamespaceState>,
-    pods: Vec<Option<PodState>>,
-    free_pods: Vec<PodId>,
-    labels: Interner<StringMap>,
-    ports: Interner<Vec<PodPort>>,
-    specs: Specs,
-    by_address: BTreeSet<(IpAddr, PodId)>,
-    /// The names of nodes that pods run on, each once.
-    node_names: BTreeSet<Arc<str>>,
+    namespaces: BTreeMap<Arc<str>, NamespaceState>,
+    /// The namespaces by a digest of each of their labels but that of their name.
+    labelled: BTreeSet<(u32, Arc<str>)>,
+    labels: LabelSets,
+    pods: Pods,
+    hosts: Hosts,
+    nets: Nets,
+    backends: Backends,
+    policies: Policies,
     nodes: BTreeMap<Box<str>, Vec<IpAddr>>,
     pools: BTreeMap<Box<str>, Pool>,
     /// The few pods that have something special.
-    special: BTreeMap<PodId, Box<Special>>,
+    special: BTreeMap<Name, Box<Special>>,
     touched: Touched,
 }
 
@@ -105,6 +96,7 @@ pub(crate) struct Pool {
     pub(crate) nat_outgoing: bool,
 }
 
+/// Taking in resources.
 impl Cluster {
     /// Takes in a new or changed resource. Returns whether policy may now compile to something else; kinds that policy does not
     /// depend on never do.
@@ -113,14 +105,49 @@ impl Cluster {
             Object::Namespace(namespace) => {
                 self.set_namespace(&namespace.metadata.name, Some(namespace.metadata.labels.clone()))
             }
+            Object::ServiceAccount(account) => {
+                let labels = self.labels.share(&account.metadata.labels);
+                self.set_service_account(namespace_of(&account.metadata), &account.metadata.name, Some(labels))
+            }
             Object::Pod(pod) => self.set_pod(pod),
-            Object::NetworkPolicy(policy) => self.set_policy(policy),
+            Object::NetworkPolicy(policy) => {
+                let spec = self.policies.kubernetes(&policy.spec);
+                self.set_policy(&object.key(), spec)
+            }
+            Object::StagedKubernetesNetworkPolicy(policy) => {
+                let spec = self.policies.staged_kubernetes(&policy.spec.policy(), policy.spec.staged_action);
+                self.set_policy(&object.key(), spec)
+            }
+            Object::CalicoNetworkPolicy(policy)
+            | Object::GlobalNetworkPolicy(policy)
+            | Object::StagedNetworkPolicy(policy)
+            | Object::StagedGlobalNetworkPolicy(policy) => {
+                let spec = self.policies.calico(&policy.spec);
+                self.set_policy(&object.key(), spec)
+            }
+            Object::ClusterNetworkPolicy(policy) => {
+                let spec = self.policies.cluster(&policy.spec);
+                self.set_policy(&object.key(), spec)
+            }
+            Object::Tier(tier) => {
+                let changed = self.policies.set_tier(&tier.metadata.name, Some(&tier.spec));
+                self.note_tier(&tier.metadata.name, changed)
+            }
+            Object::NetworkSet(set) => self.set_nets(Some(namespace_of(&set.metadata)), &set.metadata.name, Some(set)),
+            Object::GlobalNetworkSet(set) => self.set_nets(None, &set.metadata.name, Some(set)),
+            Object::HostEndpoint(host) => self.set_host(&host.metadata.name, Some(host)),
+            Object::Profile(profile) => self.set_profile(&profile.metadata.name, Some(profile)),
+            Object::EndpointSlice(slice) => {
+                let namespace = self.name_of(namespace_of(&slice.metadata));
+                let services = self.backends.insert(&namespace, slice);
+                self.note_services(services)
+            }
             Object::Node(node) => self.set_node(&node.metadata.name, Some(&node.internal_ips())),
             Object::IpPool(pool) => {
                 let state = Pool { cidr: pool.spec.cidr, nat_outgoing: pool.spec.nat_outgoing };
                 self.set_pool(&pool.metadata.name, Some(state))
             }
-            _ => false,
+            Object::BgpConfiguration(_) | Object::IpamBlock(_) | Object::FelixConfiguration(_) => false,
         }
     }
 
@@ -129,28 +156,40 @@ impl Cluster {
         let namespace = key.namespace.as_deref().unwrap_or("default");
         match key.kind {
             Kind::Namespace => self.set_namespace(&key.name, None),
+            Kind::ServiceAccount => self.set_service_account(namespace, &key.name, None),
             Kind::Pod => self.remove_pod(namespace, &key.name),
-            Kind::NetworkPolicy => {
-                let Some(state) = self.namespaces.get_mut(namespace) else { return false };
-                let removed = state.policies.remove(key.name.as_str()).is_some();
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::CalicoNetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy => {
+                let key = self.policy_key(key);
+                let removed = self.policies.remove(&key);
                 if removed {
                     self.touched.note(|changes| {
-                        changes.policies.insert((Arc::clone(&state.name), key.name.as_str().into()));
+                        changes.policies.insert(key);
                     });
                 }
-                self.forget_namespace_if_empty(namespace);
                 removed
+            }
+            Kind::Tier => {
+                let changed = self.policies.set_tier(&key.name, None);
+                self.note_tier(&key.name, changed)
+            }
+            Kind::NetworkSet => self.set_nets(Some(namespace), &key.name, None),
+            Kind::GlobalNetworkSet => self.set_nets(None, &key.name, None),
+            Kind::HostEndpoint => self.set_host(&key.name, None),
+            Kind::Profile => self.set_profile(&key.name, None),
+            Kind::EndpointSlice => {
+                let services = self.backends.remove(&self.name_of(namespace), &key.name);
+                self.note_services(services)
             }
             Kind::Node => self.set_node(&key.name, None),
             Kind::IpPool => self.set_pool(&key.name, None),
-            _ => false,
+            Kind::BgpConfiguration | Kind::IpamBlock | Kind::FelixConfiguration => false,
         }
-    }
-
-    /// Whether there is such a pod, and it is an endpoint: neither on its node's network, nor ended.
-    pub fn has_endpoint(&self, namespace: &str, pod: &str) -> bool {
-        let state = self.pod_id(namespace, pod).and_then(|id| self.pods.get(id as usize)?.as_ref());
-        state.is_some_and(|state| state.endpoint)
     }
 
     fn set_namespace(&mut self, name: &str, document: Option<StringMap>) -> bool {
@@ -160,168 +199,254 @@ impl Cluster {
         }
         let mut labels = document.unwrap_or_default();
         labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
-        self.namespace_mut(name);
-        let Some(state) = self.namespaces.get_mut(name) else { return false };
-        let old = state.labels;
+        let labels = self.labels.share(&labels);
+        let state = self.namespace_mut(name);
         state.documented = documented;
-        state.labels = self.labels.hold(labels);
-        let changed = state.labels != old;
+        let old = std::mem::replace(&mut state.labels, labels.clone());
+        let changed = labels != old;
         if changed {
-            let namespace_labels = self.labels.share(old);
-            for (&labels, pods) in &state.groups {
-                let seen = Seen {
-                    namespace: Arc::clone(&state.name),
-                    namespace_labels: Arc::clone(&namespace_labels),
-                    labels: self.labels.share(labels),
-                };
-                for pod in pods.iter().filter_map(|&pod| self.pods[pod as usize].as_ref()) {
-                    self.touched.note(|changes| changes.addresses(&pod.ips, Some(&seen)));
-                }
-            }
+            let name = Arc::clone(&state.name);
+            self.file_namespace(&old, &name, false);
+            self.file_namespace(&labels, &name, true);
+            self.touched.note(|changes| {
+                changes.namespaces.entry(name).or_insert(old);
+            });
         }
-        self.labels.release(old);
         self.forget_namespace_if_empty(name);
         changed
     }
 
+    fn file_namespace(&mut self, labels: &Labels, name: &Arc<str>, present: bool) {
+        for label in labels.iter().filter(|(key, _)| *key != NAMESPACE_NAME_LABEL) {
+            let entry = (digest(&label), Arc::clone(name));
+            if present {
+                self.labelled.insert(entry);
+            } else {
+                self.labelled.remove(&entry);
+            }
+        }
+    }
+
     /// The namespace's state, made if there is none yet.
     fn namespace_mut(&mut self, name: &str) -> &mut NamespaceState {
-        self.namespaces.entry(name.into()).or_insert_with(|| {
-            let labels = StringMap::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
-            NamespaceState {
-                name: name.into(),
-                labels: self.labels.hold(labels),
+        if !self.namespaces.contains_key(name) {
+            let labels = self.labels.share(&undocumented(name));
+            let name: Arc<str> = name.into();
+            let state = NamespaceState {
+                name: Arc::clone(&name),
+                labels,
                 documented: false,
-                pods: BTreeMap::new(),
-                groups: BTreeMap::new(),
-                policies: BTreeMap::new(),
-            }
-        })
+                pods: 0,
+                service_accounts: BTreeMap::new(),
+            };
+            self.namespaces.insert(name, state);
+        }
+        match self.namespaces.get_mut(name) {
+            Some(state) => state,
+            None => unreachable!("it was made if it was not there"),
+        }
     }
 
     fn forget_namespace_if_empty(&mut self, name: &str) {
-        let empty = |state: &NamespaceState| !state.documented && state.pods.is_empty() && state.policies.is_empty();
-        if self.namespaces.get(name).is_some_and(empty)
-            && let Some(state) = self.namespaces.remove(name)
-        {
-            self.labels.release(state.labels);
+        let is_empty =
+            |state: &NamespaceState| !state.documented && state.pods == 0 && state.service_accounts.is_empty();
+        if self.namespaces.get(name).is_some_and(is_empty) {
+            self.namespaces.remove(name);
         }
     }
 
-    fn set_policy(&mut self, policy: &NetworkPolicy) -> bool {
-        let mut spec = compact(&policy.spec);
-        if spec.policy_types.is_empty() {
-            // As the API server defaults it.
-            spec.policy_types.push(PolicyType::Ingress);
-            if !spec.egress.is_empty() {
-                spec.policy_types.push(PolicyType::Egress);
-            }
-        }
-        let namespace = policy.metadata.namespace.as_deref().unwrap_or("default");
-        let spec = self.specs.share(spec);
+    /// The name of a namespace, shared with all that is in it.
+    fn name_of(&self, namespace: &str) -> Arc<str> {
+        self.namespaces.get_key_value(namespace).map_or_else(|| namespace.into(), |(name, _)| Arc::clone(name))
+    }
+
+    fn set_service_account(&mut self, namespace: &str, name: &str, labels: Option<Labels>) -> bool {
+        let old = self.service_account_labels(namespace, name);
         let state = self.namespace_mut(namespace);
-        let name = policy.metadata.name.as_str();
-        if state.policies.get(name).is_some_and(|old| *old == spec) {
-            return false;
+        let of = Arc::clone(&state.name);
+        match labels.clone() {
+            Some(labels) => drop(state.service_accounts.insert(name.into(), labels)),
+            None => drop(state.service_accounts.remove(name)),
         }
-        state.policies.insert(name.into(), spec);
-        let namespace = Arc::clone(&state.name);
-        self.touched.note(|changes| {
-            changes.policies.insert((namespace, name.into()));
-        });
-        true
+        self.forget_namespace_if_empty(namespace);
+        let changed = labels.unwrap_or_default() != old;
+        if changed {
+            self.touched.note(|changes| {
+                changes.service_accounts.entry((of, name.into())).or_insert(old);
+            });
+        }
+        changed
+    }
+
+    fn policy_key(&self, key: &ObjectKey) -> PolicyKey {
+        let namespace = key.kind.is_namespaced().then(|| key.namespace.as_deref().unwrap_or("default"));
+        PolicyKey {
+            namespace: namespace.map(|namespace| self.name_of(namespace)),
+            name: key.name.as_str().into(),
+            kind: key.kind,
+        }
+    }
+
+    fn set_policy(&mut self, key: &ObjectKey, spec: Spec) -> bool {
+        let key = self.policy_key(key);
+        let changed = self.policies.insert(key.clone(), spec);
+        if changed {
+            self.touched.note(|changes| {
+                changes.policies.insert(key);
+            });
+        }
+        changed
+    }
+
+    fn note_tier(&mut self, name: &str, changed: bool) -> bool {
+        if changed {
+            self.touched.note(|changes| {
+                changes.tiers.insert(name.into());
+            });
+        }
+        changed
+    }
+
+    fn note_services(&mut self, services: BTreeSet<Name>) -> bool {
+        let changed = !services.is_empty();
+        self.touched.note(|changes| changes.services.extend(services));
+        changed
     }
 
     fn set_pod(&mut self, pod: &Pod) -> bool {
-        let ports: Vec<PodPort> = pod
-            .ports()
-            .map(|port| PodPort { name: port.name.clone(), protocol: port.protocol, number: port.container_port })
-            .collect();
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let new = PodState {
-            namespace: Arc::clone(&self.namespace_mut(namespace).name),
-            name: pod.metadata.name.as_str().into(),
-            labels: self.labels.hold(pod.metadata.labels.clone()),
-            ports: self.ports.hold(ports),
-            ips: pod.addresses().into(),
-            node: pod.spec.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| self.node_name(node)),
-            endpoint: pod.is_endpoint(),
-            host_network: pod.spec.host_network,
+        let ports = pod.ports().map(|port| PodPort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            number: port.container_port,
+        });
+        let namespace = namespace_of(&pod.metadata);
+        let name = pod.metadata.name.as_str();
+        let ips = pod.addresses();
+        let described = Described {
+            name,
+            group: Group {
+                namespace: Arc::clone(&self.namespace_mut(namespace).name),
+                labels: self.labels.share(&pod.metadata.labels),
+                service_account: self.labels.word(pod.spec.service_account()),
+            },
+            ports: ports.collect(),
+            kind: match (pod.is_endpoint(), pod.spec.host_network) {
+                (true, _) => PodKind::Endpoint,
+                (false, true) => PodKind::HostNetwork,
+                (false, false) => PodKind::Ended,
+            },
+            ips: &ips,
+            node: pod.spec.node_name.as_deref().filter(|node| !node.is_empty()),
         };
-        let old = self.pod_id(namespace, &new.name).and_then(|id| self.pods[id as usize].clone());
+        let of: Name = (Arc::clone(&described.group.namespace), name.into());
         let special = Special::of(pod);
-        let same_special = self.special(namespace, &new.name) == special.as_deref();
-        let relevant = match &old {
-            Some(old) if old.endpoint && new.endpoint => {
-                (old.labels, old.ports, &old.ips) != (new.labels, new.ports, &new.ips) || !same_special
-            }
-            Some(old) => old.endpoint || new.endpoint,
-            None => new.endpoint,
-        };
-        if old.as_ref() == Some(&new) && same_special {
-            self.labels.release(new.labels);
-            self.ports.release(new.ports);
+        let same_special = self.special.get(&of).map(|special| &**special) == special.as_deref();
+        let is_endpoint = described.kind == PodKind::Endpoint;
+        let old = self.pods.find(namespace, name);
+        if old.is_some_and(|old| self.pods.is(old.id(), &described)) && same_special {
             return false;
         }
+        let relevant = match old {
+            Some(old) if old.is_endpoint() && is_endpoint => {
+                let same = old.group() == &described.group
+                    && **old.ports() == *described.ports
+                    && old.ips().eq(ips.iter().copied());
+                !same || !same_special
+            }
+            Some(old) => old.is_endpoint() || is_endpoint,
+            None => is_endpoint,
+        };
         if relevant {
-            let seen = old.as_ref().map(|old| self.seen(old));
+            let seen = old.map(|old| self.seen(old));
+            let addresses: Vec<IpAddr> = old.into_iter().flat_map(PodView::ips).collect();
             self.touched.note(|changes| {
-                changes.pods.insert((Arc::clone(&new.namespace), new.name.clone()));
-                changes.addresses(&new.ips, None);
-                changes.addresses(old.iter().flat_map(|old| &old.ips), seen.as_ref());
+                changes.pods.insert(of.clone());
+                changes.addresses(ips.iter().copied(), None);
+                changes.addresses(addresses, seen.as_ref());
             });
         }
-        // The new state holds its labels and ports already, so they survive the old one's farewell.
-        self.drop_pod(namespace, pod.metadata.name.as_str());
-        let id = self.free_pods.pop().unwrap_or_else(|| {
-            self.pods.push(None);
-            self.pods.len() as PodId - 1
-        });
-        for ip in &new.ips {
-            self.by_address.insert((*ip, id));
+        match old.map(PodView::id) {
+            Some(old) => self.pods.remove(old),
+            None => self.namespace_mut(namespace).pods += 1,
         }
-        let state = self.namespace_mut(namespace);
-        state.pods.insert(new.name.clone(), id);
-        if new.endpoint {
-            state.groups.entry(new.labels).or_default().insert(id);
+        self.pods.insert(described);
+        match special {
+            Some(special) => drop(self.special.insert(of, special)),
+            None => drop(self.special.remove(&of)),
         }
-        self.pods[id as usize] = Some(new);
-        self.special.extend(special.map(|special| (id, special)));
         relevant
     }
 
     fn remove_pod(&mut self, namespace: &str, name: &str) -> bool {
-        if let Some(pod) = self.pod_id(namespace, name).and_then(|id| self.pods[id as usize].as_ref()) {
+        let Some(pod) = self.pods.find(namespace, name) else { return false };
+        let (id, relevant) = (pod.id(), pod.is_endpoint());
+        let of: Name = (Arc::clone(pod.namespace()), name.into());
+        if relevant {
             let seen = self.seen(pod);
+            let addresses: Vec<IpAddr> = pod.ips().collect();
             self.touched.note(|changes| {
-                changes.pods.insert((Arc::clone(&pod.namespace), pod.name.clone()));
-                changes.addresses(&pod.ips, Some(&seen));
+                changes.pods.insert(of.clone());
+                changes.addresses(addresses, Some(&seen));
             });
         }
-        let relevant = self.drop_pod(namespace, name);
+        self.pods.remove(id);
+        self.special.remove(&of);
+        self.namespace_mut(namespace).pods -= 1;
         self.forget_namespace_if_empty(namespace);
         relevant
     }
 
-    /// Takes a pod out of every index. Returns whether it was an endpoint.
-    fn drop_pod(&mut self, namespace: &str, name: &str) -> bool {
-        let Some(state) = self.namespaces.get_mut(namespace) else { return false };
-        let Some(id) = state.pods.remove(name) else { return false };
-        let Some(pod) = self.pods[id as usize].take() else { return false };
-        self.free_pods.push(id);
-        self.special.remove(&id);
-        if let Some(group) = state.groups.get_mut(&pod.labels) {
-            group.remove(&id);
-            if group.is_empty() {
-                state.groups.remove(&pod.labels);
+    fn set_host(&mut self, name: &str, host: Option<&HostEndpoint>) -> bool {
+        let new = host.map(|host| self.hosts.describe(host));
+        self.replace_host(name, new)
+    }
+
+    fn replace_host(&mut self, name: &str, new: Option<HostState>) -> bool {
+        if self.hosts.get(name) == new.as_ref() {
+            return false;
+        }
+        let addresses: Vec<IpAddr> = new.iter().flat_map(|new| new.spec.expected_ips.clone()).collect();
+        let old = self.hosts.set(name, new);
+        self.touched.note(|changes| {
+            changes.hosts.insert(name.into());
+            changes.addresses(addresses, None);
+            if let Some(old) = old {
+                changes.addresses(old.spec.expected_ips.iter().copied(), Some(&old.seen()));
+            }
+        });
+        true
+    }
+
+    fn set_profile(&mut self, name: &str, profile: Option<&Profile>) -> bool {
+        let changed = self.hosts.set_profile(name, profile.map(|profile| &profile.spec));
+        if changed {
+            self.touched.note(|changes| {
+                changes.profiles.insert(name.into());
+            });
+            for host in self.hosts.relabelled(name) {
+                let name = Arc::clone(&host.name);
+                self.replace_host(&name, Some(host));
             }
         }
-        for ip in &pod.ips {
-            self.by_address.remove(&(*ip, id));
+        changed
+    }
+
+    fn set_nets(&mut self, namespace: Option<&str>, name: &str, set: Option<&NetworkSet>) -> bool {
+        let of: NetsName = (namespace.map(|namespace| self.name_of(namespace)), name.into());
+        let new = set.map(|set| NetsState::new(self.labels.share(&set.metadata.labels), &set.spec.nets));
+        if self.nets.get(&of) == new.as_ref() {
+            return false;
         }
-        self.labels.release(pod.labels);
-        self.ports.release(pod.ports);
-        pod.endpoint
+        let seen = self.nets.get(&of).map(|old| self.seen_nets(&of, old));
+        let was_empty = self.nets.is_empty();
+        self.nets.set(of.clone(), new);
+        if self.nets.is_empty() == was_empty {
+            self.touched.note(|changes| changes.nets.entry(of).or_default().extend(seen));
+        } else {
+            // With the first, rules begin to look for such sets, and with the last they cease to.
+            self.touched.everything();
+        }
+        true
     }
 
     fn set_node(&mut self, name: &str, addresses: Option<&[IpAddr]>) -> bool {
@@ -350,78 +475,192 @@ impl Cluster {
         relevant
     }
 
-    /// The name of a node, to be kept by its pods.
-    fn node_name(&mut self, node: &str) -> Arc<str> {
-        if let Some(name) = self.node_names.get(node) {
-            return Arc::clone(name);
-        }
-        // Nodes come and go less often than their number doubles.
-        if self.node_names.len() > 2 * self.nodes.len() + 100 {
-            self.node_names.retain(|name| Arc::strong_count(name) > 1);
-        }
-        let name: Arc<str> = node.into();
-        self.node_names.insert(Arc::clone(&name));
-        name
-    }
-
-    /// The pod of that name, whether an endpoint or not.
-    pub(crate) fn pod_id(&self, namespace: &str, name: &str) -> Option<PodId> {
-        self.namespaces.get(namespace)?.pods.get(name).copied()
-    }
-
-    /// The pod of that number.
-    pub(crate) fn pod(&self, id: PodId) -> &PodState {
-        match &self.pods[id as usize] {
-            Some(pod) => pod,
-            None => unreachable!("indices hold only pods that are there"),
-        }
-    }
-
-    /// All pods, in the order of their names.
-    pub(crate) fn pods(&self) -> impl Iterator<Item = &PodState> {
-        self.namespaces.values().flat_map(|state| state.pods.values()).map(|&id| self.pod(id))
-    }
-
     /// What changed since the last look; none if that is too much to tell.
     pub(crate) fn take_changes(&mut self) -> Option<Changes> {
         let changes = self.touched.take();
         if changes.is_none() {
             // As after a whole cluster was read: the room that was made for twice as much is given back.
-            self.pods.shrink_to_fit();
+            self.pods.shrink();
+            self.policies.shrink();
+            self.labels.sweep();
         }
         changes
     }
 
     /// Makes the next [`Cluster::take_changes`] say that everything may have changed.
     pub(crate) fn touch_all(&mut self) {
-        self.touched = Touched::default();
+        self.touched.everything();
+    }
+}
+
+/// Questions.
+impl Cluster {
+    /// Whether there is such a pod, and it is an endpoint: neither on its node's network, nor ended.
+    pub fn has_endpoint(&self, namespace: &str, pod: &str) -> bool {
+        self.pods.find(namespace, pod).is_some_and(PodView::is_endpoint)
+    }
+
+    /// The pod of that name, whether an endpoint or not.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<PodView<'_>> {
+        self.pods.find(namespace, name)
+    }
+
+    /// The pod of that number.
+    pub(crate) fn pod_by_id(&self, id: PodId) -> PodView<'_> {
+        self.pods.view(id)
+    }
+
+    /// All pods, in the order of their names.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = PodView<'_>> {
+        let mut pods: Vec<PodView<'_>> = self.pods.iter().collect();
+        pods.sort_unstable_by_key(|pod| (pod.namespace(), pod.name()));
+        pods.into_iter()
+    }
+
+    /// All pods that are endpoints, in no order.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = PodView<'_>> {
+        self.pods.iter().filter(|pod| pod.is_endpoint())
+    }
+
+    /// The pods, by what they have in common.
+    pub(crate) fn by_shape(&self) -> &Pods {
+        &self.pods
     }
 
     /// What selectors see of a pod.
-    pub(crate) fn seen(&self, pod: &PodState) -> Seen {
-        let namespace_labels =
-            self.namespaces.get(&*pod.namespace).map(|namespace| self.labels.share(namespace.labels));
+    pub(crate) fn seen(&self, pod: PodView<'_>) -> Seen {
+        self.seen_group(pod.group())
+    }
+
+    /// What selectors see of the pods of a group.
+    pub(crate) fn seen_group(&self, group: &Group) -> Seen {
+        let account_labels = self.service_account_labels(&group.namespace, &group.service_account);
         Seen {
-            namespace: Arc::clone(&pod.namespace),
-            namespace_labels: namespace_labels.unwrap_or_default(),
-            labels: self.labels.share(pod.labels),
+            species: Species::Pod,
+            namespace: Some(Arc::clone(&group.namespace)),
+            labels: group.labels.clone(),
+            namespace_labels: self.namespace_labels(&group.namespace),
+            service_account: Some((Arc::clone(&group.service_account), account_labels)),
         }
     }
 
-    /// All endpoints that have, or claim, this address.
-    pub(crate) fn endpoints_at(&self, address: IpAddr) -> impl Iterator<Item = &PodState> {
-        let holders = self.by_address.range((address, PodId::MIN)..=(address, PodId::MAX));
-        holders.map(|&(_, id)| self.pod(id)).filter(|pod| pod.endpoint)
+    /// What selectors see of a network set.
+    pub(crate) fn seen_nets(&self, (namespace, _): &NetsName, state: &NetsState) -> Seen {
+        let namespace_labels = namespace.as_ref().map(|namespace| self.namespace_labels(namespace));
+        Seen {
+            species: Species::Nets,
+            namespace: namespace.clone(),
+            labels: state.labels.clone(),
+            namespace_labels: namespace_labels.unwrap_or_default(),
+            service_account: None,
+        }
+    }
+
+    /// All pods that are endpoints and have, or claim, this address, in no order.
+    pub(crate) fn endpoints_at(&self, address: IpAddr) -> impl Iterator<Item = PodView<'_>> {
+        self.pods.at(address).filter(|pod| pod.is_endpoint())
     }
 
     /// The endpoint that has this address; the first by name if several claim it.
-    pub(crate) fn endpoint_at(&self, address: IpAddr) -> Option<&PodState> {
-        self.endpoints_at(address).min_by_key(|pod| (&pod.namespace, &pod.name))
+    pub(crate) fn endpoint_at(&self, address: IpAddr) -> Option<PodView<'_>> {
+        self.endpoints_at(address).min_by_key(|pod| (pod.namespace(), pod.name()))
     }
 
-    /// The node that has this address.
-    pub(crate) fn node_at(&self, address: IpAddr) -> Option<&str> {
-        self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| &**name)
+    /// The HostEndpoints, in the order of their names.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &HostState> {
+        self.hosts.iter()
+    }
+
+    /// A HostEndpoint.
+    pub(crate) fn host(&self, name: &str) -> Option<&HostState> {
+        self.hosts.get(name)
+    }
+
+    /// The HostEndpoints that expect this address.
+    pub(crate) fn hosts_at(&self, address: IpAddr) -> impl Iterator<Item = &HostState> {
+        self.hosts.at(address)
+    }
+
+    /// What selectors see of all that has this address, each with its declared ports: pods and HostEndpoints.
+    pub(crate) fn seen_at(&self, address: IpAddr) -> impl Iterator<Item = (Seen, &[PodPort])> {
+        let pods = self.endpoints_at(address).map(|pod| (self.seen(pod), &**pod.ports()));
+        let hosts = self.hosts_at(address).map(|host| (host.seen(), &*host.ports));
+        pods.chain(hosts)
+    }
+
+    /// The rules of a Profile.
+    pub(crate) fn profile(&self, name: &str) -> Option<&tortie_api::calico::ProfileSpec> {
+        self.hosts.profile(name).map(|profile| &**profile)
+    }
+
+    /// The NetworkSets and GlobalNetworkSets, in order.
+    pub(crate) fn nets(&self) -> impl Iterator<Item = (&NetsName, &NetsState)> {
+        self.nets.iter()
+    }
+
+    /// The NetworkSets of a namespace.
+    pub(crate) fn nets_in(&self, namespace: &str) -> impl Iterator<Item = (&NetsName, &NetsState)> {
+        self.nets.of_namespace(namespace)
+    }
+
+    /// A NetworkSet or GlobalNetworkSet.
+    pub(crate) fn nets_of(&self, name: &NetsName) -> Option<&NetsState> {
+        self.nets.get(name)
+    }
+
+    /// Whether there is any NetworkSet or GlobalNetworkSet. While there is none, no rule looks for one; a change of this is a change of
+    /// everything.
+    pub(crate) fn has_nets(&self) -> bool {
+        !self.nets.is_empty()
+    }
+
+    /// The addresses of a Service's endpoints, ready or not.
+    pub(crate) fn backends(&self, namespace: &str, service: &str) -> BTreeSet<IpAddr> {
+        self.backends.addresses(namespace, service)
+    }
+
+    /// The addresses of a Service's endpoints, ready or not, with their ports.
+    pub(crate) fn backend_ports(&self, namespace: &str, service: &str) -> BTreeSet<(IpAddr, Protocol, u16)> {
+        self.backends.ports(namespace, service)
+    }
+
+    /// All policies of all kinds, in order: by tier, by `order`, by name.
+    pub(crate) fn policies(&self) -> Vec<PolicyView<'_>> {
+        let mut policies: Vec<PolicyView<'_>> = self.policies.iter().collect();
+        self.policies.sort(&mut policies);
+        policies
+    }
+
+    /// Brings policies into the order in which they are asked.
+    pub(crate) fn sort_policies(&self, policies: &mut [PolicyView<'_>]) {
+        self.policies.sort(policies);
+    }
+
+    /// What a policy says.
+    pub(crate) fn policy(&self, key: &PolicyKey) -> Option<&Spec> {
+        self.policies.get(key)
+    }
+
+    /// The policies that govern an endpoint that is seen like this in some direction, in order, staged ones among them. Found by an
+    /// index: the cost is that of the few that may, not of all.
+    pub(crate) fn governing(&self, seen: &Seen) -> Vec<PolicyView<'_>> {
+        self.policies.governing(seen)
+    }
+
+    /// How many policies there are.
+    pub(crate) fn policy_count(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// All tiers in order: those with a document, those that are built in, and those that policies name. One that nobody has described
+    /// comes last and denies what its policies select and none of their rules decides.
+    pub(crate) fn tiers(&self) -> Vec<TierView<'_>> {
+        self.policies.tiers()
+    }
+
+    /// One tier.
+    pub(crate) fn tier<'a>(&'a self, name: &'a str) -> TierView<'a> {
+        self.policies.tier(name)
     }
 
     /// The IPPools, in the order of their names.
@@ -439,210 +678,70 @@ impl Cluster {
         if self.special.is_empty() {
             return None;
         }
-        self.special.get(&self.pod_id(namespace, pod)?).map(|special| &**special)
-    }
-
-    /// The addresses of a node.
-    pub(crate) fn node_addresses(&self, node: &str) -> &[IpAddr] {
-        self.nodes.get(node).map_or(&[], Vec::as_slice)
+        self.special.get(&(namespace.into(), pod.into())).map(|special| &**special)
     }
 
     /// The names of all nodes: those with a document, and those that pods say they run on.
     pub(crate) fn node_names(&self) -> BTreeSet<&str> {
-        let named = self.pods().filter_map(|pod| pod.node.as_deref());
-        self.nodes.keys().map(|name| &**name).chain(named).collect()
+        self.nodes.keys().map(|name| &**name).chain(self.pods.node_names()).collect()
     }
 
-    /// The namespaces, in the order of their names.
-    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&str, &NamespaceState)> {
-        self.namespaces.iter().map(|(name, state)| (&**name, state))
+    /// The namespaces that have a document or a pod, in the order of their names.
+    #[cfg(test)]
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &NamespaceState> {
+        self.namespaces.values()
     }
 
-    /// One namespace.
-    pub(crate) fn namespace(&self, name: &str) -> Option<&NamespaceState> {
-        self.namespaces.get(name)
+    /// The labels of a namespace; just its name while there is no document.
+    pub(crate) fn namespace_labels(&self, name: &str) -> Labels {
+        let known = self.namespaces.get(name).map(|state| state.labels.clone());
+        known.unwrap_or_else(|| Labels::from(&undocumented(name)))
     }
 
-    /// One namespace with its name.
-    pub(crate) fn namespace_entry(&self, name: &str) -> Option<(&str, &NamespaceState)> {
-        self.namespaces.get_key_value(name).map(|(name, state)| (&**name, state))
+    /// The labels of a service account; none while there is no document.
+    pub(crate) fn service_account_labels(&self, namespace: &str, name: &str) -> Labels {
+        let known = self.namespaces.get(namespace).and_then(|state| state.service_accounts.get(name));
+        known.cloned().unwrap_or_default()
     }
 
-    /// A label set that may be gone.
-    pub(crate) fn labels_if_held(&self, id: Id) -> Option<&StringMap> {
-        self.labels.get_if_held(id)
-    }
-
-    /// A label set.
-    pub(crate) fn labels(&self, id: Id) -> &StringMap {
-        self.labels.get(id)
-    }
-
-    /// A pod's declared ports.
-    pub(crate) fn ports(&self, pod: &PodState) -> &[PodPort] {
-        self.ports.get(pod.ports)
-    }
-}
-
-/// What policies say, each thing once: many namespaces have the same few policies under the same names.
-#[derive(Debug, Default)]
-struct Specs {
-    known: FxHashSet<Arc<NetworkPolicySpec>>,
-    /// How many there may be before those are looked for that no policy says any more.
-    enough: usize,
-}
-
-impl Specs {
-    /// The same, shared with whoever says it too.
-    fn share(&mut self, spec: NetworkPolicySpec) -> Arc<NetworkPolicySpec> {
-        if let Some(known) = self.known.get(&spec) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= self.enough {
-            self.known.retain(|spec| Arc::strong_count(spec) > 1);
-            self.enough = 2 * self.known.len() + 100;
-        }
-        let spec = Arc::new(spec);
-        self.known.insert(Arc::clone(&spec));
-        spec
-    }
-}
-
-/// The same in less memory: a map of one label takes as much room as one of eleven, a list of requirements what it needs.
-fn compact(spec: &NetworkPolicySpec) -> NetworkPolicySpec {
-    let mut spec = spec.clone();
-    spec.pod_selector = canonical_selector(&spec.pod_selector);
-    let from = spec.ingress.iter_mut().flat_map(|rule| &mut rule.from);
-    let to = spec.egress.iter_mut().flat_map(|rule| &mut rule.to);
-    for peer in from.chain(to) {
-        for selector in [&mut peer.pod_selector, &mut peer.namespace_selector].into_iter().flatten() {
-            *selector = canonical_selector(selector);
-        }
-    }
-    spec
-}
-
-#[cfg(test)]
-mod tests {
-    use tortie_api::ObjectMeta;
-    use tortie_api::k8s::{LabelSelector, Namespace, PodIp};
-
-    use super::*;
-
-    fn pod(name: &str, ip: &str, labels: &[(&str, &str)]) -> Pod {
-        let mut pod = Pod::default();
-        pod.metadata.namespace = Some("demo".to_owned());
-        pod.metadata.name = name.to_owned();
-        pod.metadata.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        pod.status.pod_ips.push(PodIp { ip: ip.parse().expect("an address") });
-        pod
-    }
-
-    fn key(kind: Kind, name: &str) -> ObjectKey {
-        let namespace = (kind != Kind::Namespace).then(|| "demo".to_owned());
-        ObjectKey { kind, namespace, name: name.to_owned() }
-    }
-
-    #[test]
-    fn only_what_policy_sees_is_relevant() {
-        let mut cluster = Cluster::default();
-        let mut web = pod("web", "10.0.0.1", &[("app", "web")]);
-        assert!(cluster.upsert(&Object::Pod(web.clone())), "a new pod");
-        assert!(!cluster.upsert(&Object::Pod(web.clone())), "the same again");
-        web.spec.node_name = Some("n1".to_owned());
-        assert!(!cluster.upsert(&Object::Pod(web.clone())), "its node");
-        web.metadata.annotations.insert("other".to_owned(), "thing".to_owned());
-        assert!(!cluster.upsert(&Object::Pod(web.clone())), "an annotation");
-        web.metadata.labels.insert("tier".to_owned(), "front".to_owned());
-        assert!(cluster.upsert(&Object::Pod(web.clone())), "a label");
-        web.status.phase = Some("Succeeded".to_owned());
-        assert!(cluster.upsert(&Object::Pod(web.clone())), "its end");
-        web.metadata.labels.clear();
-        assert!(!cluster.upsert(&Object::Pod(web)), "a label of a pod that has ended");
-        assert!(!cluster.remove(&key(Kind::Pod, "web")));
-        assert!(!cluster.remove(&key(Kind::Pod, "web")));
-    }
-
-    /// What a pod's maker wishes must not put somebody else's address into the sets that policies compile to.
-    #[test]
-    fn a_pod_has_only_the_addresses_of_its_status() {
-        let mut cluster = Cluster::default();
-        let mut web = pod("web", "10.0.0.1", &[("app", "web")]);
-        for (name, value) in [("ipAddrs", "[\"10.0.0.9\"]"), ("podIPs", "10.0.0.9/32")] {
-            web.metadata.annotations.insert(format!("cni.projectcalico.org/{name}"), value.to_owned());
-        }
-        let status = std::mem::take(&mut web.status);
-        cluster.upsert(&Object::Pod(web.clone()));
-        assert!(cluster.by_address.is_empty(), "{:?}", cluster.by_address);
-        web.status = status;
-        assert!(cluster.upsert(&Object::Pod(web)), "its address");
-        assert_eq!(cluster.by_address.iter().map(|(ip, _)| ip.to_string()).collect::<Vec<_>>(), ["10.0.0.1"]);
-    }
-
-    #[test]
-    fn everything_that_came_can_go() {
-        let mut cluster = Cluster::default();
-        for name in ["a", "b"] {
-            cluster.upsert(&Object::Pod(pod(name, "10.0.0.1", &[("app", "web")])));
-        }
-        assert_eq!(cluster.labels.len(), 2, "one label set of pods, one of the namespace");
-        let mut metadata = ObjectMeta { name: "demo".to_owned(), ..ObjectMeta::default() };
-        metadata.labels.insert("role".to_owned(), "prod".to_owned());
-        assert!(cluster.upsert(&Object::Namespace(Namespace { metadata })));
-        assert_eq!(cluster.labels.len(), 2);
-        let policy = NetworkPolicy {
-            metadata: ObjectMeta { name: "p".to_owned(), namespace: Some("demo".to_owned()), ..ObjectMeta::default() },
-            spec: NetworkPolicySpec { pod_selector: LabelSelector::default(), ..NetworkPolicySpec::default() },
+    /// The namespaces that a selector selects.
+    pub(crate) fn namespaces_with(&self, selector: &Selector) -> Vec<&NamespaceState> {
+        let selects = |state: &&NamespaceState| {
+            selector.matches_with(&|key| if key == NAME { Some(&*state.name) } else { state.labels.get(key) })
         };
-        assert!(cluster.upsert(&Object::NetworkPolicy(policy.clone())));
-        assert!(!cluster.upsert(&Object::NetworkPolicy(policy)));
-
-        assert!(cluster.remove(&key(Kind::NetworkPolicy, "p")));
-        assert!(cluster.remove(&key(Kind::Namespace, "demo")), "the pods lose their namespace's labels");
-        assert!(cluster.remove(&key(Kind::Pod, "a")));
-        assert!(cluster.remove(&key(Kind::Pod, "b")));
-        assert!(!cluster.remove(&key(Kind::Namespace, "demo")));
-        assert_eq!((cluster.labels.len(), cluster.ports.len()), (0, 0));
-        assert!(cluster.namespaces.is_empty() && cluster.by_address.is_empty());
-    }
-
-    #[test]
-    fn what_many_policies_say_is_kept_once_and_while_one_says_it() {
-        let mut cluster = Cluster::default();
-        let policy = |name: &str, app: &str| NetworkPolicy {
-            metadata: ObjectMeta { name: name.to_owned(), namespace: Some(name.to_owned()), ..ObjectMeta::default() },
-            spec: NetworkPolicySpec {
-                pod_selector: LabelSelector {
-                    match_labels: [("app".to_owned(), app.to_owned())].into(),
-                    ..LabelSelector::default()
-                },
-                ..NetworkPolicySpec::default()
-            },
+        // By a list of labels one of which each of them has, if the selector asks for such.
+        let exact = |list: &Vec<Requirement>| list.iter().all(|one| matches!(one, Requirement::OneOf(..)));
+        let Some(list) = selector.requirements().into_iter().find(exact) else {
+            return self.namespaces.values().filter(selects).collect();
         };
-        for name in ["a", "b", "c"] {
-            assert!(cluster.upsert(&Object::NetworkPolicy(policy(name, "web"))));
-            assert!(!cluster.upsert(&Object::NetworkPolicy(policy(name, "web"))), "the same again");
+        let mut names = BTreeSet::new();
+        for one in &list {
+            let Requirement::OneOf(key, values) = one else { continue };
+            for value in values {
+                if matches!(key.as_str(), NAMESPACE_NAME_LABEL | NAME) {
+                    names.insert(value.as_str());
+                } else {
+                    let digest = digest(&(key.as_str(), value.as_str()));
+                    let filed = self.labelled.range((digest, Arc::from(""))..);
+                    names.extend(filed.take_while(|(own, _)| *own == digest).map(|(_, name)| &**name));
+                }
+            }
         }
-        assert_eq!(cluster.specs.known.len(), 1);
-        assert!(cluster.upsert(&Object::NetworkPolicy(policy("a", "db"))));
-        let app = |cluster: &Cluster, namespace: &str| {
-            let spec = &cluster.namespace(namespace).expect("a namespace").policies[namespace];
-            spec.pod_selector.match_expressions[0].values[0].clone()
-        };
-        assert_eq!((app(&cluster, "a"), app(&cluster, "b")), ("db".to_owned(), "web".to_owned()));
-        for n in 0..1_000 {
-            assert!(cluster.upsert(&Object::NetworkPolicy(policy("a", &n.to_string()))));
-        }
-        assert!(cluster.specs.known.len() < 250, "{}", cluster.specs.known.len());
-        assert_eq!(app(&cluster, "c"), "web");
+        names.into_iter().filter_map(|name| self.namespaces.get(name)).filter(selects).collect()
     }
+}
 
-    #[test]
-    fn a_namespace_without_a_document_has_its_name_for_a_label() {
-        let mut cluster = Cluster::default();
-        cluster.upsert(&Object::Pod(pod("a", "10.0.0.1", &[])));
-        let state = cluster.namespace("demo").expect("the pod's namespace");
-        let labels = cluster.labels(state.labels);
-        assert_eq!(labels.iter().collect::<Vec<_>>(), [(&NAMESPACE_NAME_LABEL.to_owned(), &"demo".to_owned())]);
-    }
+fn namespace_of(metadata: &tortie_api::ObjectMeta) -> &str {
+    metadata.namespace.as_deref().unwrap_or("default")
+}
+
+/// The labels of a namespace without a document.
+fn undocumented(name: &str) -> StringMap {
+    StringMap::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())])
+}
+
+fn digest(what: &impl Hash) -> u32 {
+    let mut hasher = FxHasher::default();
+    what.hash(&mut hasher);
+    hasher.finish() as u32
 }

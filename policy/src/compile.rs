@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use tortie_api::k8s::PolicyType;
 use tortie_nft::{Ruleset, Value, Verdict};
 
-use crate::chains::{ALL_PODS, Builder, Whose, describe_pods};
-use crate::class::{Access, Policy, names_ports};
-use crate::cluster::{Cluster, PodPort, PodState};
+use crate::chains::Builder;
+use crate::cluster::{Cluster, Group, PodPort, PodView, PolicyView, Spec};
+use crate::describe::whose;
 use crate::frame::{EGRESS_CLASS, Frame, INGRESS_CLASS, OWN4, OWN6, SELF, frame};
 use crate::generation::Generation;
-use crate::governors::{Governors, Group};
-use crate::intern::Id;
+use crate::host_programs;
+use crate::lines::names_own_ports;
 use crate::names::Names;
 use crate::options::CompileOptions;
+use crate::program::{Last, Program};
 use crate::special::write_special;
+use crate::view::Site;
 
 /// A pod's interface on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,48 +41,58 @@ pub struct Endpoint {
 /// has no document, or has ended, may neither send nor receive: nobody can say yet which policies are meant for it.
 pub fn compile(cluster: &Cluster, endpoints: &[Endpoint], generation: Generation, options: &CompileOptions) -> Ruleset {
     let limited = endpoints.iter().any(|endpoint| is_limited(cluster, endpoint));
-    let frame = frame(generation, Frame { cluster, options, limited });
+    let hosts = host_programs::programs(cluster, &options.host.interfaces);
+    let frame = frame(generation, Frame { cluster, options, limited, shape: &host_programs::shape(&hosts) });
     let mut compilation = Compilation {
         cluster,
         options,
-        builder: Builder::new(cluster, frame, Names::default(), options.deny_action),
-        governors: Governors::new(cluster),
+        builder: Builder::new(cluster, frame, Names::default(), options),
         governed: FxHashMap::default(),
         classes: FxHashMap::default(),
     };
     for endpoint in endpoints.iter().collect::<BTreeSet<_>>() {
         compilation.endpoint(endpoint);
     }
-    compilation.builder.ruleset
+    let leads = host_programs::write(&mut compilation.builder, &hosts);
+    let mut ruleset = compilation.builder.finish();
+    for ((map, interface), verdict) in leads.elements {
+        if let Some(map) = ruleset.maps.get_mut(map) {
+            map.elements.insert(interface, verdict);
+        }
+    }
+    ruleset.chains.extend(leads.any.into_iter().map(|(name, chain)| (name.to_owned(), chain)));
+    ruleset
 }
 
 /// Why an endpoint whose pod nobody has described may not send nor receive.
 pub(crate) const UNKNOWN: &str = "the pod is not known, or has ended";
 
 /// What decides a class: direction, group, and the pod's ports where policies call them by name.
-type ClassKey = (PolicyType, Group, Option<Id>);
+type ClassKey = (PolicyType, Group, Option<Arc<[PodPort]>>);
 
 /// Whether the endpoint's pod has limits of packets or connections.
 fn is_limited(cluster: &Cluster, endpoint: &Endpoint) -> bool {
     cluster.special(&endpoint.namespace, &endpoint.pod).is_some_and(|special| !special.limits.is_none())
 }
 
+/// The policies that govern a group, and whether it matters in each direction which ports a pod of it declares.
+type Governed<'a> = (Rc<[PolicyView<'a>]>, [bool; 2]);
+
 struct Compilation<'a> {
     cluster: &'a Cluster,
     options: &'a CompileOptions,
     builder: Builder<'a>,
-    governors: Governors<'a>,
-    governed: FxHashMap<Group, Rc<[Policy<'a>]>>,
+    governed: FxHashMap<Group, Governed<'a>>,
     classes: FxHashMap<ClassKey, String>,
 }
 
 impl<'a> Compilation<'a> {
     fn endpoint(&mut self, endpoint: &Endpoint) {
         let name = || Value::IfName(endpoint.interface.clone());
-        let pod = self.cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| self.cluster.pod(id));
+        let pod = self.cluster.pod(&endpoint.namespace, &endpoint.pod);
         for (direction, map) in [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)] {
             let class = match pod {
-                Some(pod) if pod.endpoint => self.class(pod, direction),
+                Some(pod) if pod.is_endpoint() => self.class(pod, direction),
                 _ => self.unknown(direction),
             };
             if let Some(map) = self.builder.ruleset.maps.get_mut(map) {
@@ -104,83 +117,59 @@ impl<'a> Compilation<'a> {
 
     /// The class of endpoints whose pod nobody has described.
     fn unknown(&mut self, direction: PolicyType) -> String {
-        self.builder.closed(direction, UNKNOWN)
+        self.builder.closed(&Site::of_pods(direction), UNKNOWN)
     }
 
     /// The chain that judges the pod in one direction.
-    fn class(&mut self, pod: &PodState, direction: PolicyType) -> String {
-        let group: Group = (std::sync::Arc::clone(&pod.namespace), pod.labels);
-        let governed = self.governed_by(&group);
-        let isolating = isolating(&governed, direction);
-        let by_name = asks_for_ports(&isolating, direction);
-        let key = (direction, group, by_name.then_some(pod.ports));
+    fn class(&mut self, pod: PodView<'a>, direction: PolicyType) -> String {
+        let group = pod.group().clone();
+        let (governing, asks) = self.governed_by(&group);
+        let by_name = asks[usize::from(direction == PolicyType::Egress)];
+        let key = (direction, group, by_name.then(|| Arc::clone(pod.ports())));
         if let Some(class) = self.classes.get(&key) {
             return class.clone();
         }
-        let ports: &[PodPort] = if by_name { self.cluster.ports(pod) } else { &[] };
-        let class = write_class(&mut self.builder, direction, &isolating, ports);
+        let ports: &[PodPort] = if by_name { pod.ports() } else { &[] };
+        let class = write_class(&mut self.builder, direction, &governing, ports);
         self.classes.insert(key, class.clone());
         class
     }
 
-    /// The policies that select the group, in the order of their names.
-    fn governed_by(&mut self, group: &Group) -> Rc<[Policy<'a>]> {
-        if let Some(policies) = self.governed.get(group) {
-            return Rc::clone(policies);
+    /// The policies that govern the group, in order.
+    fn governed_by(&mut self, group: &Group) -> Governed<'a> {
+        if let Some((policies, asks)) = self.governed.get(group) {
+            return (Rc::clone(policies), *asks);
         }
-        let policies: Rc<[Policy<'a>]> = self.governors.of(group).into();
-        self.governed.insert(group.clone(), Rc::clone(&policies));
-        policies
+        let policies: Rc<[PolicyView<'a>]> = governing(self.cluster, group).into();
+        let asks = [PolicyType::Ingress, PolicyType::Egress].map(|direction| asks_for_ports(&policies, direction));
+        self.governed.insert(group.clone(), (Rc::clone(&policies), asks));
+        (policies, asks)
     }
 }
 
-/// Those of the policies that isolate in this direction.
-pub(crate) fn isolating<'a>(governed: &[Policy<'a>], direction: PolicyType) -> Vec<Policy<'a>> {
-    governed.iter().filter(|policy| policy.spec.policy_types.contains(&direction)).cloned().collect()
+/// The policies that govern pods of a group, in order. Those that judge before conntrack or before DNAT are for host endpoints alone.
+pub(crate) fn governing<'a>(cluster: &'a Cluster, group: &Group) -> Vec<PolicyView<'a>> {
+    let is_for_pods = |policy: &PolicyView<'_>| match policy.spec {
+        Spec::Calico(spec) => !spec.do_not_track && !spec.pre_dnat,
+        _ => true,
+    };
+    cluster.governing(&cluster.seen_group(group)).into_iter().filter(is_for_pods).collect()
 }
 
-/// Whether what these policies allow depends on the ports that the pod itself declares.
-pub(crate) fn asks_for_ports(isolating: &[Policy<'_>], direction: PolicyType) -> bool {
-    direction == PolicyType::Ingress && isolating.iter().any(|policy| names_ports(policy.spec, direction))
+/// Whether what these policies say in this direction depends on the ports that the pod itself declares.
+pub(crate) fn asks_for_ports(governing: &[PolicyView<'_>], direction: PolicyType) -> bool {
+    governing.iter().any(|policy| policy.spec.governs(direction) && names_own_ports(policy.spec, direction))
 }
 
-/// Writes the chain of pods that these policies isolate, and that declare these ports. Returns its name.
+/// Writes the chain of pods that these policies govern, in order, and that declare these ports. Returns its name.
 pub(crate) fn write_class(
     builder: &mut Builder<'_>,
     direction: PolicyType,
-    isolating: &[Policy<'_>],
+    governing: &[PolicyView<'_>],
     ports: &[PodPort],
 ) -> String {
-    if isolating.is_empty() {
-        return builder.open(direction);
-    }
-    let access = Access::of(isolating, direction, ports);
-    let whose = Whose { policies: in_the_name_of(isolating), pods: selected_by(isolating) };
-    builder.class(direction, &access, &whose)
-}
-
-/// The pods that these policies select: each is in the selection of all of them.
-fn selected_by(policies: &[Policy<'_>]) -> String {
-    let namespace = policies.first().map_or("", |policy| policy.namespace);
-    let selections: BTreeSet<String> = policies.iter().map(|policy| describe_pods(&policy.spec.pod_selector)).collect();
-    let selections: Vec<&str> = selections.iter().map(String::as_str).filter(|it| *it != ALL_PODS).collect();
-    match selections.len() {
-        0 => format!("{ALL_PODS} of {namespace}"),
-        1..=SHOWN => format!("pods of {namespace} with {}", selections.join(" and ")),
-        more => format!("pods of {namespace} with {} and {} more", selections[..SHOWN].join(" and "), more - SHOWN),
-    }
-}
-
-/// How many names or selectors a comment has room for.
-const SHOWN: usize = 2;
-
-/// The policies' names in short: the first ones, and how many more.
-fn in_the_name_of(policies: &[Policy<'_>]) -> String {
-    let names: Vec<String> =
-        policies.iter().take(SHOWN).map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect();
-    let names = names.join(", ");
-    match policies.len().saturating_sub(SHOWN) {
-        0 => names,
-        more => format!("{names} and {more} more"),
-    }
+    let concerned: Vec<PolicyView<'_>> =
+        governing.iter().filter(|policy| policy.spec.governs(direction)).copied().collect();
+    let program = Program::of(builder.resolver.cluster, concerned.iter().copied(), direction, Last::Allow);
+    builder.program(&Site::of_pods(direction), &program, ports, &whose(&concerned))
 }

@@ -11,36 +11,42 @@
 //! Where that is no shorter, as at the start and after very many changes, all is compiled anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tortie_api::k8s::{NetworkPolicySpec, PolicyType};
-use tortie_nft::{Ruleset, Transaction, Value, Verdict};
+use tortie_api::k8s::PolicyType;
+use tortie_nft::{Key, Ruleset, Transaction, Value, Verdict};
 
 use crate::chains::Builder;
 use crate::change::Change;
-use crate::class::Policy;
-use crate::cluster::Cluster;
-use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, isolating, write_class};
-use crate::followed::Following;
+use crate::cluster::{Cluster, Group, PodPort, PolicyKey, PolicyView, Spec};
+use crate::compile::{Endpoint, UNKNOWN, asks_for_ports, governing, write_class};
+use crate::followed::{Again, Following};
 use crate::frame::{
     EGRESS_CLASS, Frame, INGRESS_CLASS, LIMIT_EGRESS, LIMIT_INGRESS, OWN4, OWN6, SELF, frame, optional,
 };
 use crate::generation::Generation;
-use crate::governors::{Governors, Group};
+use crate::hits;
 use crate::intern::{Id, Interner};
 use crate::marks::MarkMask;
 use crate::names::Names;
 use crate::options::CompileOptions;
+use crate::selection::Selection;
 use crate::special::write_special;
 use crate::tightens::{change_tightens, tightens};
 use crate::touched::{Changes, Name};
+use crate::view::Site;
+
+mod hosts;
+
+use hosts::Hosts;
 
 const DIRECTIONS: [(PolicyType, &str); 2] = [(PolicyType::Egress, EGRESS_CLASS), (PolicyType::Ingress, INGRESS_CLASS)];
 
 /// What decides a class: direction, group, and the pod's ports where policies call them by name. No group is that of endpoints
 /// whose pod nobody has described.
-type ClassKey = (PolicyType, Option<Group>, Option<Id>);
+type ClassKey = (PolicyType, Option<Group>, Option<Arc<[PodPort]>>);
 
 /// The chain of a class, and all that it uses, by number.
 #[derive(Debug)]
@@ -56,12 +62,40 @@ struct Own {
     uses: Box<[Id]>,
 }
 
+/// What governs a group.
+#[derive(Debug)]
+struct Governed {
+    /// The policies, in order.
+    policies: Vec<(PolicyKey, Spec)>,
+    /// The same.
+    keys: FxHashSet<PolicyKey>,
+    /// Whether it matters in each of [`DIRECTIONS`] which ports a pod declares.
+    asks_for_ports: [bool; 2],
+}
+
+impl Governed {
+    fn of(cluster: &Cluster, group: &Group) -> Self {
+        let views = governing(cluster, group);
+        Self {
+            policies: views.iter().map(|view| (view.key.clone(), view.spec.clone())).collect(),
+            keys: views.iter().map(|view| view.key.clone()).collect(),
+            asks_for_ports: DIRECTIONS.map(|(direction, _)| asks_for_ports(&views, direction)),
+        }
+    }
+
+    fn views(&self) -> Vec<PolicyView<'_>> {
+        self.policies.iter().map(|(key, spec)| PolicyView { key, spec }).collect()
+    }
+}
+
 /// A cluster, and the table of a node in it.
 #[derive(Debug)]
 pub struct Compiler {
     cluster: Cluster,
     options: CompileOptions,
     state: State,
+    /// Counters that are to be kept by the next table, with their comments.
+    found: BTreeMap<String, Option<String>>,
 }
 
 /// What a table is made from.
@@ -80,12 +114,18 @@ struct State {
     /// The names of all chains, sets and maps outside the frame, each held by the classes that use it.
     parts: Interner<str>,
     following: Following,
-    governed: FxHashMap<Group, BTreeMap<Arc<str>, Arc<NetworkPolicySpec>>>,
+    governed: FxHashMap<Group, Arc<Governed>>,
+    /// The counters of policies' rules: they stay while the policy is there, whether a class uses them or not.
+    counters: BTreeMap<PolicyKey, BTreeSet<String>>,
+    /// The counters of what tiers deny, which go with the classes that use them.
+    defaults: BTreeSet<String>,
     classes: FxHashMap<ClassKey, Class>,
     /// The endpoints, each with its class in both directions.
     endpoints: BTreeMap<Endpoint, [ClassKey; 2]>,
     /// The few endpoints that have something special.
     own: BTreeMap<Endpoint, Own>,
+    /// The node's host endpoints.
+    hosts: Hosts,
     /// Whether any of them has limits, so that the frame has what leads to these.
     limited: bool,
     /// Whether endpoints share an interface: then the last of them counts, and one cannot be taken away by itself.
@@ -99,7 +139,7 @@ pub struct Update(Kind);
 #[derive(Debug)]
 enum Kind {
     /// In these parts.
-    Parts(Change),
+    Parts(Box<Change>),
     /// It was this, and is another.
     Anew(Box<Ruleset>),
 }
@@ -118,6 +158,17 @@ impl Update {
         match &self.0 {
             Kind::Parts(change) => change_tightens(&change.before, &change.after, now),
             Kind::Anew(before) => tightens(before, now),
+        }
+    }
+
+    /// Whether stamps from before the change to `now` may be read as others there: they are in other bits.
+    fn forgets_stamps(&self, now: &Ruleset) -> bool {
+        match &self.0 {
+            Kind::Parts(_) => false,
+            Kind::Anew(before) => {
+                let mask = Generation::mask_of(before);
+                mask.is_some() && mask != Generation::mask_of(now)
+            }
         }
     }
 
@@ -146,7 +197,7 @@ impl Update {
 impl Compiler {
     /// A compiler that knows of nothing.
     pub fn new(options: CompileOptions) -> Self {
-        Self { cluster: Cluster::default(), options, state: State::default() }
+        Self { cluster: Cluster::default(), options, state: State::default(), found: BTreeMap::new() }
     }
 
     /// The cluster.
@@ -166,9 +217,7 @@ impl Compiler {
 
     /// How many policies select endpoints of this node.
     pub fn active_policies(&self) -> usize {
-        let governed = self.state.governed.iter();
-        let policies = governed.flat_map(|(group, policies)| policies.keys().map(move |name| (&*group.0, &**name)));
-        policies.collect::<FxHashSet<_>>().len()
+        self.state.governed.values().flat_map(|governed| &governed.keys).collect::<FxHashSet<_>>().len()
     }
 
     /// How many selections of peers, and of ports by name, the table follows: each is a set.
@@ -183,6 +232,12 @@ impl Compiler {
         let special = |endpoint: &Endpoint| self.cluster.special(&endpoint.namespace, &endpoint.pod);
         let endpoints = self.state.endpoints.keys();
         endpoints.filter_map(|endpoint| Some(special(endpoint)?.problems(endpoint, &self.options))).flatten().collect()
+    }
+
+    /// Has the next table keep those counters of another that count hits of policies that are there, even where no class uses them: at a
+    /// start, those of the kernel's table. To be told before the first update.
+    pub fn adopt_counters(&mut self, found: &BTreeMap<String, Option<String>>) {
+        self.found.clone_from(found);
     }
 
     /// The bits of the ct mark that its tables use.
@@ -217,7 +272,8 @@ impl Compiler {
             });
             let due: Vec<Endpoint> = due.cloned().collect();
             self.state.assign(context, &due, &leaving, &dirty, &mut change);
-            return Update(Kind::Parts(change));
+            self.state.forget_counters(context.cluster, &changes, &mut change);
+            return Update(Kind::Parts(Box::new(change)));
         }
         self.anew(&wanted.into_iter().cloned().collect::<Vec<_>>(), ambiguous, generation)
     }
@@ -239,7 +295,8 @@ impl Compiler {
                 due.dedup();
             }
             self.state.assign(context, &due, &[], &dirty, &mut change);
-            return Update(Kind::Parts(change));
+            self.state.forget_counters(context.cluster, &changes, &mut change);
+            return Update(Kind::Parts(Box::new(change)));
         }
         let endpoints: Vec<Endpoint> = self.state.endpoints.keys().cloned().collect();
         self.anew(&endpoints, self.state.ambiguous, generation)
@@ -252,13 +309,31 @@ impl Compiler {
 
     /// Compiles everything.
     fn anew(&mut self, endpoints: &[Endpoint], ambiguous: bool, generation: Generation) -> Update {
-        let before = std::mem::take(&mut self.state).table;
+        let State { table: before, counters, .. } = std::mem::take(&mut self.state);
         let context = Context { cluster: &self.cluster, options: &self.options };
         self.state.table = self.state.frame(context, generation);
+        self.state.counters = counters;
+        self.state.keep_counters(context, &before);
+        self.state.adopt_counters(context, std::mem::take(&mut self.found));
         self.state.generation = Some(generation);
         self.state.ambiguous = ambiguous;
+        self.state.assign_hosts(context, &mut Change::default());
         self.state.assign(context, endpoints, &[], &FxHashSet::default(), &mut Change::default());
         Update(Kind::Anew(Box::new(before)))
+    }
+
+    /// Whether flows keep what they were allowed, whatever policies say now (`policyExistingConnections: Keep`).
+    pub const fn keeps_connections(&self) -> bool {
+        self.options.host.keep_connections
+    }
+
+    /// Whether the generation must move with `update`, the last one, so that flows are judged again.
+    pub fn must_move(&self, update: &Update) -> bool {
+        if self.keeps_connections() {
+            update.forgets_stamps(&self.state.table)
+        } else {
+            update.tightens(&self.state.table)
+        }
     }
 
     /// The generation that follows `generation`, the table's before `update`, where that must move: one whose stamps no flow carries yet,
@@ -274,7 +349,7 @@ impl Compiler {
     pub fn move_generation(&mut self, generation: Generation, update: &mut Update) {
         let mut change = Change::default();
         let recorded = match &mut update.0 {
-            Kind::Parts(change) => change,
+            Kind::Parts(change) => &mut **change,
             Kind::Anew(_) => &mut change,
         };
         self.state.generation = Some(generation);
@@ -295,13 +370,16 @@ impl State {
         if self.generation.replace(generation) != Some(generation) || changes.frame {
             self.set_frame(self.frame(context, generation), change);
         }
+        if hosts::concern(changes) {
+            self.assign_hosts(context, change);
+        }
         self.follow(context.cluster, changes, change);
         self.govern(context.cluster, changes)
     }
 
     /// The frame for the endpoints that there are.
     fn frame(&self, Context { cluster, options }: Context<'_>, generation: Generation) -> Ruleset {
-        frame(generation, Frame { cluster, options, limited: self.limited })
+        frame(generation, Frame { cluster, options, limited: self.limited, shape: &self.hosts.shape })
     }
 
     /// Makes what of the table is the same for all endpoints what `wanted`, a frame, has.
@@ -345,35 +423,43 @@ impl State {
 
     /// Looks again at the addresses about which something changed, in the sets that their old and new owners may be in.
     fn follow(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
-        let mut candidates = Vec::new();
-        for (&address, before) in &changes.addresses {
-            candidates.clear();
-            for seen in before {
-                self.following.candidates(seen, &mut candidates);
-            }
-            for pod in cluster.endpoints_at(address) {
-                self.following.candidates(&cluster.seen(pod), &mut candidates);
-            }
-            candidates.sort_unstable();
-            candidates.dedup();
-            for &id in &candidates {
-                let Some(followed) = self.following.get(id).filter(|set| set.has_family_of(address)) else { continue };
-                let name = self.parts.get(id);
-                let Some(set) = self.table.sets.get(name) else { continue };
-                let first = vec![Value::Addr(address)];
-                let old: BTreeSet<_> = set
-                    .elements
-                    .range(first.clone()..)
-                    .take_while(|key| key.first() == first.first())
-                    .cloned()
-                    .collect();
-                let new = followed.elements_at(cluster, address);
-                for key in old.difference(&new) {
-                    change.set_element(&mut self.table, name, key.clone(), false);
+        for (id, again) in self.following.touched(cluster, changes) {
+            let (Some(followed), name) = (self.following.get(id), self.parts.get(id)) else { continue };
+            if let (Some(map), Again::At(addresses)) = (self.table.counter_maps.get(name), &again) {
+                let at = |address: &IpAddr| {
+                    let first = vec![Value::Addr(*address)];
+                    map.elements.range(first.clone()..).take_while(move |(key, _)| key.first() == first.first())
+                };
+                let mut elements: BTreeMap<Key, Option<String>> =
+                    addresses.iter().flat_map(at).map(|(key, _)| (key.clone(), None)).collect();
+                for address in addresses {
+                    let counters = followed.counters_at(cluster, *address);
+                    elements.extend(counters.into_iter().map(|(key, counter)| (key, Some(counter))));
                 }
-                for key in new.difference(&old) {
-                    change.set_element(&mut self.table, name, key.clone(), true);
+                for (key, counter) in elements {
+                    change.counter_element(&mut self.table, name, &key, counter);
                 }
+                continue;
+            }
+            let Some(set) = self.table.sets.get(name) else { continue };
+            let (old, new): (Vec<Key>, BTreeSet<Key>) = match again {
+                Again::All => (set.elements.iter().cloned().collect(), followed.elements(cluster)),
+                Again::At(addresses) => {
+                    let at = |address: &IpAddr| {
+                        let first = vec![Value::Addr(*address)];
+                        set.elements.range(first.clone()..).take_while(move |key| key.first() == first.first())
+                    };
+                    let old = addresses.iter().flat_map(at).cloned().collect();
+                    let new = addresses.iter().flat_map(|address| followed.elements_at(cluster, *address));
+                    (old, new.collect())
+                }
+            };
+            let came: Vec<Key> = new.iter().filter(|key| !set.elements.contains(*key)).cloned().collect();
+            for key in old.into_iter().filter(|key| !new.contains(key)) {
+                change.set_element(&mut self.table, name, key, false);
+            }
+            for key in came {
+                change.set_element(&mut self.table, name, key, true);
             }
         }
     }
@@ -381,28 +467,28 @@ impl State {
     /// Brings the policies of the groups up to date. Returns the groups whose policies changed.
     fn govern(&mut self, cluster: &Cluster, changes: &Changes) -> FxHashSet<Group> {
         let mut dirty = FxHashSet::default();
-        for (namespace, name) in &changes.policies {
-            let spec = cluster.namespace(namespace).and_then(|state| state.policies.get(name));
-            for (group, governed) in self.governed.iter_mut().filter(|(group, _)| group.0 == *namespace) {
-                // The number of a label set that nobody holds any more; its endpoints are about to leave the group.
-                let Some(labels) = cluster.labels_if_held(group.1) else { continue };
-                let old = governed.remove(name);
-                let new = spec.filter(|spec| spec.pod_selector.matches(labels));
-                if let Some(new) = new {
-                    governed.insert(name.clone(), Arc::clone(new));
-                }
-                if old.is_some() || new.is_some() {
-                    dirty.insert(group.clone());
-                }
+        let subjects: Vec<(&PolicyKey, Option<Selection>)> = changes
+            .policies
+            .iter()
+            .map(|key| (key, cluster.policy(key).map(|spec| spec.subject(key.namespace.as_deref()))))
+            .collect();
+        for (group, governed) in &self.governed {
+            let account = (Arc::clone(&group.namespace), Arc::clone(&group.service_account));
+            let relabelled =
+                changes.namespaces.contains_key(&group.namespace) || changes.service_accounts.contains_key(&account);
+            let in_tier = |tier: &str| governed.policies.iter().any(|(_, spec)| spec.tier() == tier);
+            let seen = (!subjects.is_empty()).then(|| cluster.seen_group(group));
+            let is_concerned = |(key, subject): &(&PolicyKey, Option<Selection>)| {
+                governed.keys.contains(*key)
+                    || subject.as_ref().zip(seen.as_ref()).is_some_and(|(subject, seen)| subject.selects(seen))
+            };
+            if relabelled || changes.tiers.iter().any(|tier| in_tier(tier)) || subjects.iter().any(is_concerned) {
+                dirty.insert(group.clone());
             }
         }
-        // A pod that changed may have been the last of its group, and the number of its label set another's by now.
         let keys = changes.pods.iter().flat_map(|pod| self.endpoints_of(pod)).flat_map(|(_, keys)| keys);
-        let groups: Vec<Group> = keys.filter_map(|key| key.1.clone()).collect();
-        for group in groups {
-            self.governed.remove(&group);
-            dirty.insert(group);
-        }
+        dirty.extend(keys.filter_map(|key| key.1.clone()));
+        self.governed.retain(|group, _| !dirty.contains(group));
         dirty
     }
 
@@ -417,6 +503,35 @@ impl State {
         let (namespace, pod) = (Arc::clone(namespace), pod.clone());
         let from = self.endpoints.range(first..);
         from.take_while(move |(endpoint, _)| *endpoint.namespace == *namespace && *endpoint.pod == *pod)
+    }
+
+    /// Takes counters over of the table before for all policies that are still there.
+    fn keep_counters(&mut self, Context { cluster, options }: Context<'_>, before: &Ruleset) {
+        self.counters.retain(|policy, _| options.count_hits && cluster.policy(policy).is_some());
+        for name in self.counters.values().flatten() {
+            if let Some(comment) = before.counters.get(name) {
+                self.table.counters.insert(name.clone(), comment.clone());
+            }
+        }
+    }
+
+    /// Takes counters over that were found in the kernel, of policies that are there.
+    fn adopt_counters(&mut self, Context { cluster, options }: Context<'_>, found: BTreeMap<String, Option<String>>) {
+        for (name, comment) in found.into_iter().filter(|_| options.count_hits) {
+            if let Some(policy) = hits::policy_of(cluster, &name, comment.as_deref()) {
+                self.table.counters.insert(name.clone(), comment);
+                self.counters.entry(policy).or_default().insert(name);
+            }
+        }
+    }
+
+    /// Forgets what the rules of policies have counted that are not there any more.
+    fn forget_counters(&mut self, cluster: &Cluster, changes: &Changes, change: &mut Change) {
+        for policy in changes.policies.iter().filter(|policy| cluster.policy(policy).is_none()) {
+            for name in self.counters.remove(policy).into_iter().flatten() {
+                change.counter_gone(&mut self.table, &name);
+            }
+        }
     }
 
     /// Whether an endpoint is of one of these groups.
@@ -506,13 +621,11 @@ impl State {
     fn classify(&mut self, context: Context<'_>, endpoints: &[Endpoint], change: &mut Change) {
         let Context { cluster, options } = context;
         let (table, names) = (std::mem::take(&mut self.table), std::mem::take(&mut self.names));
-        let mut builder = Builder::new(cluster, table, names, options.deny_action);
-        let mut governors = Governors::new(cluster);
+        let mut builder = Builder::new(cluster, table, names, options);
         let mut came = Vec::new();
         let mut assigned = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
-            let keys = DIRECTIONS
-                .map(|(direction, _)| self.class(&mut builder, &mut governors, endpoint, direction, &mut came));
+            let keys = DIRECTIONS.map(|(direction, _)| self.class(&mut builder, endpoint, direction, &mut came));
             let elements = write_special(&mut builder, endpoint, options);
             let uses = self.hold_used(&mut builder, &mut came);
             let old = self.own.remove(endpoint);
@@ -521,17 +634,7 @@ impl State {
             }
             assigned.push((endpoint, keys, old));
         }
-        let Builder { ruleset, names, followed, .. } = builder;
-        self.names = names;
-        self.table = ruleset;
-        for (name, followed) in followed {
-            if let Some(id) = self.parts.id(&name) {
-                self.following.insert(id, followed);
-            }
-        }
-        for name in came {
-            change.came(&self.table, &name);
-        }
+        self.take_back(builder, came, change);
         self.lead_to_limits(context, change);
         for (endpoint, keys, old) in assigned {
             for ((_, map), key) in DIRECTIONS.iter().zip(&keys) {
@@ -545,38 +648,56 @@ impl State {
         }
     }
 
+    /// Takes the table back from a builder, with all that it wrote; `came` is what had not been there.
+    fn take_back(&mut self, builder: Builder<'_>, came: Vec<String>, change: &mut Change) {
+        let Builder { ruleset, names, followed, counters, defaults, .. } = builder;
+        self.names = names;
+        self.table = ruleset;
+        for (name, (policy, comment)) in counters {
+            change.counter_came(&mut self.table, &name, comment);
+            self.counters.entry(policy).or_default().insert(name);
+        }
+        for (name, comment) in defaults {
+            change.counter_came(&mut self.table, &name, comment);
+            self.defaults.insert(name);
+        }
+        for (name, followed) in followed {
+            if let Some(id) = self.parts.id(&name) {
+                self.following.insert(id, followed);
+            }
+        }
+        for name in came {
+            change.came(&self.table, &name);
+        }
+    }
+
     /// The class of an endpoint in one direction, written if it is not there yet. What that brings in addition to what is there goes
     /// into `came`.
-    fn class<'a>(
+    fn class(
         &mut self,
-        builder: &mut Builder<'a>,
-        governors: &mut Governors<'a>,
+        builder: &mut Builder<'_>,
         endpoint: &Endpoint,
         direction: PolicyType,
         came: &mut Vec<String>,
     ) -> ClassKey {
         let cluster = builder.resolver.cluster;
-        let pod = cluster.pod_id(&endpoint.namespace, &endpoint.pod).map(|id| cluster.pod(id));
-        let Some(pod) = pod.filter(|pod| pod.endpoint) else {
+        let pod = cluster.pod(&endpoint.namespace, &endpoint.pod);
+        let Some(pod) = pod.filter(|pod| pod.is_endpoint()) else {
             let key = (direction, None, None);
             if !self.classes.contains_key(&key) {
-                let name = builder.closed(direction, UNKNOWN);
+                let name = builder.closed(&Site::of_pods(direction), UNKNOWN);
                 self.hold(&key, name, builder, came);
             }
             return key;
         };
-        let group: Group = (Arc::clone(&pod.namespace), pod.labels);
-        let governed = self.governed.entry(group.clone()).or_insert_with(|| {
-            governors.of(&group).into_iter().map(|policy| (policy.name.into(), Arc::clone(policy.spec))).collect()
-        });
-        let policies: Vec<Policy<'_>> =
-            governed.iter().map(|(name, spec)| Policy { namespace: &group.0, name, spec }).collect();
-        let isolating = isolating(&policies, direction);
-        let by_name = asks_for_ports(&isolating, direction);
-        let key = (direction, Some(group.clone()), by_name.then_some(pod.ports));
+        let group = pod.group().clone();
+        let governed = self.governed.entry(group.clone()).or_insert_with(|| Arc::new(Governed::of(cluster, &group)));
+        let by_name = governed.asks_for_ports[usize::from(direction == DIRECTIONS[1].0)];
+        let key = (direction, Some(group), by_name.then(|| Arc::clone(pod.ports())));
         if !self.classes.contains_key(&key) {
-            let ports = if by_name { cluster.ports(pod) } else { &[] };
-            let name = write_class(builder, direction, &isolating, ports);
+            let governed = Arc::clone(governed);
+            let ports: &[PodPort] = if by_name { pod.ports() } else { &[] };
+            let name = write_class(builder, direction, &governed.views(), ports);
             self.hold(&key, name, builder, came);
         }
         key
@@ -606,7 +727,11 @@ impl State {
             if let Some(name) = self.parts.release(part) {
                 self.following.remove(part);
                 self.names.forget(&name);
-                change.gone(&mut self.table, &name);
+                if self.defaults.remove(&*name) {
+                    change.counter_gone(&mut self.table, &name);
+                } else {
+                    change.gone(&mut self.table, &name);
+                }
             }
         }
     }

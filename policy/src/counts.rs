@@ -7,7 +7,7 @@ use crate::cluster::Cluster;
 pub struct Counts {
     /// Nodes that there is a document of.
     pub nodes: usize,
-    /// NetworkPolicies.
+    /// Policies of all kinds.
     pub policies: usize,
     /// Pods that are endpoints: neither on their node's network, nor ended.
     pub endpoints: usize,
@@ -16,10 +16,6 @@ pub struct Counts {
 impl Cluster {
     /// Counts; at the cost of a look at each pod.
     pub fn counts(&self) -> Counts {
-        Counts {
-            nodes: self.node_names().len(),
-            policies: self.namespaces().map(|(_, namespace)| namespace.policies.len()).sum(),
-            endpoints: self.pods().filter(|pod| pod.endpoint).count(),
-        }
+        Counts { nodes: self.node_names().len(), policies: self.policy_count(), endpoints: self.endpoints().count() }
     }
 }

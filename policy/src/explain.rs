@@ -1,20 +1,21 @@
 //! Why a flow passes or does not: the oracle's decision, for programs and for people.
 
+mod words;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tortie_api::k8s::{PolicyType, Protocol};
+use tortie_api::ObjectKey;
+use tortie_api::calico::Action;
+use tortie_api::k8s::PolicyType;
 
-use crate::cluster::Cluster;
 use crate::matrix::Verdict;
 use crate::options::CompileOptions;
-use crate::oracle::{self, Decision, Error, Half, Misfit, Place, Question, Reason};
-
-/// The tier that every NetworkPolicy is in.
-const TIER: &str = "default";
+use crate::oracle::{self, Asked, Error, Half, Place, Question, Reason, World};
+use words::Words;
 
 /// What `policy explain` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// What becomes of the flow.
     pub verdict: Verdict,
@@ -29,31 +30,87 @@ pub struct Explanation {
 }
 
 /// What one direction says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Side {
     /// What becomes of the flow as far as this direction is concerned.
     pub verdict: Verdict,
-    /// The tier of the deciding policies; none where no policy had a say.
+    /// The deciding tier; none where no policy decided.
     pub tier: Option<String>,
-    /// The policy that allows the flow, or all that isolate the pod if none of them does, comma separated.
+    /// The deciding policy, or all of the deciding tier that select the pod if none of their rules does, comma separated.
     pub policy: Option<String>,
+    /// Its kind; none where the tier's default action decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// The deciding rule, as a field of its policy: `spec.ingress[0]`.
     pub rule: Option<String>,
+    /// The same as people count, from 1.
+    #[serde(default, rename = "ruleNumber", skip_serializing_if = "Option::is_none")]
+    pub rule_number: Option<usize>,
+    /// Where the deciding policy comes from, if that is known: a place in a file, or a resource version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// What this direction would say if staged policies were enforced; none if none of them concerns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
     /// How it came to that, in order.
     pub steps: Vec<Step>,
 }
 
-/// One step towards a direction's verdict.
+/// What a direction would say if staged policies were enforced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// What would become of the flow as far as this direction is concerned.
+    pub verdict: Verdict,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// One step towards a direction's verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The policy that was asked, if any.
     pub policy: Option<String>,
+    /// Its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its tier, or the tier that ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    /// Its order within the tier; none is last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<f64>,
+    /// Whether it is staged: what it says would be done, and is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub staged: bool,
+    /// Where it comes from, if that is known: a place in a file, or a resource version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Its rule, if one decides.
     pub rule: Option<String>,
     /// What it says.
     pub result: StepResult,
     /// Why, in words.
     pub why: String,
+    /// The rules that were looked at, from the first on, up to the one that decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+/// A rule that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// The rule, as a field of its policy: `spec.ingress[0]`.
+    pub rule: String,
+    /// What it does with what it fits.
+    pub action: Action,
+    /// Whether it fits the flow.
+    pub fits: bool,
+    /// What of it does not fit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
+    /// What of its sets is there that concerns the flow: `NetworkSet demo/partners by 192.0.2.0/24`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
 }
 
 /// What a step says.
@@ -62,10 +119,12 @@ pub struct Step {
 pub enum StepResult {
     /// It allows the flow.
     Allow,
-    /// It does not.
+    /// It does not fit the flow.
     NoMatch,
     /// It denies the flow.
     Deny,
+    /// It leaves the flow to the next tier.
+    Pass,
 }
 
 /// Where a flow goes, as far as manifests tell.
@@ -102,15 +161,16 @@ pub enum Path {
 ///
 /// # Errors
 /// Those of [`oracle::verdict`].
-pub fn explain(cluster: &Cluster, question: &Question, options: &CompileOptions) -> Result<Explanation, Error> {
-    let decision = oracle::verdict_of(cluster, question, Some(options))?;
-    let what = Flow { decision: &decision, protocol: question.protocol, port: question.port };
+pub fn explain(world: &World, question: &Question, options: &CompileOptions) -> Result<Explanation, Error> {
+    let decision = oracle::verdict_on(world, question, options)?;
+    let of = |direction| Words::new(&decision, direction, question.traffic);
+    let (egress, ingress) = (of(PolicyType::Egress), of(PolicyType::Ingress));
     Ok(Explanation {
         verdict: decision.allowed.into(),
-        egress: what.side(PolicyType::Egress),
-        ingress: what.side(PolicyType::Ingress),
+        egress: side(world, &egress, &decision.egress),
+        ingress: side(world, &ingress, &decision.ingress),
         route: route(&decision.from, &decision.to),
-        summary: what.summary(),
+        summary: words::summary(&decision, &egress, &ingress),
     })
 }
 
@@ -122,6 +182,9 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {title}: {}", side.verdict)?;
             for step in &side.steps {
                 writeln!(f, "    {}", step.why)?;
+            }
+            if let Some(staged) = &side.staged {
+                writeln!(f, "    with staged policies enforced: {}, {}", staged.verdict, staged.why)?;
             }
         }
         Ok(())
@@ -144,156 +207,104 @@ fn route(from: &Place, to: &Place) -> Route {
     }
 }
 
-/// A decided flow, and how to talk about it.
-struct Flow<'a> {
-    decision: &'a Decision,
-    protocol: Protocol,
-    port: u16,
-}
-
-/// The words for one direction.
-struct Words<'a> {
-    half: &'a Half,
-    /// `egress` or `ingress`.
-    direction: &'static str,
-    /// The pod whose policies speak.
-    pod: &'a str,
-    /// `to X` or `from X`.
-    peer: String,
-}
-
-impl Flow<'_> {
-    fn words(&self, direction: PolicyType) -> Words<'_> {
-        let (from, to) = (&self.decision.from.name, &self.decision.to.name);
-        match direction {
-            PolicyType::Egress => {
-                Words { half: &self.decision.egress, direction: "egress", pod: from, peer: format!("to {to}") }
-            }
-            PolicyType::Ingress => {
-                Words { half: &self.decision.ingress, direction: "ingress", pod: to, peer: format!("from {from}") }
-            }
-        }
-    }
-
-    fn port(&self) -> String {
-        format!("{}/{}", self.protocol, self.port)
-    }
-
-    fn summary(&self) -> String {
-        let (egress, ingress) = (self.words(PolicyType::Egress), self.words(PolicyType::Ingress));
-        if self.decision.allowed {
-            if egress.half.reason == Reason::Itself {
-                return format!("allowed: {} is the same pod, and a pod always reaches itself", egress.pod);
-            }
-            return format!("allowed: {}, and {}", self.sentence(&egress), self.sentence(&ingress));
-        }
-        let denying: Vec<String> =
-            [egress, ingress].iter().filter(|words| !words.half.allowed).map(|words| self.sentence(words)).collect();
-        format!("denied: {}", denying.join("; and "))
-    }
-
-    /// Why a direction says what it says.
-    fn sentence(&self, words: &Words<'_>) -> String {
-        let Words { direction, pod, peer, .. } = words;
-        let port = self.port();
-        match &words.half.reason {
-            Reason::NotAPod => format!("{pod} is not a pod, and no policy governs its {direction}"),
-            Reason::Itself => format!("{pod} always reaches itself"),
-            Reason::OwnNode => format!("the {direction} of {pod} is never cut for its own node"),
-            Reason::Tunnel => format!("{pod} is a pod, and {port} is the VXLAN of nodes, which no pod may send"),
-            Reason::Spoofed => format!(
-                "{pod} is in an IPPool and no pod has it: what a pod sends from an address that is not its own is dropped"
-            ),
-            Reason::EndpointToHost => {
-                format!(
-                    "{pod} is the pod's own node, which takes nothing from pods: defaultEndpointToHostAction is Drop"
-                )
-            }
-            Reason::ServiceLoop => format!(
-                "{pod} is a service address: what nobody translates to a backend's is dropped by serviceLoopPrevention, and \
-                 what somebody translates is judged by the backend's address"
-            ),
-            Reason::NotIsolated => format!("{direction} of {pod} is not isolated by any NetworkPolicy"),
-            Reason::Rule { policy, rule } => format!(
-                "{direction} of {pod} is allowed by NetworkPolicy {policy}, spec.{direction}[{rule}], for {port} {peer}"
-            ),
-            Reason::NoRule { policies } => {
-                let rules = match words.half.steps.iter().map(|step| step.rules).sum::<usize>() {
-                    0 => "which has no rule".to_owned(),
-                    _ => format!("and no rule of its {} allows {port} {peer}", count(policies.len())),
-                };
-                let rules = if policies.len() > 1 { rules.replace("which has", "which have") } else { rules };
-                let kind = if policies.len() > 1 { "NetworkPolicies" } else { "NetworkPolicy" };
-                format!("{direction} of {pod} is isolated by {kind} {}, {rules}", policies.join(", "))
-            }
-        }
-    }
-
-    fn side(&self, direction: PolicyType) -> Side {
-        let words = self.words(direction);
-        let Words { half, direction, pod, peer } = &words;
-        let field = |rule: usize| format!("spec.{direction}[{rule}]");
-        let (policy, rule) = match &half.reason {
-            Reason::Rule { policy, rule } => (Some(policy.clone()), Some(field(*rule))),
-            Reason::NoRule { policies } => (Some(policies.join(", ")), None),
-            _ => (None, None),
-        };
-        let mut steps: Vec<Step> = half
-            .steps
-            .iter()
-            .map(|step| {
-                let rule = step.allowed_by.map(field);
-                let why = match &rule {
-                    Some(rule) => format!("NetworkPolicy {}: {rule} allows {} {peer}", step.policy, self.port()),
-                    None => format!(
-                        "NetworkPolicy {} isolates {direction} of {pod} and does not allow it: {}",
-                        step.policy,
-                        misfits(&step.misfits, direction, peer, &self.port())
-                    ),
-                };
-                let result = if rule.is_some() { StepResult::Allow } else { StepResult::NoMatch };
-                Step { policy: Some(step.policy.clone()), rule, result, why }
-            })
-            .collect();
-        if steps.is_empty() || !half.allowed {
-            let result = if half.allowed { StepResult::Allow } else { StepResult::Deny };
-            steps.push(Step { policy: None, rule: None, result, why: self.sentence(&words) });
-        }
-        Side {
-            verdict: half.allowed.into(),
-            tier: (policy.is_some() || half.reason == Reason::NotIsolated).then(|| TIER.to_owned()),
-            policy,
-            rule,
-            steps,
-        }
-    }
-}
-
-fn count(policies: usize) -> String {
-    if policies == 1 { "1 policy".to_owned() } else { format!("{policies} policies") }
-}
-
-/// What does not fit, rule by rule.
-fn misfits(misfits: &[Misfit], direction: &str, peer: &str, port: &str) -> String {
-    if misfits.is_empty() {
-        return format!("it has no {direction} rule");
-    }
-    let rules: Vec<String> = misfits
+fn side(world: &World, words: &Words<'_>, half: &Half) -> Side {
+    let mut steps: Vec<Step> = half
+        .steps
         .iter()
-        .enumerate()
-        .map(|(rule, misfit)| {
-            let what = match misfit {
-                Misfit::Peer => format!("is not for {}", peer_of(peer)),
-                Misfit::Port => format!("is not for {port}"),
-                Misfit::PeerAndPort => format!("is neither for {} nor for {port}", peer_of(peer)),
-            };
-            format!("spec.{direction}[{rule}] {what}")
+        .map(|step| match step {
+            oracle::Step::Policy(asked) => asked_step(world, words, asked),
+            oracle::Step::TierEnd { tier, action } => Step {
+                result: if *action == Action::Deny { StepResult::Deny } else { StepResult::Pass },
+                tier: Some(tier.clone()),
+                ..bare_step(words.tier_end(tier, *action))
+            },
         })
         .collect();
-    rules.join(", ")
+    let decided_by_rule = matches!(half.reason, Reason::Rule { .. });
+    if !decided_by_rule {
+        let result = if half.allowed { StepResult::Allow } else { StepResult::Deny };
+        steps.push(Step { result, ..bare_step(words.sentence(&half.reason)) });
+    }
+    let said = Side {
+        verdict: half.allowed.into(),
+        tier: None,
+        policy: None,
+        kind: None,
+        rule: None,
+        rule_number: None,
+        source: None,
+        staged: half
+            .staged
+            .as_ref()
+            .map(|would_be| Staged { verdict: would_be.allowed.into(), why: words.sentence(&would_be.reason) }),
+        steps,
+    };
+    match &half.reason {
+        Reason::Rule { tier, policy, rule, .. } => Side {
+            tier: Some(tier.clone()),
+            policy: Some(policy_name(policy)),
+            kind: Some(policy.kind.as_str().to_owned()),
+            rule: Some(words.field(*rule)),
+            rule_number: Some(rule + 1),
+            source: world.source(policy).map(ToOwned::to_owned),
+            ..said
+        },
+        Reason::TierDefault { tier, policies } => {
+            let policies: Vec<String> = policies.iter().map(policy_name).collect();
+            Side { tier: Some(tier.clone()), policy: Some(policies.join(", ")), ..said }
+        }
+        // Kubernetes' policies would be asked in this tier.
+        Reason::NotIsolated => Side { tier: Some("default".to_owned()), ..said },
+        _ => said,
+    }
 }
 
-/// `X` of `to X` or `from X`.
-fn peer_of(peer: &str) -> &str {
-    peer.split_once(' ').map_or(peer, |(_, name)| name)
+/// `NAMESPACE/NAME`, or the name of what is in no namespace.
+fn policy_name(key: &ObjectKey) -> String {
+    match &key.namespace {
+        Some(namespace) => format!("{namespace}/{}", key.name),
+        None => key.name.clone(),
+    }
+}
+
+fn bare_step(why: String) -> Step {
+    Step {
+        policy: None,
+        kind: None,
+        tier: None,
+        order: None,
+        staged: false,
+        source: None,
+        rule: None,
+        result: StepResult::NoMatch,
+        why,
+        rules: Vec::new(),
+    }
+}
+
+fn asked_step(world: &World, words: &Words<'_>, asked: &Asked) -> Step {
+    let rules = asked.looked_at.iter().enumerate().map(|(index, rule)| Rule {
+        rule: words.field(index),
+        action: rule.action,
+        fits: rule.misfits.is_empty(),
+        why: words.misfits(&rule.misfits),
+        members: rule.members.clone(),
+    });
+    Step {
+        policy: Some(policy_name(&asked.policy)),
+        kind: Some(asked.policy.kind.as_str().to_owned()),
+        tier: Some(asked.tier.clone()),
+        order: asked.order,
+        staged: asked.staged,
+        source: world.source(&asked.policy).map(ToOwned::to_owned),
+        rule: asked.decides.map(|(rule, _)| words.field(rule)),
+        result: match asked.decides {
+            Some((_, Action::Allow)) => StepResult::Allow,
+            Some((_, Action::Deny)) => StepResult::Deny,
+            Some((_, Action::Pass)) => StepResult::Pass,
+            Some((_, Action::Log)) | None => StepResult::NoMatch,
+        },
+        why: words.asked(asked),
+        rules: rules.collect(),
+    }
 }

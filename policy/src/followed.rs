@@ -1,32 +1,28 @@
-//! What the sets follow that pods come and go in, and which of them a pod may concern.
+//! What the sets follow that pods and networks come and go in, and in which of them something may have changed.
 //!
-//! A node may have ten thousand such sets, and a pod that comes or goes is in a few. So each set is filed under what it asks of a pod:
-//! of its namespace (a name, a label) and of its own labels. A pod is then looked for under all that it has. What is found there may
-//! yet select something else, as a selector may ask for more than it is filed under; what is not found selects it surely not.
+//! A node may have ten thousand such sets, and a pod that comes or goes is in a few. So each set is filed under what it asks for
+//! ([`SelectionIndex`]), and [`Following::touched`] says for what changed in a cluster which sets are to be looked at again, and where:
+//! at which addresses, or as a whole. What is in a set now is asked of its [`Followed`].
 
-use std::collections::BTreeSet;
-use std::hash::{Hash, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHasher};
-use tortie_api::k8s::{LabelSelector, SelectorOperator};
-use tortie_api::meta::StringMap;
-use tortie_nft::{Family, Key, Value};
+use rustc_hash::FxHashMap;
+use tortie_nft::{Family, Key, Value, intervals};
 
-use crate::class::Named;
 use crate::cluster::Cluster;
+use crate::counted::{Counted, CountedPorts, port_elements};
+use crate::index::SelectionIndex;
 use crate::intern::Id;
-use crate::peers::{NamespaceScope, PodPeer};
-use crate::touched::Seen;
+use crate::program::Named;
+use crate::selection::{Seen, Selection, Species};
+use crate::touched::{Changes, Name};
 
-/// A selector that lists more values than this for a label is filed under the label alone.
-const VALUES: usize = 8;
-
-/// Which pods a set follows.
+/// What a set follows.
 #[derive(Debug)]
 pub(crate) struct Followed {
-    /// Only their addresses of this family.
+    /// Only addresses of this family.
     pub(crate) family: Family,
     /// Whom, and what of them.
     pub(crate) whom: Whom,
@@ -35,10 +31,29 @@ pub(crate) struct Followed {
 /// What of whom is in a set.
 #[derive(Debug)]
 pub(crate) enum Whom {
-    /// The addresses of pods.
-    Pods(Arc<BTreeSet<PodPeer>>),
+    /// The addresses of pods and HostEndpoints, in a set of single addresses.
+    Pods(Arc<BTreeSet<Selection>>),
+    /// The networks of NetworkSets and GlobalNetworkSets, in a set of intervals.
+    Nets(Arc<BTreeSet<Selection>>),
     /// The addresses, protocols and numbers of ports by name.
     Named(BTreeSet<Named>),
+    /// The addresses of pods and HostEndpoints, each with the counter of the first rule that means it.
+    Counted(Arc<Counted>),
+    /// The addresses, protocols and numbers of ports by name, likewise.
+    CountedPorts(Arc<CountedPorts>),
+    /// The addresses of a Service's endpoints.
+    Service(Name),
+    /// The addresses of a Service's endpoints, each with protocol and port.
+    ServicePorts(Name),
+}
+
+/// Where a set is to be looked at again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// At these addresses: there it must have what [`Followed::elements_at`] says.
+    At(BTreeSet<IpAddr>),
+    /// Everywhere: it must be what [`Followed::elements`] says.
+    All,
 }
 
 impl Followed {
@@ -47,21 +62,21 @@ impl Followed {
         (self.family == Family::V4) == address.is_ipv4()
     }
 
-    /// The elements of the set that begin with this address.
+    /// The elements that begin with this address, of a set that is looked at again at addresses.
     pub(crate) fn elements_at(&self, cluster: &Cluster, address: IpAddr) -> BTreeSet<Key> {
         let mut elements = BTreeSet::new();
-        for pod in cluster.endpoints_at(address) {
-            let selected = |peers: &BTreeSet<PodPeer>| peers.iter().any(|peer| peer.selects(cluster, pod));
+        for (seen, ports) in cluster.seen_at(address) {
+            let selected = |selections: &BTreeSet<Selection>| selections.iter().any(|one| one.selects(&seen));
             match &self.whom {
-                Whom::Pods(peers) => {
-                    if selected(peers) {
+                Whom::Pods(selections) => {
+                    if selected(selections) {
                         elements.insert(vec![Value::Addr(address)]);
                     }
                 }
                 Whom::Named(named) => {
                     for Named { protocol, name, peers } in named {
                         if peers.everyone || peers.has_address(address) || selected(&peers.pods) {
-                            let ports = cluster.ports(pod).iter();
+                            let ports = ports.iter();
                             let ports =
                                 ports.filter(|port| port.protocol == *protocol && port.name.as_ref() == Some(name));
                             elements.extend(ports.map(|port| {
@@ -70,235 +85,228 @@ impl Followed {
                         }
                     }
                 }
+                Whom::Nets(_) | Whom::Service(_) | Whom::ServicePorts(_) | Whom::Counted(_) | Whom::CountedPorts(_) => {
+                }
             }
         }
         elements
     }
 
-    /// Whether it may have addresses of pods that no selector asks for.
-    fn has_others(&self) -> bool {
+    /// The elements that begin with this address, of a map of counters.
+    pub(crate) fn counters_at(&self, cluster: &Cluster, address: IpAddr) -> BTreeMap<Key, String> {
         match &self.whom {
-            Whom::Pods(_) => false,
-            Whom::Named(named) => named.iter().any(|named| named.peers.everyone || !named.peers.blocks.is_empty()),
+            Whom::Counted(counted) => {
+                let seen: Vec<Seen> = cluster.seen_at(address).map(|(seen, _)| seen).collect();
+                let counter = counted.counter_at(address, &seen);
+                counter.map(|counter| (vec![Value::Addr(address)], counter)).into_iter().collect()
+            }
+            Whom::CountedPorts(counted) => port_elements(cluster, counted, address),
+            _ => BTreeMap::new(),
         }
     }
 
-    fn peers(&self) -> impl Iterator<Item = &PodPeer> {
-        let (pods, named) = match &self.whom {
-            Whom::Pods(peers) => (Some(peers), None),
-            Whom::Named(named) => (None, Some(named)),
-        };
-        let named = named.into_iter().flatten().flat_map(|named| &named.peers.pods);
-        pods.into_iter().flat_map(|peers| peers.iter()).chain(named)
+    /// The elements of a set that is looked at again as a whole.
+    pub(crate) fn elements(&self, cluster: &Cluster) -> BTreeSet<Key> {
+        let is_v4 = self.family == Family::V4;
+        match &self.whom {
+            Whom::Nets(selections) => {
+                let nets = cluster.nets_selected(selections, is_v4);
+                let ranges: Vec<_> = nets.into_iter().map(|net| (net, Vec::new())).collect();
+                match self.family {
+                    Family::V4 => intervals::union_v4(&ranges),
+                    Family::V6 => intervals::union_v6(&ranges),
+                }
+            }
+            Whom::Service((namespace, name)) => {
+                let addresses = cluster.backends(namespace, name).into_iter();
+                addresses.filter(|ip| ip.is_ipv4() == is_v4).map(|ip| vec![Value::Addr(ip)]).collect()
+            }
+            Whom::ServicePorts((namespace, name)) => {
+                let ports = cluster.backend_ports(namespace, name).into_iter();
+                let ports = ports.filter(|(ip, ..)| ip.is_ipv4() == is_v4);
+                ports
+                    .map(|(ip, protocol, port)| {
+                        vec![Value::Addr(ip), Value::Proto(protocol.number()), Value::Port(port)]
+                    })
+                    .collect()
+            }
+            Whom::Pods(_) | Whom::Named(_) | Whom::Counted(_) | Whom::CountedPorts(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Whether it may have addresses of pods that no selector asks for.
+    fn has_others(&self) -> bool {
+        match &self.whom {
+            Whom::Named(named) => named.iter().any(|named| named.peers.everyone || !named.peers.blocks.is_empty()),
+            Whom::CountedPorts(counted) => counted.has_others(),
+            _ => false,
+        }
+    }
+
+    fn selections(&self) -> Box<dyn Iterator<Item = &Selection> + '_> {
+        match &self.whom {
+            Whom::Pods(selections) | Whom::Nets(selections) => Box::new(selections.iter()),
+            Whom::Named(named) => Box::new(named.iter().flat_map(|named| &named.peers.pods)),
+            Whom::Counted(counted) => Box::new(counted.selections()),
+            Whom::CountedPorts(counted) => Box::new(counted.selections()),
+            Whom::Service(_) | Whom::ServicePorts(_) => Box::new(std::iter::empty()),
+        }
+    }
+
+    fn service(&self) -> Option<&Name> {
+        match &self.whom {
+            Whom::Service(name) | Whom::ServicePorts(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a set of networks, and not of endpoints.
+    fn is_of_nets(&self) -> bool {
+        matches!(self.whom, Whom::Nets(_))
     }
 }
 
-/// A place where sets are filed: what they ask of a namespace, and of a pod. Places are digests: where two share one, more sets are
-/// looked at than need be.
-type Place = (u64, u64);
-
-/// The sets that pods come and go in, by number, and where they are filed.
+/// The sets that follow something, by number, and where they are filed.
 #[derive(Debug, Default)]
 pub(crate) struct Following {
-    sets: FxHashMap<Id, (Followed, Box<[Place]>)>,
-    places: FxHashMap<Place, Vec<Id>>,
-    /// How many sets ask this of a namespace.
-    scopes: FxHashMap<u64, usize>,
+    sets: FxHashMap<Id, Followed>,
+    index: SelectionIndex<Id>,
+    by_service: BTreeMap<Name, Vec<Id>>,
 }
 
 impl Following {
     /// A set by its number.
     pub(crate) fn get(&self, set: Id) -> Option<&Followed> {
-        self.sets.get(&set).map(|(followed, _)| followed)
+        self.sets.get(&set)
     }
 
     /// Takes in a set.
     pub(crate) fn insert(&mut self, set: Id, followed: Followed) {
-        let mut places: Vec<Place> = followed.peers().flat_map(|peer| self.places_of(peer)).collect();
+        for selection in followed.selections() {
+            self.index.insert(selection, set);
+        }
         if followed.has_others() {
-            places.push((ANYTHING, ANYTHING));
+            self.index.insert_for_all(set);
         }
-        places.sort_unstable();
-        places.dedup();
-        for place in &places {
-            self.places.entry(*place).or_default().push(set);
-            *self.scopes.entry(place.0).or_default() += 1;
+        if let Some(service) = followed.service() {
+            self.by_service.entry(service.clone()).or_default().push(set);
         }
-        self.sets.insert(set, (followed, places.into()));
+        self.sets.insert(set, followed);
     }
 
     /// Forgets a set.
     pub(crate) fn remove(&mut self, set: Id) {
-        let Some((_, places)) = self.sets.remove(&set) else { return };
-        for place in places {
-            if let Some(sets) = self.places.get_mut(&place) {
-                sets.retain(|other| *other != set);
-                if sets.is_empty() {
-                    self.places.remove(&place);
-                }
-            }
-            if let Some(count) = self.scopes.get_mut(&place.0) {
-                *count -= 1;
-                if *count == 0 {
-                    self.scopes.remove(&place.0);
-                }
+        let Some(followed) = self.sets.remove(&set) else { return };
+        for selection in followed.selections() {
+            self.index.remove(selection, set);
+        }
+        if followed.has_others() {
+            self.index.remove_for_all(set);
+        }
+        if let Some(service) = followed.service()
+            && let Some(sets) = self.by_service.get_mut(service)
+        {
+            sets.retain(|other| *other != set);
+            if sets.is_empty() {
+                self.by_service.remove(service);
             }
         }
     }
 
-    /// Adds every set that a pod like this may be in to `found`; one may be there twice.
-    pub(crate) fn candidates(&self, pod: &Seen, found: &mut Vec<Id>) {
-        let scopes = std::iter::once(named(&pod.namespace)).chain(asked(&pod.namespace_labels));
-        for scope in scopes.filter(|scope| self.scopes.contains_key(scope)) {
-            for want in asked(&pod.labels) {
-                found.extend(self.places.get(&(scope, want)).into_iter().flatten());
+    /// The sets in which something may have changed, and where. What changed elsewhere, as in policies, is not among it.
+    pub(crate) fn touched(&self, cluster: &Cluster, changes: &Changes) -> BTreeMap<Id, Again> {
+        let mut touched = BTreeMap::new();
+        let mut found = Vec::new();
+        for (&address, before) in &changes.addresses {
+            found.clear();
+            for seen in before.iter().flat_map(|seen| changes.as_before(seen)) {
+                self.index.candidates(&seen, &mut found);
+            }
+            for (seen, _) in cluster.seen_at(address) {
+                self.index.candidates(&seen, &mut found);
+            }
+            for &set in &found {
+                if self.get(set).is_some_and(|set| !set.is_of_nets() && set.has_family_of(address)) {
+                    at(&mut touched, set, address);
+                }
+            }
+        }
+        for (name, before) in &changes.nets {
+            found.clear();
+            let now = cluster.nets_of(name).map(|state| cluster.seen_nets(name, state));
+            for seen in before.iter().flat_map(|seen| changes.as_before(seen)).chain(now) {
+                self.index.candidates(&seen, &mut found);
+            }
+            let sets = found.iter().filter(|set| self.get(**set).is_some_and(Followed::is_of_nets));
+            touched.extend(sets.map(|set| (*set, Again::All)));
+        }
+        for name in changes.namespaces.keys() {
+            self.touched_in(cluster, changes, name, None, &mut touched);
+        }
+        for (namespace, name) in changes.service_accounts.keys() {
+            self.touched_in(cluster, changes, namespace, Some(name), &mut touched);
+        }
+        for service in &changes.services {
+            touched.extend(self.by_service.get(service).into_iter().flatten().map(|set| (*set, Again::All)));
+        }
+        touched
+    }
+
+    /// Adds the sets that what is in a namespace, or what runs as a service account there, is in now and was not before its labels
+    /// changed, or the other way round.
+    fn touched_in(
+        &self,
+        cluster: &Cluster,
+        changes: &Changes,
+        namespace: &str,
+        account: Option<&str>,
+        touched: &mut BTreeMap<Id, Again>,
+    ) {
+        let pods = cluster.by_shape();
+        for &shape in pods.shapes_in(namespace) {
+            let group = pods.group_of(shape);
+            if account.is_none_or(|account| *group.service_account == *account) {
+                for set in self.passed(changes, &cluster.seen_group(group)) {
+                    let ips = pods.of_shape(shape).flat_map(|pod| pod.ips());
+                    let family = self.get(set).map(|set| set.family);
+                    for ip in ips.filter(|ip| family.is_some_and(|family| (family == Family::V4) == ip.is_ipv4())) {
+                        at(touched, set, ip);
+                    }
+                }
+            }
+        }
+        if account.is_none() {
+            for (name, state) in cluster.nets_in(namespace) {
+                let passed = self.passed(changes, &cluster.seen_nets(name, state));
+                touched.extend(passed.into_iter().map(|set| (set, Again::All)));
             }
         }
     }
 
-    /// Where a set is filed that has such peers.
-    fn places_of(&self, peer: &PodPeer) -> Vec<Place> {
-        let wants = alternatives(&peer.pods);
-        let scopes = match &peer.namespaces {
-            NamespaceScope::Named(name) => vec![vec![named(name)]],
-            NamespaceScope::Selected(selector) => alternatives(selector),
-        };
-        // Of all that a selector asks for, where the fewest are filed so far: what all ask for tells nothing.
-        let choices = scopes.iter().flat_map(|scopes| {
-            wants.iter().map(move |wants| {
-                let places = scopes.iter().flat_map(|scope| wants.iter().map(move |want| (*scope, *want)));
-                places.collect::<Vec<Place>>()
+    /// The sets that something seen like this passed into, or out of, since the labels of its namespace or service account changed.
+    fn passed(&self, changes: &Changes, now: &Seen) -> BTreeSet<Id> {
+        let versions: Vec<Seen> = changes.as_before(now).collect();
+        let mut found = Vec::new();
+        for seen in &versions {
+            self.index.candidates(seen, &mut found);
+        }
+        let is_nets = now.species == Species::Nets;
+        let mut found: BTreeSet<Id> = found.into_iter().collect();
+        found.retain(|set| {
+            self.get(*set).is_some_and(|set| {
+                let selected = |seen: &Seen| set.selections().map(|one| one.selects(seen)).collect::<Vec<bool>>();
+                set.is_of_nets() == is_nets && versions.iter().any(|seen| selected(seen) != selected(now))
             })
         });
-        let filed = |places: &Vec<Place>| -> usize {
-            places.iter().filter_map(|place| self.places.get(place)).map(Vec::len).sum()
-        };
-        choices.min_by_key(filed).unwrap_or_else(|| vec![(ANYTHING, ANYTHING)])
+        found
     }
 }
 
-/// What every pod and every namespace has.
-const ANYTHING: u64 = 0;
-
-fn digest(what: impl Hash) -> u64 {
-    let mut hasher = FxHasher::default();
-    what.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn named(namespace: &str) -> u64 {
-    digest((1_u8, namespace))
-}
-
-fn labelled(key: &str, value: &str) -> u64 {
-    digest((2_u8, key, value))
-}
-
-fn has(key: &str) -> u64 {
-    digest((3_u8, key))
-}
-
-/// All that could be asked for, of what has these labels.
-fn asked(labels: &StringMap) -> impl Iterator<Item = u64> {
-    let labels = labels.iter().flat_map(|(key, value)| [labelled(key, value), has(key)]);
-    std::iter::once(ANYTHING).chain(labels)
-}
-
-/// What a selector in canonical form asks for: each requirement by itself, as the labels that meet it.
-fn alternatives(selector: &LabelSelector) -> Vec<Vec<u64>> {
-    let requirements = selector.match_expressions.iter();
-    let mut alternatives: Vec<Vec<u64>> = requirements
-        .filter_map(|required| match required.operator {
-            SelectorOperator::In if required.values.len() <= VALUES => {
-                Some(required.values.iter().map(|value| labelled(&required.key, value)).collect())
-            }
-            SelectorOperator::In | SelectorOperator::Exists => Some(vec![has(&required.key)]),
-            SelectorOperator::NotIn | SelectorOperator::DoesNotExist => None,
-        })
-        .collect();
-    if alternatives.is_empty() {
-        alternatives.push(vec![ANYTHING]);
+fn at(touched: &mut BTreeMap<Id, Again>, set: Id, address: IpAddr) {
+    if let Again::At(addresses) = touched.entry(set).or_insert_with(|| Again::At(BTreeSet::new())) {
+        addresses.insert(address);
     }
-    alternatives
 }
 
 #[cfg(test)]
-mod tests {
-    use tortie_api::k8s::LabelSelectorRequirement;
-
-    use super::*;
-    use crate::intern::Interner;
-
-    fn selector(requirements: &[(&str, SelectorOperator, &[&str])]) -> LabelSelector {
-        let requirements = requirements.iter().map(|(key, operator, values)| LabelSelectorRequirement {
-            key: (*key).to_owned(),
-            operator: *operator,
-            values: values.iter().map(|value| (*value).to_owned()).collect(),
-        });
-        LabelSelector { match_labels: StringMap::new(), match_expressions: requirements.collect() }
-    }
-
-    fn seen(namespace: &str, namespace_labels: &[(&str, &str)], labels: &[(&str, &str)]) -> Seen {
-        let map = |labels: &[(&str, &str)]| -> Arc<StringMap> {
-            Arc::new(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
-        };
-        Seen { namespace: namespace.into(), namespace_labels: map(namespace_labels), labels: map(labels) }
-    }
-
-    fn pods(peers: impl IntoIterator<Item = (NamespaceScope, LabelSelector)>) -> Followed {
-        let peers = peers.into_iter().map(|(namespaces, pods)| PodPeer { namespaces, pods }).collect();
-        Followed { family: Family::V4, whom: Whom::Pods(Arc::new(peers)) }
-    }
-
-    #[test]
-    fn a_pod_finds_the_sets_that_may_have_it_and_few_others() {
-        use SelectorOperator::{Exists, In, NotIn};
-        let (mut following, mut ids) = (Following::default(), Interner::<str>::default());
-        let mut file = |name: String, followed| {
-            let id = ids.hold(name);
-            following.insert(id, followed);
-            id
-        };
-        let any = || NamespaceScope::Selected(LabelSelector::default());
-        // All ask for one thing alike; that must not put them into one place.
-        let many: Vec<Id> = (0..100)
-            .map(|n| {
-                let app = format!("a{n}");
-                let wanted = selector(&[("all", In, &["same"]), ("app", In, &[&app])]);
-                file(format!("app{n}"), pods([(any(), wanted)]))
-            })
-            .collect();
-        let everyone = file("everyone".into(), pods([(any(), LabelSelector::default())]));
-        let not = file("not".into(), pods([(any(), selector(&[("app", NotIn, &["a7"])]))]));
-        let exists = file("exists".into(), pods([(any(), selector(&[("app", Exists, &[])]))]));
-        let prod = NamespaceScope::Selected(selector(&[("env", In, &["prod", "test"])]));
-        let scoped = file("scoped".into(), pods([(prod, LabelSelector::default())]));
-        let own = file("own".into(), pods([(NamespaceScope::Named("x".into()), LabelSelector::default())]));
-        let values: Vec<String> = (0..20).map(|n| format!("a{n}")).collect();
-        let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        let long = file("long".into(), pods([(any(), selector(&[("app", In, &values)]))]));
-
-        let find = |following: &Following, pod: &Seen| {
-            let mut found = Vec::new();
-            following.candidates(pod, &mut found);
-            found.sort_unstable();
-            found
-        };
-        let sorted = |mut ids: Vec<Id>| {
-            ids.sort_unstable();
-            ids
-        };
-        let all = [("all", "same"), ("app", "a7")];
-        let found = find(&following, &seen("x", &[("env", "prod")], &all));
-        let surely = [many[7], everyone, not, exists, scoped, own, long];
-        assert!(surely.iter().all(|id| found.contains(id)), "{found:?}");
-        assert!(found.len() <= surely.len() + 1, "one of the many was filed where all are: {found:?}");
-        assert_eq!(find(&following, &seen("y", &[], &[("app", "b")])), sorted(vec![everyone, not, exists, long]));
-        assert_eq!(find(&following, &seen("y", &[("env", "dev")], &[])), sorted(vec![everyone, not]));
-
-        for id in many.into_iter().chain([everyone, not, exists, scoped, own, long]) {
-            following.remove(id);
-        }
-        assert!(following.sets.is_empty() && following.places.is_empty() && following.scopes.is_empty());
-    }
-}
+mod tests;

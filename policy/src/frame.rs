@@ -8,7 +8,7 @@
 //! input         1   to_host_stamp   what to_host let through: defaultEndpointToHostAction -> ok_ingress
 //! ```
 //!
-//! and, where settings, pools or annotations ask for them:
+//! and, where settings, pools or annotations ask for them, and besides the chains of [host endpoints](crate::host_frame):
 //!
 //! ```text
 //! forward       2   service_loop    to a service address that nobody translated
@@ -42,6 +42,7 @@ use crate::chains::{ct_state, deny, drop, in_set, rule, verdict};
 use crate::cluster::Cluster;
 use crate::denied::{Reason, counters};
 use crate::generation::{Generation, LIVE_SET, PENDING_SET};
+use crate::host_frame::{self, Shape, add_host};
 use crate::marks::MarkMask;
 use crate::nat::{NAT, NAT_SETS, add_nat};
 use crate::options::{CompileOptions, DenyAction, EndpointToHost, ServiceLoop};
@@ -100,12 +101,19 @@ pub(crate) struct Frame<'a> {
     pub(crate) options: &'a CompileOptions,
     /// Whether any endpoint has limits.
     pub(crate) limited: bool,
+    /// What the node's host endpoints need.
+    pub(crate) shape: &'a Shape,
 }
 
 /// The table of a node without endpoints.
-pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }: Frame<'_>) -> Ruleset {
+pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited, shape }: Frame<'_>) -> Ruleset {
     let mask = options.mark_mask;
-    let pods = Pods { prefix: &options.interface_prefix, mask, deny: options.deny_action };
+    let pods = Pods {
+        prefixes: &options.interface_prefixes,
+        mask,
+        deny: options.deny_action,
+        allow_invalid: options.allow_invalid,
+    };
     let mut frame = Ruleset { counters: counters(), ..Ruleset::default() };
     add_sets(&mut frame, generation, mask);
     for (name, comment, wanted) in [
@@ -143,18 +151,13 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
             verdict(Vec::new(), Verdict::Accept),
         ],
     );
-    chain(
-        OK_INGRESS,
-        None,
-        vec![
-            verdict(
-                vec![in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, PENDING_SET)],
-                Verdict::Jump(STAMP_LIVE.to_owned()),
-            )
-            .commented("what ingress allows"),
-            verdict(Vec::new(), Verdict::Accept),
-        ],
-    );
+    let stamped = verdict(
+        vec![in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, PENDING_SET)],
+        Verdict::Jump(STAMP_LIVE.to_owned()),
+    )
+    .commented("what ingress allows");
+    let allowed = host_frame::wait(shape).into_iter().chain([stamped, verdict(Vec::new(), Verdict::Accept)]);
+    chain(OK_INGRESS, None, allowed.collect());
     chain(STAMP_PENDING, None, vec![stamp(mask, generation.pending_mark(mask)).commented("egress allows the flow")]);
     chain(STAMP_LIVE, None, vec![stamp(mask, generation.live_mark(mask)).commented("ingress allows it too")]);
     if options.deny_action == DenyAction::Reject || options.service_loop_prevention == ServiceLoop::Reject {
@@ -175,12 +178,13 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited }:
     }
     add_service_loop(&mut frame, options);
     add_nat(&mut frame, cluster, options);
+    add_host(&mut frame, shape, options);
     frame
 }
 
 /// Whether whatever a base chain says holds for flows with a stamp too, so that no stamp needs to be taken back where it changes.
 pub(crate) fn is_beside_stamps(chain: &str) -> bool {
-    LIMITS.contains(&chain) || matches!(chain, GUARD | SERVICE_LOOP | NAT)
+    LIMITS.contains(&chain) || matches!(chain, GUARD | SERVICE_LOOP | NAT) || host_frame::is_beside_stamps(chain)
 }
 
 /// The chains, sets and maps that a frame may have or not.
@@ -188,7 +192,7 @@ pub(crate) fn optional() -> impl Iterator<Item = &'static str> {
     let sets = NAT_SETS.into_iter().flat_map(|(_, sources, exempt)| [sources, exempt]);
     let sets = sets.chain(SERVICE_SETS.into_iter().map(|(_, name)| name));
     let chains = LIMITS.into_iter().chain([NAT, SERVICE_LOOP, UNSERVED, REJECT]);
-    chains.chain(sets).chain([LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES])
+    chains.chain(sets).chain([LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES]).chain(host_frame::optional())
 }
 
 fn add_sets(frame: &mut Ruleset, generation: Generation, mask: MarkMask) {
@@ -214,7 +218,7 @@ const fn hook(point: HookPoint, priority: i32) -> Hook {
     Hook::filter(point, priority)
 }
 
-fn goto(chain: &str) -> Verdict {
+pub(crate) fn goto(chain: &str) -> Verdict {
     Verdict::Goto(chain.to_owned())
 }
 
@@ -222,12 +226,13 @@ fn stamp(mask: MarkMask, mark: u32) -> Rule {
     rule(Vec::new(), vec![Statement::SetCtMark { keep: !mask.bits(), bits: mark }])
 }
 
-fn dispatch(field: Field, map: &str) -> Rule {
+/// The verdict that a map has for an interface.
+pub(crate) fn dispatch(field: Field, map: &str) -> Rule {
     rule(Vec::new(), vec![Statement::Vmap { key: vec![field], map: map.to_owned() }])
 }
 
 /// Established and related packets of flows that the live generation has allowed.
-fn live(mask: MarkMask) -> Rule {
+pub(crate) fn live(mask: MarkMask) -> Rule {
     verdict(
         vec![
             in_set(vec![Field::CtMarkMasked(mask.bits())], Op::Eq, LIVE_SET),
@@ -243,10 +248,6 @@ fn itself() -> Rule {
     verdict(back, Verdict::Accept).commented("a pod reaches itself")
 }
 
-fn invalid() -> Rule {
-    drop(Reason::Invalid, vec![ct_state(CtStates::INVALID)], "belongs to no flow and begins none")
-}
-
 /// ICMP errors about flows without a live stamp.
 fn errors() -> [Rule; 2] {
     [ICMP, ICMPV6].map(|protocol| {
@@ -259,7 +260,7 @@ fn errors() -> [Rule; 2] {
 }
 
 fn icmp6(kind: u8) -> Vec<Match> {
-    vec![Match::L4Proto(Op::Eq, ICMPV6), Match::Icmp6Type(kind)]
+    vec![Match::L4Proto(Op::Eq, ICMPV6), Match::Icmp { family: Family::V6, op: Op::Eq, kind, code: None }]
 }
 
 /// What a pod and its node need to find each other, whatever policies and settings say.
@@ -270,7 +271,7 @@ fn discovery() -> Vec<Rule> {
 }
 
 /// That, and who listens to which group: as Calico lets it through.
-fn link_talk() -> Vec<Rule> {
+pub(crate) fn link_talk() -> Vec<Rule> {
     let groups = [LISTENER_QUERY, LISTENER_REPORT, LISTENER_DONE]
         .map(|kind| verdict(icmp6(kind), Verdict::Accept).commented("who listens to which group"));
     [discovery(), groups.into()].concat()
@@ -283,37 +284,46 @@ fn ingress_reply() -> Vec<Rule> {
     ]
 }
 
-/// Rules about interfaces of pods, known by their prefix.
+/// Rules about interfaces of pods, known by their prefixes.
 struct Pods<'a> {
-    prefix: &'a str,
+    prefixes: &'a [String],
     mask: MarkMask,
     deny: DenyAction,
+    allow_invalid: bool,
 }
 
 impl Pods<'_> {
-    fn interface(&self, side: Side, op: Op) -> Match {
-        Match::IfName { side, op, name: self.prefix.to_owned(), prefix: true }
+    /// A match for each prefix: with [`Op::Ne`] they make one rule together, with [`Op::Eq`] one each.
+    fn interface(&self, side: Side, op: Op) -> impl Iterator<Item = Match> {
+        self.prefixes.iter().map(move |name| Match::IfName { side, op, name: name.clone(), prefix: true })
     }
 
-    fn from(&self, op: Op) -> Match {
+    fn from(&self, op: Op) -> impl Iterator<Item = Match> {
         self.interface(Side::Source, op)
     }
 
-    fn to(&self, op: Op) -> Match {
+    fn to(&self, op: Op) -> impl Iterator<Item = Match> {
         self.interface(Side::Destination, op)
     }
 
     /// Neither from a pod nor to one.
     fn strangers(&self) -> Rule {
-        verdict(vec![self.from(Op::Ne), self.to(Op::Ne)], Verdict::Accept).commented("neither from a pod nor to one")
+        let matches = self.from(Op::Ne).chain(self.to(Op::Ne)).collect();
+        verdict(matches, Verdict::Accept).commented("neither from a pod nor to one")
     }
 
     fn not_from_a_pod(&self) -> Rule {
-        verdict(vec![self.from(Op::Ne)], Verdict::Accept).commented("not from a pod")
+        verdict(self.from(Op::Ne).collect(), Verdict::Accept).commented("not from a pod")
     }
 
-    fn unknown(&self) -> Rule {
-        deny(self.deny, Reason::UnknownPod, vec![self.to(Op::Eq)], "to a pod that is not known")
+    fn unknown(&self) -> impl Iterator<Item = Rule> {
+        self.to(Op::Eq).map(|to| deny(self.deny, Reason::UnknownPod, vec![to], "to a pod that is not known"))
+    }
+
+    /// What is invalid is dropped, unless policies shall judge it as they judge the first packet of a flow.
+    fn invalid(&self) -> Option<Rule> {
+        let matches = vec![ct_state(CtStates::INVALID)];
+        (!self.allow_invalid).then(|| drop(Reason::Invalid, matches, "belongs to no flow and begins none"))
     }
 
     /// What a pod sends is from its own addresses, and no tunnel's. Here nothing can be rejected: kernels before 5.9 refuse such rules.
@@ -363,7 +373,9 @@ impl Pods<'_> {
     }
 
     fn egress(&self) -> Vec<Rule> {
-        let mut rules = vec![self.strangers(), invalid(), live(self.mask), itself()];
+        let mut rules = vec![self.strangers()];
+        rules.extend(self.invalid());
+        rules.extend([live(self.mask), itself()]);
         rules.extend(errors());
         rules.extend([
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("egress_reply")),
@@ -374,23 +386,23 @@ impl Pods<'_> {
     }
 
     fn egress_reply(&self) -> Vec<Rule> {
-        vec![
-            dispatch(Field::OifName, EGRESS_CLASS).commented("an answer is judged by who asked"),
-            self.unknown(),
-            verdict(Vec::new(), goto(OK_EGRESS)),
-        ]
+        let mut rules = vec![dispatch(Field::OifName, EGRESS_CLASS).commented("an answer is judged by who asked")];
+        rules.extend(self.unknown());
+        rules.push(verdict(Vec::new(), goto(OK_EGRESS)));
+        rules
     }
 
     fn ingress(&self) -> Vec<Rule> {
-        vec![
+        let mut rules = vec![
             self.strangers(),
             live(self.mask),
             itself(),
             verdict(vec![Match::CtDirection(Direction::Reply)], goto("ingress_reply")),
             dispatch(Field::OifName, INGRESS_CLASS).commented("the policies of the pod that is sent to"),
-            self.unknown(),
-            verdict(Vec::new(), goto(OK_INGRESS)).commented("not to a pod: only egress had a say"),
-        ]
+        ];
+        rules.extend(self.unknown());
+        rules.push(verdict(Vec::new(), goto(OK_INGRESS)).commented("not to a pod: only egress had a say"));
+        rules
     }
 
     fn to_host(&self) -> Vec<Rule> {
@@ -403,7 +415,7 @@ impl Pods<'_> {
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
             rules.push(drop(Reason::Router, icmp6(kind), "a pod is no router"));
         }
-        rules.push(invalid());
+        rules.extend(self.invalid());
         rules.extend(errors());
         rules.extend([
             dispatch(Field::IifName, EGRESS_CLASS).commented("the policies of the pod that sends"),
@@ -416,7 +428,9 @@ impl Pods<'_> {
     fn to_host_stamp(&self, action: EndpointToHost) -> Vec<Rule> {
         match action {
             EndpointToHost::Accept | EndpointToHost::Return => {
-                vec![verdict(vec![self.from(Op::Eq)], goto(OK_INGRESS)).commented("defaultEndpointToHostAction")]
+                let pods = self.from(Op::Eq);
+                pods.map(|from| verdict(vec![from], goto(OK_INGRESS)).commented("defaultEndpointToHostAction"))
+                    .collect()
             }
             EndpointToHost::Drop => {
                 let mut rules = vec![

@@ -31,6 +31,11 @@ impl Generation {
         Self(seed % 0x7fff + 1)
     }
 
+    /// The generation of this number, as an agent tells it. 0 is none.
+    pub const fn numbered(number: u32) -> Option<Self> {
+        if number == 0 { None } else { Some(Self(number)) }
+    }
+
     /// Its number.
     pub const fn number(self) -> u32 {
         self.0

@@ -2,13 +2,32 @@
 
 use std::borrow::Borrow;
 use std::hash::Hash;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::index::Bounds;
+
 /// The number of an interned value, valid while it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Id(u32);
+pub(crate) struct Id(NonZeroU32);
+
+impl Id {
+    /// The number of a slot; of the last there can be, once there are more than any machine has room for.
+    fn of_slot(slot: usize) -> Self {
+        Self(u32::try_from(slot).map_or(NonZeroU32::MAX, |slot| NonZeroU32::MIN.saturating_add(slot)))
+    }
+
+    fn slot(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+impl Bounds for Id {
+    const MIN: Self = Self(NonZeroU32::MIN);
+    const MAX: Self = Self(NonZeroU32::MAX);
+}
 
 /// A store that keeps each distinct value once, counted by its holders.
 #[derive(Debug)]
@@ -33,7 +52,7 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
     /// Takes hold of `value`, and says whether nobody held it before.
     pub(crate) fn hold_or_add(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> (Id, bool) {
         if let Some(&id) = self.ids.get(value.borrow()) {
-            if let Some(Some((_, holders))) = self.slots.get_mut(id.0 as usize) {
+            if let Some(Some((_, holders))) = self.slots.get_mut(id.slot()) {
                 *holders += 1;
             }
             return (id, false);
@@ -41,11 +60,11 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
         let value: Arc<T> = value.into();
         let slot = Some((Arc::clone(&value), 1));
         let id = if let Some(id) = self.free.pop() {
-            self.slots[id.0 as usize] = slot;
+            self.slots[id.slot()] = slot;
             id
         } else {
             self.slots.push(slot);
-            Id(self.slots.len() as u32 - 1)
+            Id::of_slot(self.slots.len() - 1)
         };
         self.ids.insert(value, id);
         (id, true)
@@ -53,7 +72,7 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
 
     /// Lets go of a value that was held; the last holder's goodbye removes it and returns it.
     pub(crate) fn release(&mut self, id: Id) -> Option<Arc<T>> {
-        let slot = self.slots.get_mut(id.0 as usize)?;
+        let slot = self.slots.get_mut(id.slot())?;
         let (_, holders) = slot.as_mut()?;
         *holders -= 1;
         if *holders > 0 {
@@ -65,14 +84,6 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
         Some(value)
     }
 
-    /// A value that is held, to keep longer than it is.
-    pub(crate) fn share(&self, id: Id) -> Arc<T> {
-        match self.slots.get(id.0 as usize) {
-            Some(Some((value, _))) => Arc::clone(value),
-            _ => unreachable!("an id is used only while it is held"),
-        }
-    }
-
     /// The number of a value that is held.
     pub(crate) fn id(&self, value: &T) -> Option<Id> {
         self.ids.get(value).copied()
@@ -80,7 +91,7 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
 
     /// The value, if anybody holds the id: not always the value that it was given out for.
     pub(crate) fn get_if_held(&self, id: Id) -> Option<&T> {
-        self.slots.get(id.0 as usize)?.as_ref().map(|(value, _)| &**value)
+        self.slots.get(id.slot())?.as_ref().map(|(value, _)| &**value)
     }
 
     /// The value.
@@ -89,6 +100,11 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
             Some(value) => value,
             None => unreachable!("an id is used only while it is held"),
         }
+    }
+
+    /// All values that are held, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.ids.keys().map(|value| &**value)
     }
 
     /// How many distinct values are held.

@@ -12,19 +12,27 @@
 
 mod chains;
 mod change;
-mod class;
+mod clauses;
 mod cluster;
 mod compile;
 mod compiler;
+mod counted;
 mod counts;
 mod denied;
+mod describe;
 pub mod explain;
 mod followed;
 mod frame;
 mod generation;
-mod governors;
+pub mod hits;
+mod host;
+mod host_frame;
+mod host_programs;
 mod index;
 mod intern;
+mod kinds;
+mod labels;
+mod lines;
 mod marks;
 pub mod matrix;
 mod names;
@@ -33,19 +41,31 @@ pub mod offline;
 mod options;
 pub mod oracle;
 mod peers;
-mod ports;
+pub mod plan;
+mod program;
+mod references;
+mod resolver;
+mod selection;
 mod services;
+mod sets;
 mod special;
+mod territory;
 mod tightens;
 mod touched;
+mod union;
+mod unions;
+mod view;
 
 pub use cluster::Cluster;
 pub use compile::{Endpoint, compile};
 pub use compiler::{Compiler, Update};
 pub use counts::Counts;
 pub use generation::Generation;
+pub use host::{Failsafe, HostInterface, HostOptions};
+pub use kinds::KINDS;
 pub use marks::{MIN_MARK_BITS, MarkMask, MarkMaskError};
 pub use options::{CompileOptions, DenyAction, EndpointToHost, NatExclusions, NatOutgoing, ServiceLoop};
+pub use references::References;
 pub use tightens::tightens;
 
 use std::fmt::Write as _;
@@ -55,24 +75,30 @@ use sha1::{Digest, Sha1};
 /// The name of the host's end of a pod's veth, as Calico makes it: `cali` and the first 11 hex digits of
 /// `sha1("NAMESPACE.POD")`.
 pub fn host_interface(namespace: &str, pod: &str) -> String {
+    host_interface_with("cali", namespace, pod)
+}
+
+/// The same with another prefix, of at most 4 bytes, where `interfacePrefix` says so.
+pub fn host_interface_with(prefix: &str, namespace: &str, pod: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{pod}").as_bytes());
-    let mut name = String::from("cali");
+    let mut name = prefix.to_owned();
     for byte in digest.iter().take(6) {
         // Writing to a String cannot fail.
         let _ = write!(name, "{byte:02x}");
     }
-    name.truncate(15);
+    name.truncate(prefix.len() + 11);
     name
 }
 
 #[cfg(test)]
 mod tests {
-    use super::host_interface;
+    use super::{host_interface, host_interface_with};
 
     #[test]
     fn interfaces_are_named_as_calico_names_them() {
         // printf 'default.nginx' | sha1sum
         assert_eq!(host_interface("default", "nginx"), "calic440f455693");
         assert_eq!(host_interface("a", "b").len(), 15, "the longest name that the kernel takes");
+        assert_eq!(host_interface_with("tap", "default", "nginx"), "tapc440f455693");
     }
 }

@@ -12,17 +12,14 @@ use tortie_api::k8s::Protocol;
 use tortie_nft::interpreter::{Conntrack, Interpreter, Outcome, Packet};
 use tortie_nft::{Family, HookPoint};
 
-use crate::cluster::{Cluster, PodState};
+use crate::cluster::PodView;
 use crate::host_interface;
 use crate::offline::{Offline, endpoints, name};
 use crate::options::CompileOptions;
-use crate::oracle::{self, Flow, Party};
+use crate::oracle::{CLIENT_PORT, End, Judge, Question, Traffic};
 
 /// The interface by which packets leave a node and come to one, in the walk.
 const UPLINK: &str = "eth0";
-
-/// A port that clients send from, in the walk.
-const CLIENT_PORT: u16 = 40_000;
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,18 +108,17 @@ pub enum Error {
 pub fn matrix(offline: &Offline, query: &Query) -> Result<Vec<Row>, Error> {
     let witness = match query.engine {
         Engine::Compiled => Witness::Compiled(Nodes::new(offline)?),
-        Engine::Oracle => Witness::Oracle(offline.cluster()),
+        Engine::Oracle => Witness::Oracle(Judge::new(offline.world())),
     };
     let cluster = offline.cluster();
-    let pods: Vec<&PodState> = endpoints(cluster).filter(|pod| pod.speaks(query.family)).collect();
+    let pods: Vec<PodView<'_>> = endpoints(cluster).filter(|pod| pod.speaks(query.family)).collect();
     let ports: Vec<Vec<(Protocol, u16)>> =
-        pods.iter().map(|pod| query.ports.clone().unwrap_or_else(|| declared(cluster, pod))).collect();
+        pods.iter().map(|pod| query.ports.clone().unwrap_or_else(|| declared(*pod))).collect();
     let mut rows = Vec::new();
-    for from in &pods {
-        for (to, ports) in pods.iter().zip(&ports) {
+    for &from in &pods {
+        for (&to, ports) in pods.iter().zip(&ports) {
             for &(protocol, port) in ports {
-                let allowed =
-                    std::ptr::eq(*from, *to) || witness.allows(&Ask { from, to, protocol, port, family: query.family });
+                let allowed = from == to || witness.allows(&Ask { from, to, protocol, port, family: query.family });
                 rows.push(Row { from: name(from), to: name(to), protocol, port, verdict: allowed.into() });
             }
         }
@@ -131,26 +127,26 @@ pub fn matrix(offline: &Offline, query: &Query) -> Result<Vec<Row>, Error> {
 }
 
 /// A destination's own ports, each once: TCP/80 if it declares none.
-fn declared(cluster: &Cluster, pod: &PodState) -> Vec<(Protocol, u16)> {
-    let ports: BTreeSet<_> = cluster.ports(pod).iter().map(|port| (port.protocol, port.number)).collect();
+fn declared(pod: PodView<'_>) -> Vec<(Protocol, u16)> {
+    let ports: BTreeSet<_> = pod.ports().iter().map(|port| (port.protocol, port.number)).collect();
     if ports.is_empty() { vec![(Protocol::Tcp, 80)] } else { ports.into_iter().collect() }
 }
 
-impl PodState {
+impl PodView<'_> {
     /// Whether the pod has an address of the family, or may: it has none yet.
-    fn speaks(&self, family: Family) -> bool {
-        self.ips.is_empty() || self.address(family).is_some()
+    fn speaks(self, family: Family) -> bool {
+        self.ips().next().is_none() || self.address(family).is_some()
     }
 
-    fn address(&self, family: Family) -> Option<IpAddr> {
-        self.ips.iter().copied().find(|ip| oracle::family_of(*ip) == family)
+    fn address(self, family: Family) -> Option<IpAddr> {
+        self.ips().find(|ip| ip.is_ipv4() == (family == Family::V4))
     }
 }
 
 /// One question.
 struct Ask<'a> {
-    from: &'a PodState,
-    to: &'a PodState,
+    from: PodView<'a>,
+    to: PodView<'a>,
     protocol: Protocol,
     port: u16,
     family: Family,
@@ -158,31 +154,21 @@ struct Ask<'a> {
 
 enum Witness<'a> {
     Compiled(Nodes<'a>),
-    Oracle(&'a Cluster),
+    Oracle(Judge<'a>),
 }
 
 impl Witness<'_> {
     fn allows(&self, ask: &Ask<'_>) -> bool {
         match self {
             Self::Compiled(nodes) => nodes.allows(ask),
-            Self::Oracle(cluster) => {
-                let party = |pod| Party::of_pod(pod, ask.family);
-                let flow = Flow {
-                    from: party(ask.from),
-                    to: party(ask.to),
-                    protocol: ask.protocol,
-                    port: ask.port,
-                    family: ask.family,
-                };
-                oracle::allows(cluster, &flow)
+            Self::Oracle(judge) => {
+                let end =
+                    |pod: PodView<'_>| End::Pod { namespace: pod.namespace().to_string(), name: pod.name().to_owned() };
+                let traffic = Traffic::to_port(ask.protocol, ask.port);
+                let question = Question { from: end(ask.from), to: end(ask.to), traffic, family: Some(ask.family) };
+                judge.verdict(&question).is_ok_and(|decision| decision.allowed)
             }
         }
-    }
-}
-
-impl<'a> Party<'a> {
-    fn of_pod(pod: &'a PodState, family: Family) -> Self {
-        Self { pod: Some(pod), address: pod.address(family), node: pod.node.as_deref() }
     }
 }
 
@@ -206,13 +192,12 @@ impl<'a> Nodes<'a> {
 
     /// Sends the first packet of a flow on its way: through the source's node, and the destination's where that is another one.
     fn allows(&self, ask: &Ask<'_>) -> bool {
-        let address = |pod: &PodState| {
+        let address = |pod: PodView<'_>| {
             let cluster = self.offline.matrix_cluster();
-            let id = cluster.pod_id(&pod.namespace, &pod.name)?;
-            cluster.pod(id).address(ask.family)
+            cluster.pod(pod.namespace(), pod.name())?.address(ask.family)
         };
         let (Some(saddr), Some(daddr)) = (address(ask.from), address(ask.to)) else { return false };
-        let interface = |pod: &PodState| host_interface(&pod.namespace, &pod.name);
+        let interface = |pod: PodView<'_>| host_interface(pod.namespace(), pod.name());
         let (source, destination) = (self.offline.node_of(ask.from), self.offline.node_of(ask.to));
         let same = source == destination;
         let (first, last) = (interface(ask.from), interface(ask.to));
@@ -230,7 +215,7 @@ impl<'a> Nodes<'a> {
                 l4proto: ask.protocol.number(),
                 sport: Some(CLIENT_PORT),
                 dport: Some(ask.port),
-                icmp6_type: None,
+                icmp: None,
                 ct: Conntrack::NEW,
                 dnat: false,
             };

@@ -63,6 +63,14 @@ fn digest<T: Serialize + ?Sized>(content: &T) -> [u8; 32] {
     Sha256::digest(json).into()
 }
 
+/// Writes what is shared as if it were not.
+pub(crate) fn shared<T: Serialize, S: serde::Serializer>(
+    value: &std::sync::Arc<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
+}
+
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(64);
     for byte in bytes {

@@ -6,39 +6,36 @@
 //! A pod may have no address yet. Selectors select it all the same, and no ipBlock holds it but the whole address space; for the
 //! compiled form, which knows pods by their addresses alone, such pods are given stand-ins (see [`Offline::ruleset_for_matrix`]).
 
+mod stand_in;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_api::Object;
 use tortie_api::calico::FelixConfigurationSpec;
-use tortie_api::k8s::{IpBlock, NetworkPolicy, NetworkPolicyPeer, PodIp};
+use tortie_api::k8s::PodIp;
 use tortie_api::meta::StringMap;
 use tortie_api::selector::Selector;
+use tortie_api::{Object, ObjectKey};
 use tortie_nft::Ruleset;
 
-use crate::cluster::{Cluster, PodState};
+use crate::cluster::{Cluster, PodView};
 use crate::compile::{Endpoint, compile};
 use crate::explain::{Explanation, explain};
 use crate::generation::Generation;
-use crate::host_interface;
 use crate::options::CompileOptions;
-use crate::oracle::{self, End, Question};
+use crate::oracle::{self, End, Question, World};
+use crate::{host_interface, host_interface_with};
 
 /// The node of pods that name none, where the manifests know no node.
 const DEFAULT_NODE: &str = "node1";
-
-/// Where stand-ins for IPv4 addresses come from: 240.0.0.0/4 is reserved (RFC 1112), and assigned to nobody.
-const STAND_IN_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
-
-/// Where stand-ins for IPv6 addresses come from: 100::/64 is for packets to be discarded (RFC 6666).
-const STAND_IN_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 
 /// A cluster from manifests.
 #[derive(Debug)]
 pub struct Offline {
     cluster: Cluster,
+    world: World,
     /// The cluster with a stand-in for each address that is not known, if there is such a pod.
     stood_in: Option<Cluster>,
     default_node: String,
@@ -96,7 +93,7 @@ impl Offline {
             cluster.upsert(object);
             settings.take_in(object);
         }
-        let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips.is_empty()).map(name).collect();
+        let homeless: Vec<String> = endpoints(&cluster).filter(|pod| pod.ips().next().is_none()).map(name).collect();
         let without = homeless.iter().map(|pod| {
             format!(
                 "Pod {pod} has no address, in status.podIPs or in an annotation cni.projectcalico.org/ipAddrs: \
@@ -105,13 +102,24 @@ impl Offline {
         });
         let warnings = contested(&cluster).into_iter().chain(without).collect();
         let default_node = cluster.node_names().first().map_or(DEFAULT_NODE, |node| node).to_owned();
-        let stood_in = (!homeless.is_empty()).then(|| stand_in(&cluster, &objects));
-        Self { cluster, stood_in, default_node, settings, warnings }
+        let stood_in = (!homeless.is_empty()).then(|| stand_in::stand_in(&cluster, &objects));
+        let world = World::new(objects.iter().map(Cow::as_ref));
+        Self { cluster, world, stood_in, default_node, settings, warnings }
     }
 
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// The resources as the oracle reads them.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Says where a policy comes from, for people who ask what decided: `web.yaml, line 12`.
+    pub fn set_source(&mut self, key: ObjectKey, source: String) {
+        self.world.set_source(key, source);
     }
 
     /// What should be known of the answers: pods without an address, and addresses that several pods claim, one sentence each.
@@ -140,12 +148,12 @@ impl Offline {
     pub fn explain(&self, question: &Question) -> Result<Explanation, oracle::Error> {
         let node = [&question.from, &question.to].into_iter().find_map(|end| {
             let pod = match end {
-                End::Pod { namespace, name } => self.cluster.pod(self.cluster.pod_id(namespace, name)?),
+                End::Pod { namespace, name } => self.cluster.pod(namespace, name)?,
                 End::Address(address) => self.cluster.endpoint_at(*address)?,
             };
             Some(self.node_of(pod))
         });
-        explain(&self.cluster, question, &self.options(node.unwrap_or(&self.default_node)))
+        explain(&self.world, question, &self.options(node.unwrap_or(&self.default_node)))
     }
 
     /// A node's endpoints, in the order of their pods' names.
@@ -155,7 +163,12 @@ impl Offline {
 
     /// The table that the agent on `node` wants, in the first generation. A node that the manifests do not know has no endpoints.
     pub fn render(&self, node: &str, options: &CompileOptions) -> Ruleset {
-        compile(&self.cluster, &self.endpoints(node), Generation::seed(0), options)
+        let named = |endpoint: Endpoint| Endpoint {
+            interface: host_interface_with(options.naming_prefix(), &endpoint.namespace, &endpoint.pod),
+            ..endpoint
+        };
+        let endpoints: Vec<Endpoint> = self.endpoints(node).into_iter().map(named).collect();
+        compile(&self.cluster, &endpoints, Generation::seed(0), options)
     }
 
     /// What [`render`](Self::render) says, but with stand-ins for the addresses of pods that have none: addresses that belong to
@@ -171,30 +184,30 @@ impl Offline {
     }
 
     /// The node that a pod is on, or is placed on.
-    pub(crate) fn node_of<'a>(&'a self, pod: &'a PodState) -> &'a str {
-        pod.node.as_deref().unwrap_or(&self.default_node)
+    pub(crate) fn node_of<'a>(&'a self, pod: PodView<'a>) -> &'a str {
+        pod.node().unwrap_or(&self.default_node)
     }
 
     fn endpoints_of(&self, cluster: &Cluster, node: &str) -> Vec<Endpoint> {
         endpoints(cluster)
-            .filter(|pod| self.node_of(pod) == node)
+            .filter(|pod| self.node_of(*pod) == node)
             .map(|pod| Endpoint {
-                namespace: pod.namespace.to_string(),
-                pod: pod.name.to_string(),
-                interface: host_interface(&pod.namespace, &pod.name),
-                ips: pod.ips.to_vec(),
+                namespace: pod.namespace().to_string(),
+                pod: pod.name().to_owned(),
+                interface: host_interface(pod.namespace(), pod.name()),
+                ips: pod.ips().collect(),
             })
             .collect()
     }
 }
 
 /// The pods that are endpoints, in the order of their names.
-pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = &PodState> {
-    cluster.pods().filter(|pod| pod.endpoint)
+pub(crate) fn endpoints(cluster: &Cluster) -> impl Iterator<Item = PodView<'_>> {
+    cluster.pods().filter(|pod| pod.is_endpoint())
 }
 
 /// A resource as it is to be taken in: no agent says which addresses a pod got, so that it is taken at its annotations' word.
-fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
+pub(crate) fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
     match object {
         Object::Pod(pod) if pod.status.pod_ips.is_empty() => {
             let expected = pod.expected_addresses();
@@ -213,8 +226,8 @@ fn with_expected_addresses(object: &Object) -> Cow<'_, Object> {
 fn contested(cluster: &Cluster) -> Vec<String> {
     let mut claims: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
     for pod in endpoints(cluster) {
-        for ip in &pod.ips {
-            claims.entry(*ip).or_default().insert(name(pod));
+        for ip in pod.ips() {
+            claims.entry(ip).or_default().insert(name(pod));
         }
     }
     let shared = claims.into_iter().filter(|(_, pods)| pods.len() > 1);
@@ -227,67 +240,8 @@ fn contested(cluster: &Cluster) -> Vec<String> {
 }
 
 /// `NAMESPACE/NAME`.
-pub(crate) fn name(pod: &PodState) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
-}
-
-/// The cluster again, with a stand-in of each family for each pod without an address, and with policies whose blocks are told that
-/// the stand-ins are not theirs.
-fn stand_in(cluster: &Cluster, objects: &[Cow<'_, Object>]) -> Cluster {
-    let taken: BTreeSet<IpAddr> = cluster.pods().flat_map(|pod| pod.ips.iter().copied()).collect();
-    let v4 = (u32::from(STAND_IN_V4)..).map(|number| IpAddr::from(Ipv4Addr::from(number)));
-    let v6 = (u128::from(STAND_IN_V6)..).map(|number| IpAddr::from(Ipv6Addr::from(number)));
-    let free = |address: &IpAddr| !taken.contains(address);
-    let mut free = v4.filter(free).zip(v6.filter(free));
-    let mut given: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    for pod in endpoints(cluster).filter(|pod| pod.ips.is_empty()) {
-        given.insert(name(pod), free.next().into_iter().flat_map(|(v4, v6)| [v4, v6]).collect());
-    }
-    let stand_ins: Vec<IpNet> = given.values().flatten().map(|address| IpNet::from(*address)).collect();
-    let mut stood_in = Cluster::default();
-    for object in objects {
-        match &**object {
-            Object::Pod(pod) => {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-                let mut pod = pod.clone();
-                if let Some(addresses) = given.get(&format!("{namespace}/{}", pod.metadata.name))
-                    && pod.is_endpoint()
-                {
-                    pod.status.pod_ips = addresses.iter().map(|&ip| PodIp { ip }).collect();
-                }
-                stood_in.upsert(&Object::Pod(pod));
-            }
-            Object::NetworkPolicy(policy) => {
-                stood_in.upsert(&Object::NetworkPolicy(disown(policy, &stand_ins)));
-            }
-            other => {
-                stood_in.upsert(other);
-            }
-        }
-    }
-    stood_in
-}
-
-/// The policy with blocks that hold a stand-in if and only if they are the whole address space.
-fn disown(policy: &NetworkPolicy, stand_ins: &[IpNet]) -> NetworkPolicy {
-    let mut policy = policy.clone();
-    let ingress = policy.spec.ingress.iter_mut().map(|rule| &mut rule.from);
-    let egress = policy.spec.egress.iter_mut().map(|rule| &mut rule.to);
-    for peers in ingress.chain(egress) {
-        let mut more = Vec::new();
-        for block in peers.iter_mut().filter_map(|peer| peer.ip_block.as_mut()) {
-            for stand_in in stand_ins.iter().filter(|stand_in| block.cidr.contains(*stand_in)) {
-                if block.cidr.prefix_len() > 0 {
-                    block.except.push(*stand_in);
-                } else if block.except.iter().any(|except| except.contains(stand_in)) {
-                    let ip_block = Some(IpBlock { cidr: *stand_in, except: Vec::new() });
-                    more.push(NetworkPolicyPeer { ip_block, ..NetworkPolicyPeer::default() });
-                }
-            }
-        }
-        peers.extend(more);
-    }
-    policy
+pub(crate) fn name(pod: PodView<'_>) -> String {
+    format!("{}/{}", pod.namespace(), pod.name())
 }
 
 #[cfg(test)]

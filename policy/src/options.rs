@@ -8,13 +8,14 @@ use tortie_api::calico::felix::{
     self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
 };
 
+use crate::host::HostOptions;
 use crate::marks::MarkMask;
 
 /// The settings of a node's table. The defaults are those of Calico's manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileOptions {
-    /// What the names of pod interfaces begin with: `cali` (`interfacePrefix`).
-    pub interface_prefix: String,
+    /// What the names of pod interfaces begin with, at least one: `cali` (`interfacePrefix`).
+    pub interface_prefixes: Vec<String>,
     /// The UDP port that nodes speak VXLAN on, and pods must not: 4789 (`vxlanPort`).
     pub vxlan_port: u16,
     /// Whether pods may send VXLAN all the same (`allowVXLANPacketsFromWorkloads`).
@@ -35,12 +36,20 @@ pub struct CompileOptions {
     pub nat_outgoing: NatOutgoing,
     /// Whether pods may be annotated to send from other addresses than their own (`workloadSourceSpoofing: Any`).
     pub source_spoofing: bool,
+    /// Whether packets of pods that conntrack calls invalid are left to policies (`disableConntrackInvalidCheck`) and not dropped.
+    pub allow_invalid: bool,
+    /// How the node's own interfaces are treated.
+    pub host: HostOptions,
+    /// Whether each rule of a policy counts what it decides.
+    pub count_hits: bool,
+    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`).
+    pub log_prefix: String,
 }
 
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {
-            interface_prefix: "cali".to_owned(),
+            interface_prefixes: vec!["cali".to_owned()],
             vxlan_port: 4789,
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
@@ -51,16 +60,42 @@ impl Default for CompileOptions {
             service_cidrs: Vec::new(),
             nat_outgoing: NatOutgoing::default(),
             source_spoofing: false,
+            allow_invalid: false,
+            host: HostOptions::default(),
+            count_hits: true,
+            log_prefix: "calico-packet".to_owned(),
         }
     }
 }
 
+/// The prefixes of a list, and `cali` if none of them leaves room for the 11 digits that stand for a pod.
+fn with_a_short_one(list: &str) -> Vec<String> {
+    let mut prefixes: Vec<String> = list.split(',').map(str::to_owned).collect();
+    if prefixes.iter().all(|prefix| prefix.len() > LONGEST_NAMING) {
+        prefixes.push("cali".to_owned());
+    }
+    prefixes
+}
+
+/// The kernel takes names of 15 bytes, of which 11 stand for the pod.
+const LONGEST_NAMING: usize = 4;
+
 impl CompileOptions {
+    /// What the names of new pods' interfaces begin with.
+    pub fn naming_prefix(&self) -> &str {
+        let mut short = self.interface_prefixes.iter().filter(|prefix| prefix.len() <= LONGEST_NAMING);
+        short.next().map_or("cali", String::as_str)
+    }
+
     /// What a configuration asks for, and this version's defaults for the fields that it does not have.
     pub fn of(spec: &FelixConfigurationSpec, service_cidrs: Vec<IpNet>) -> Self {
         let default = Self::default();
         let mask = spec.nftables_mark_mask.and_then(|mask| MarkMask::try_from(mask).ok());
         Self {
+            interface_prefixes: spec
+                .interface_prefix
+                .as_ref()
+                .map_or_else(|| default.interface_prefixes.clone(), |prefixes| with_a_short_one(&prefixes.0)),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
             allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
             allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
@@ -90,7 +125,10 @@ impl CompileOptions {
                 interface_filter: spec.iptables_nat_outgoing_interface_filter.clone().map(|filter| filter.0),
             },
             source_spoofing: spec.workload_source_spoofing == Some(SourceSpoofing::Any),
-            ..default
+            allow_invalid: spec.disable_conntrack_invalid_check.unwrap_or_default(),
+            host: HostOptions::of(spec),
+            count_hits: default.count_hits,
+            log_prefix: spec.log_prefix.as_ref().map_or(default.log_prefix, |prefix| prefix.0.clone()),
         }
     }
 }

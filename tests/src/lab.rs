@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::agent::Agent;
-
 /// A running lab. Dropping it takes it down.
 pub struct Lab {
     /// The lab's name, unique to this process.
@@ -24,16 +22,22 @@ pub type Pair = (String, String, String, u16);
 /// # Panics
 /// When it was not built.
 pub fn tortie() -> PathBuf {
-    let test = std::env::current_exe().expect("the test has a path");
-    let folder = std::env::var_os("TORTIE_BIN")
-        .map_or_else(|| test.ancestors().nth(2).expect("tests are in target/PROFILE/deps").to_owned(), PathBuf::from);
-    let path = folder.join("tortie");
+    let path = place().expect("tests are in target/PROFILE/deps");
     assert!(
         path.exists() && path.with_file_name("tortie-node").exists(),
         "{} or tortie-node beside it is missing: run `cargo build --workspace`",
         path.display()
     );
     path
+}
+
+/// Where the binary should be.
+fn place() -> Option<PathBuf> {
+    let folder = match std::env::var_os("TORTIE_BIN") {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::current_exe().ok()?.ancestors().nth(2)?.to_owned(),
+    };
+    Some(folder.join("tortie"))
 }
 
 fn fail(what: &str, output: &Output) -> ! {
@@ -156,24 +160,6 @@ impl Lab {
         command.spawn().expect("tortie lab exec starts")
     }
 
-    /// The lab's commands take an agent for dead when the process that they know is: tells them of those that were started since.
-    ///
-    /// # Panics
-    /// When the lab's state cannot be read or written.
-    pub fn know(&self, agents: &[Agent]) {
-        let file = self.path("state.json");
-        let text = std::fs::read_to_string(&file).expect("the lab has a state");
-        let mut state: Value = serde_json::from_str(&text).expect("the state is JSON");
-        for node in state["nodes"].as_array_mut().expect("the lab has nodes") {
-            if let Some(agent) = agents.iter().find(|agent| node["name"] == *agent.node) {
-                node["pid"] = agent.pid().into();
-            }
-        }
-        let new = file.with_extension("new");
-        std::fs::write(&new, state.to_string()).expect("the state is written");
-        std::fs::rename(&new, &file).expect("the state is replaced");
-    }
-
     /// A directory or file of the lab.
     pub fn path(&self, name: &str) -> PathBuf {
         Path::new("/run/tortie-lab").join(&self.name).join(name)
@@ -196,7 +182,16 @@ impl Drop for Lab {
                 tail.iter().rev().for_each(|line| eprintln!("{line}"));
             }
         }
-        let _ = Command::new(tortie()).args(["lab", "down", "--lab", &self.name]).output();
+        // A panic in here would end the process where a test fails already, and the other tests with it.
+        let down = place().map(|tortie| Command::new(tortie).args(["lab", "down", "--lab", &self.name]).output());
+        if !matches!(&down, Some(Ok(output)) if output.status.success()) {
+            let said = match down {
+                Some(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+                Some(Err(error)) => error.to_string(),
+                None => "nobody knows where tortie is".to_owned(),
+            };
+            eprintln!("lab {} may be up still: {said}: run `tortie lab down --lab {}`", self.name, self.name);
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

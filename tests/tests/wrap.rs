@@ -90,7 +90,7 @@ struct Node {
 impl Node {
     /// If it does not sweep it only says so.
     fn start(sweeps: bool) -> Self {
-        let config = Config { node: "a".into(), dataplane: true, bgp: false, seed: 120 };
+        let config = Config { node: "a".into(), dataplane: true, bgp: false, route_protocols: Vec::new(), seed: 120 };
         let socket = NftSocket::open().expect("a socket");
         let mut node = Self { felix: Felix::new(config), socket, sweeps, now: 1_000, revision: 0 };
         let endpoint = |pod: &str, address: Ipv4Addr| LocalEndpoint {

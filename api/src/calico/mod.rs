@@ -4,6 +4,7 @@ mod bgp;
 pub mod felix;
 mod ipam;
 mod ippool;
+pub mod policy;
 
 pub(crate) use bgp::{BGP_CONFIGURATION_UNSUPPORTED, parse_as_number};
 pub use bgp::{BgpConfiguration, BgpConfigurationSpec, ServiceBlock};
@@ -11,3 +12,9 @@ pub use felix::{FelixConfiguration, FelixConfigurationSpec};
 pub use ipam::{AllocationAttribute, IpamBlock, IpamBlockSpec};
 pub(crate) use ippool::IP_POOL_UNSUPPORTED;
 pub use ippool::{AssignmentMode, EncapMode, IpPool, IpPoolSpec};
+pub use policy::{
+    Action, DEFAULT_TIER, EndpointPort, EntityRule, HostEndpoint, HostEndpointSpec, Icmp, IpVersion, KUBE_ADMIN_TIER,
+    KUBE_BASELINE_TIER, NetworkSet, NetworkSetSpec, PerformanceHint, Policy, PolicyRule, PolicySpec, Profile,
+    ProfileSpec, RuleMetadata, RulePort, RuleProtocol, ServiceAccountMatch, ServiceMatch, StagedAction,
+    StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec, Tier, TierAction, TierSpec, compare_orders,
+};

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::field::{FieldError, Path, nearest};
-use crate::object::{Kind, Object};
+use crate::kind::{CALICO_STORAGE, Kind};
+use crate::object::Object;
 use crate::validate;
 
 /// What a value turned out to be.
@@ -17,22 +18,20 @@ use crate::validate;
 pub enum Decoded {
     /// An object of a kind that Tortie acts upon; defaulted and valid. Boxed, as the other variants are small.
     Object(Box<Object>),
-    /// An object of a kind that a cluster has and that this version need not look at (Service, EndpointSlice, Secret).
+    /// An object of a kind that a cluster has and that this version need not look at (Service, Secret).
     Ignored,
     /// An object of a kind that Tortie does not know, with a sentence that says so.
     UnknownKind(String),
 }
 
 /// Kinds that are taken in silence: a cluster's manifests have them, and this version does nothing with them.
-const IGNORED: [(&str, &str); 4] =
-    [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints"), ("discovery.k8s.io/v1", "EndpointSlice")];
+const IGNORED: [(&str, &str); 3] = [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints")];
 
-/// The `apiVersion` of Calico's kinds.
-const CALICO: &str = "projectcalico.org/v3";
-
-/// Under this `apiVersion` Calico's own resources keep the objects of `projectcalico.org/v3`, field by field, on clusters without
-/// Calico's API server: what `kubectl get ippools -o yaml` prints there.
-const CALICO_STORAGE: &str = "crd.projectcalico.org/v1";
+/// Kinds of an earlier version of a group, which the later one says otherwise.
+const REPLACED: [(&str, &str); 2] = [
+    ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"),
+];
 
 /// The fields of `meta/v1 ObjectMeta`, for kinds in which a mistyped field is an error.
 const METADATA: [&str; 16] = [
@@ -53,6 +52,78 @@ const METADATA: [&str; 16] = [
     "managedFields",
     "clusterName",
 ];
+
+/// Fields that the API has and this version does not honour: they are refused by name, so that none is silently ignored.
+struct Unsupported {
+    fields: &'static [&'static str],
+    /// What the error says.
+    remedy: &'static str,
+}
+
+impl Unsupported {
+    /// Every field of the kind is honoured.
+    const NONE: Self = Self { fields: &[], remedy: "" };
+
+    /// Fields that are to come.
+    const fn yet(fields: &'static [&'static str]) -> Self {
+        Self { fields, remedy: "this field is not supported by this version: remove it" }
+    }
+
+    /// What Calico's rules say of requests, which takes a proxy beside each pod to see.
+    const HTTP: Self = Self {
+        fields: &["http"],
+        remedy: "rules on HTTP requests need a proxy in the path, which this dataplane does not have: remove `http` and match \
+                 addresses, protocols and ports only",
+    };
+
+    /// Peers of ClusterNetworkPolicy that stand in its experimental channel only.
+    const NODES: Self = Self {
+        fields: &["nodes"],
+        remedy: "nodes as peers are not supported by this version: use `networks` with the nodes' addresses",
+    };
+}
+
+/// The fields of `spec` of a Calico policy of this kind; one type has them all.
+const fn policy_fields(kind: Kind) -> Option<&'static [&'static str]> {
+    match kind {
+        Kind::CalicoNetworkPolicy => Some(&[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+        ]),
+        Kind::StagedNetworkPolicy => Some(&[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+            "stagedAction",
+        ]),
+        Kind::GlobalNetworkPolicy => Some(&[
+            "tier",
+            "order",
+            "selector",
+            "serviceAccountSelector",
+            "namespaceSelector",
+            "types",
+            "ingress",
+            "egress",
+            "performanceHints",
+            "doNotTrack",
+            "preDNAT",
+            "applyOnForward",
+        ]),
+        _ => None,
+    }
+}
 
 /// Reads, defaults and validates one object.
 ///
@@ -97,31 +168,26 @@ fn find_kind(api_version: &str, name: &str) -> Result<Found, FieldError> {
     if IGNORED.contains(&(api_version, name)) {
         return Ok(Found::Ignored);
     }
-    let is_stored_calico = api_version == CALICO_STORAGE;
-    let namesake = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
-    match namesake {
-        Some(kind) if kind.api_version() == api_version => Ok(Found::Kind(kind)),
-        Some(kind) if kind.api_version() == CALICO && is_stored_calico => Ok(Found::Kind(kind)),
-        // Calico's own NetworkPolicy shares the name only.
-        Some(kind)
-            if group(api_version) != group(kind.api_version())
-                && (group(api_version) == group(CALICO) || is_stored_calico) =>
-        {
-            Ok(Found::Unknown(format!("{api_version} {name} is not enforced by this version")))
-        }
-        // An object that would be honoured under the right version must not be lost by a slip: no such type exists.
-        Some(kind) => {
-            Err(FieldError::not_supported(Path::root().field("apiVersion"), api_version, &[kind.api_version()]))
-        }
-        None => {
-            let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-            let hint = match nearest(name, &known) {
-                Some(kind) => format!("did you mean {kind}?"),
-                None => "it has no effect".to_owned(),
-            };
-            Ok(Found::Unknown(format!("unknown kind {name} of {api_version}: {hint}")))
-        }
+    if let Some(kind) = Kind::of_manifest(api_version, name) {
+        return Ok(Found::Kind(kind));
     }
+    let namesakes: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.manifest_kind() == name).collect();
+    // An object that would be honoured under the right version must not be lost by a slip: no such type exists. Other projects have
+    // kinds of the same names, in groups that look like none of ours.
+    let versions: Vec<&str> = namesakes.iter().map(|kind| kind.api_version()).collect();
+    let group = group(api_version);
+    let groups: Vec<&str> = Kind::ALL.iter().map(|kind| self::group(kind.api_version())).collect();
+    let is_ours = !group.contains('.') || api_version == CALICO_STORAGE || nearest(group, &groups).is_some();
+    if is_ours && !namesakes.is_empty() {
+        return Err(FieldError::not_supported(Path::root().field("apiVersion"), api_version, &versions));
+    }
+    let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.manifest_kind()).collect();
+    let hint = match nearest(name, &known) {
+        _ if REPLACED.contains(&(api_version, name)) => "ClusterNetworkPolicy took its place".to_owned(),
+        Some(kind) if kind != name => format!("did you mean {kind}?"),
+        _ => "it has no effect".to_owned(),
+    };
+    Ok(Found::Unknown(format!("unknown kind {name} of {api_version}: {hint}")))
 }
 
 /// The group of `group/version`; empty for the core group.
@@ -135,17 +201,34 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
         known_fields(value, &Path::root(), &["apiVersion", "kind", "metadata", "spec", "status"])?;
         known_fields(&value["metadata"], &Path::root().field("metadata"), &METADATA)?;
     }
+    if let Some(fields) = policy_fields(kind) {
+        known_fields(&value["spec"], &Path::root().field("spec"), fields)?;
+    }
     Ok(match kind {
-        Kind::Namespace => Object::Namespace(typed(value, &[])?),
-        Kind::Node => Object::Node(typed(value, &[])?),
-        Kind::Pod => Object::Pod(typed(value, &[])?),
-        Kind::NetworkPolicy => Object::NetworkPolicy(typed(value, &[])?),
-        Kind::IpPool => Object::IpPool(typed(value, &crate::calico::IP_POOL_UNSUPPORTED)?),
+        Kind::Namespace => Object::Namespace(typed(value, &Unsupported::NONE)?),
+        Kind::Node => Object::Node(typed(value, &Unsupported::NONE)?),
+        Kind::Pod => Object::Pod(typed(value, &Unsupported::NONE)?),
+        Kind::NetworkPolicy => Object::NetworkPolicy(typed(value, &Unsupported::NONE)?),
+        Kind::IpPool => Object::IpPool(typed(value, &Unsupported::yet(&crate::calico::IP_POOL_UNSUPPORTED))?),
         Kind::BgpConfiguration => {
-            Object::BgpConfiguration(typed(value, &crate::calico::BGP_CONFIGURATION_UNSUPPORTED)?)
+            let unsupported = Unsupported::yet(&crate::calico::BGP_CONFIGURATION_UNSUPPORTED);
+            Object::BgpConfiguration(typed(value, &unsupported)?)
         }
-        Kind::IpamBlock => Object::IpamBlock(typed(value, &[])?),
-        Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &[])?),
+        Kind::IpamBlock => Object::IpamBlock(typed(value, &Unsupported::NONE)?),
+        Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &Unsupported::NONE)?),
+        Kind::ServiceAccount => Object::ServiceAccount(typed(value, &Unsupported::NONE)?),
+        Kind::EndpointSlice => Object::EndpointSlice(typed(value, &Unsupported::NONE)?),
+        Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(typed(value, &Unsupported::NODES)?),
+        Kind::Tier => Object::Tier(typed(value, &Unsupported::NONE)?),
+        Kind::CalicoNetworkPolicy => Object::CalicoNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::GlobalNetworkPolicy => Object::GlobalNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::StagedNetworkPolicy => Object::StagedNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::StagedGlobalNetworkPolicy => Object::StagedGlobalNetworkPolicy(typed(value, &Unsupported::HTTP)?),
+        Kind::StagedKubernetesNetworkPolicy => Object::StagedKubernetesNetworkPolicy(typed(value, &Unsupported::NONE)?),
+        Kind::NetworkSet => Object::NetworkSet(typed(value, &Unsupported::NONE)?),
+        Kind::GlobalNetworkSet => Object::GlobalNetworkSet(typed(value, &Unsupported::NONE)?),
+        Kind::HostEndpoint => Object::HostEndpoint(typed(value, &Unsupported::NONE)?),
+        Kind::Profile => Object::Profile(typed(value, &Unsupported::HTTP)?),
     })
 }
 
@@ -158,6 +241,6 @@ fn known_fields(value: &Value, path: &Path, known: &[&str]) -> Result<(), FieldE
     }
 }
 
-fn typed<T: DeserializeOwned>(value: &Value, unsupported: &[&str]) -> Result<T, FieldError> {
+fn typed<T: DeserializeOwned>(value: &Value, unsupported: &Unsupported) -> Result<T, FieldError> {
     T::deserialize(value::ValueReader(value)).map_err(|refusal| refusal.into_field_error(unsupported))
 }

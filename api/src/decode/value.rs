@@ -5,10 +5,12 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde_json::{Map, Value};
 
+use super::Unsupported;
 use crate::field::{FieldError, Path, Step};
 
 /// Why a value does not fit its type.
@@ -50,7 +52,7 @@ impl Refusal {
     }
 
     /// The error, with what is known about unknown fields.
-    pub(super) fn into_field_error(self, unsupported: &[&str]) -> FieldError {
+    pub(super) fn into_field_error(self, unsupported: &Unsupported) -> FieldError {
         let path = Path::from_reversed(self.steps);
         match self.reason {
             Reason::Should(message) | Reason::Complete(message) => FieldError::new(path, message),
@@ -60,8 +62,8 @@ impl Refusal {
                 let known: Vec<&str> = known.iter().copied().filter(|name| !name.is_empty()).collect();
                 FieldError::not_supported(path, &name, &known)
             }
-            Reason::UnknownField { name, .. } if unsupported.contains(&name.as_str()) => {
-                FieldError::forbidden(path, "this field is not supported by this version: remove it")
+            Reason::UnknownField { name, .. } if unsupported.fields.contains(&name.as_str()) => {
+                FieldError::forbidden(path, unsupported.remedy)
             }
             Reason::UnknownField { name, known } => FieldError::unknown(path, &name, known),
         }
@@ -164,6 +166,17 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
 
     integers!(deserialize_u8 u8, deserialize_u16 u16, deserialize_u32 u32, deserialize_u64 u64);
 
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match self.0 {
+            Value::Null => visitor.visit_f64(0.0),
+            Value::Number(number) => match number.as_f64().filter(|number| number.is_finite()) {
+                Some(number) => visitor.visit_f64(number),
+                None => Err(should_be("a finite number").of(self.0)),
+            },
+            other => Err(should_be("a number").of(other)),
+        }
+    }
+
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
         match self.0 {
             Value::Null => visitor.visit_borrowed_str(""),
@@ -216,10 +229,11 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refusal> {
         match self.0 {
+            Value::Object(map) => visitor.visit_enum(Alternative::of(map, variants).map_err(|error| error.of(self.0))?),
             Value::Null => visitor.visit_enum(IntoDeserializer::<Refusal>::into_deserializer("")),
             Value::String(text) => visitor.visit_enum(IntoDeserializer::<Refusal>::into_deserializer(text.as_str())),
             other => Err(should_be("a string").of(other)),
@@ -235,7 +249,55 @@ impl<'de> Deserializer<'de> for ValueReader<'de> {
     }
 
     serde::forward_to_deserialize_any! {
-        i8 i16 i32 i64 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+        i8 i16 i32 i64 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}
+
+/// A map of which exactly one field must be set, as the API writes a choice: the field's name is that of an enum's variant.
+struct Alternative<'de> {
+    field: &'de str,
+    value: &'de Value,
+}
+
+impl<'de> Alternative<'de> {
+    fn of(map: &'de Map<String, Value>, known: &'static [&'static str]) -> Result<Self, Refusal> {
+        let mut set = map.iter().filter(|(_, value)| !value.is_null());
+        match (set.next(), set.next()) {
+            (Some((field, value)), None) if known.contains(&field.as_str()) => Ok(Self { field, value }),
+            (Some((field, _)), None) => Err(de::Error::unknown_field(field, known)),
+            _ => Err(de::Error::custom(format!("must have exactly one of the fields {}", known.join(", ")))),
+        }
+    }
+}
+
+impl<'de> EnumAccess<'de> for Alternative<'de> {
+    type Error = Refusal;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Refusal> {
+        let reader: StrDeserializer<'_, Refusal> = self.field.into_deserializer();
+        seed.deserialize(reader).map(|variant| (variant, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Alternative<'de> {
+    type Error = Refusal;
+
+    fn unit_variant(self) -> Result<(), Refusal> {
+        Err(should_be("a string"))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Refusal> {
+        let field = || Step::Field(self.field.to_owned());
+        seed.deserialize(ValueReader(self.value)).map_err(|error| error.of(self.value).inside(field()))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Refusal> {
+        Err(should_be("a string"))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Refusal> {
+        Err(should_be("a string"))
     }
 }
 

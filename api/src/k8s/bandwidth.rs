@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pod;
-use super::quantity::parse_quantity;
-use crate::field::{FieldError, Path};
+use super::annotation::{path, quantity};
+use crate::field::FieldError;
 use crate::meta::StringMap;
 
 /// The least and the most of a rate, in bits a second, as the kubelet has it: 1k to 1P.
@@ -96,7 +96,6 @@ fn limit(annotations: &StringMap, names: &Names, errors: &mut Vec<FieldError>) -
     let peak = read(names.peakrate, PEAK);
     let minburst = read(names.minburst, MINBURST);
     let rate = calico.or(kubernetes);
-    let path = |name| Path::root().field("metadata").field("annotations").key(name);
     for (name, value) in [(names.burst, burst), (names.peakrate, peak), (names.minburst, minburst)] {
         if value.is_some() && rate.is_none() {
             let remedy = format!("has no effect without {}", names.bandwidth);
@@ -114,37 +113,10 @@ fn limit(annotations: &StringMap, names: &Names, errors: &mut Vec<FieldError>) -
     Some(BandwidthLimit { rate, burst: burst.unwrap_or(DEFAULT_BURST), peak: above, minburst })
 }
 
-/// The quantity that an annotation holds, the nearest in `range`; what is wrong with it goes into `errors`.
-pub(super) fn quantity(
-    annotations: &StringMap,
-    name: &str,
-    range: (u64, u64),
-    errors: &mut Vec<FieldError>,
-) -> Option<u64> {
-    let text = annotations.get(name)?;
-    let path = || Path::root().field("metadata").field("annotations").key(name);
-    let Some(value) = parse_quantity(text.trim()) else {
-        errors.push(FieldError::invalid(path(), text, "must be a quantity, such as 10M or 1Gi"));
-        return None;
-    };
-    let (least, most) = range;
-    if !(least..=most).contains(&value) {
-        let remedy = format!("must be between {least} and {most}; the nearest of them is taken");
-        errors.push(FieldError::invalid(path(), text, &remedy));
-    }
-    Some(value.clamp(least, most))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pod(annotations: &[(&str, &str)]) -> Pod {
-        let mut pod = Pod::default();
-        pod.metadata.annotations =
-            annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        pod
-    }
+    use crate::k8s::annotation::pod;
 
     #[test]
     fn calicos_annotations_win_over_kubernetes() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{ObjectMeta, address, null_as_default, optional_address};
+use crate::meta::{ObjectMeta, address, null_as_default, optional_address, optional_text};
 
 /// `v1 Namespace`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,12 +37,25 @@ pub struct PodSpec {
     /// Whether the pod shares its node's network namespace; such a pod is not an endpoint of ours.
     #[serde(default, deserialize_with = "null_as_default")]
     pub host_network: bool,
+    /// The service account it runs as; see [`PodSpec::service_account`].
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_text")]
+    pub service_account_name: Option<String>,
     /// Containers, for their ports.
     #[serde(default, deserialize_with = "null_as_default")]
     pub containers: Vec<Container>,
     /// Init containers; those that restart always (sidecars) may declare ports too.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub init_containers: Vec<Container>,
+}
+
+/// The service account that every namespace has, and that pods run as which name none.
+pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
+impl PodSpec {
+    /// The name of the service account that the pod runs as: `default` unless it names another, as the API server fills it in.
+    pub fn service_account(&self) -> &str {
+        self.service_account_name.as_deref().unwrap_or(DEFAULT_SERVICE_ACCOUNT)
+    }
 }
 
 /// `Container`, slim.
@@ -210,3 +223,19 @@ pub struct NodeAddress {
 
 /// The text of a node address.
 pub type Address = String;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_run_as_the_default_account_unless_they_name_another() {
+        let read = |text: &str| serde_json::from_str::<PodSpec>(text).expect("a spec");
+        assert_eq!(read("{}").service_account(), "default");
+        assert_eq!(read(r#"{"serviceAccountName": ""}"#).service_account(), "default");
+        let named = read(r#"{"serviceAccountName": "builder"}"#);
+        assert_eq!(named.service_account(), "builder");
+        let written = serde_json::to_string(&named).expect("JSON");
+        assert_eq!(serde_json::from_str::<PodSpec>(&written).expect("a spec"), named);
+    }
+}

@@ -1,19 +1,28 @@
-//! Kubernetes kinds: `v1` Namespace, Pod, Node and `networking.k8s.io/v1` NetworkPolicy.
+//! Kubernetes kinds: `v1` Namespace, Pod, Node, ServiceAccount, `discovery.k8s.io/v1` EndpointSlice, `networking.k8s.io/v1`
+//! NetworkPolicy and `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
 
 mod addresses;
+mod annotation;
 mod bandwidth;
 mod cluster;
+mod cluster_network_policy;
 mod network_policy;
 mod quantity;
 mod selector;
+mod services;
 mod traffic;
 
 pub use addresses::annotations;
 pub(crate) use addresses::reported_addresses;
 pub use bandwidth::{Bandwidth, BandwidthLimit};
 pub use cluster::{
-    Address, Container, ContainerPort, Namespace, Node, NodeAddress, NodeSpec, NodeStatus, Pod, PodIp, PodSpec,
-    PodStatus, Protocol,
+    Address, Container, ContainerPort, DEFAULT_SERVICE_ACCOUNT, Namespace, Node, NodeAddress, NodeSpec, NodeStatus,
+    Pod, PodIp, PodSpec, PodStatus, Protocol,
+};
+pub use cluster_network_policy::{
+    ClusterNetworkPolicy, ClusterNetworkPolicyAction, ClusterNetworkPolicyEgressRule, ClusterNetworkPolicyIngressRule,
+    ClusterNetworkPolicyPeer, ClusterNetworkPolicyPorts, ClusterNetworkPolicyProtocol, ClusterNetworkPolicySpec,
+    ClusterNetworkPolicySubject, ClusterNetworkPolicyTier, DestinationPort, DestinationPorts, NamespacedPod,
 };
 pub(crate) use network_policy::PORT_RANGE;
 pub use network_policy::{
@@ -22,4 +31,7 @@ pub use network_policy::{
 };
 pub use quantity::parse_quantity;
 pub use selector::{LabelSelector, LabelSelectorRequirement, SelectorOperator};
+pub use services::{
+    AddressType, Endpoint, EndpointConditions, EndpointSlice, EndpointSlicePort, SERVICE_NAME_LABEL, ServiceAccount,
+};
 pub use traffic::{ALLOWED_SOURCE_PREFIXES, PacketRate, TrafficLimit, TrafficLimits};

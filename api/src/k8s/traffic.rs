@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Pod;
-use super::bandwidth::quantity;
-use crate::field::{FieldError, Path};
+use super::annotation::{path, quantity};
+use crate::field::FieldError;
 use crate::meta::StringMap;
 
 /// The least and the most of a packet rate and of its burst, Calico's: those of iptables' limit match.
@@ -118,10 +118,6 @@ fn parse_prefix(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
 }
 
-fn path(annotation: &str) -> Path {
-    Path::root().field("metadata").field("annotations").key(annotation)
-}
-
 fn limit(annotations: &StringMap, names: &Names, errors: &mut Vec<FieldError>) -> TrafficLimit {
     let mut read = |name, range| {
         let value = quantity(annotations, name, range, errors);
@@ -140,13 +136,7 @@ fn limit(annotations: &StringMap, names: &Names, errors: &mut Vec<FieldError>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pod(annotations: &[(&str, &str)]) -> Pod {
-        let mut pod = Pod::default();
-        pod.metadata.annotations =
-            annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        pod
-    }
+    use crate::k8s::annotation::pod;
 
     #[test]
     fn limits_are_quantities_with_calicos_defaults() {

@@ -2,14 +2,19 @@
 
 mod calico;
 mod cluster;
+mod cluster_network_policy;
+mod endpoints;
 mod felix;
 pub(crate) mod names;
 mod network_policy;
+mod policy;
+mod rule;
 
 use crate::field::{FieldError, Path};
 use crate::k8s::LabelSelector;
+use crate::kind::Kind;
 use crate::meta::{ObjectMeta, StringMap};
-use crate::object::{Kind, Object};
+use crate::object::Object;
 
 /// The API server's limit for all annotations of an object together.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -19,14 +24,26 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(object.kind(), object.metadata(), &mut errors);
     match object {
-        Object::Namespace(_) => {}
+        Object::Namespace(_) | Object::ServiceAccount(_) | Object::EndpointSlice(_) => {}
         Object::Node(node) => cluster::node(node, &mut errors),
         Object::Pod(pod) => cluster::pod(pod, &mut errors),
-        Object::NetworkPolicy(policy) => network_policy::policy(policy, &mut errors),
+        Object::NetworkPolicy(policy) => network_policy::spec(&policy.spec, &mut errors),
         Object::IpPool(pool) => calico::ip_pool(pool, &mut errors),
         Object::BgpConfiguration(configuration) => calico::bgp_configuration(configuration, &mut errors),
         Object::IpamBlock(block) => calico::ipam_block(block, &mut errors),
         Object::FelixConfiguration(configuration) => felix::configuration(configuration, &mut errors),
+        Object::ClusterNetworkPolicy(policy) => cluster_network_policy::policy(policy, &mut errors),
+        Object::Tier(tier) => policy::tier(tier, &mut errors),
+        Object::CalicoNetworkPolicy(policy) | Object::StagedNetworkPolicy(policy) => {
+            policy::policy(policy, true, &mut errors);
+        }
+        Object::GlobalNetworkPolicy(policy) | Object::StagedGlobalNetworkPolicy(policy) => {
+            policy::policy(policy, false, &mut errors);
+        }
+        Object::StagedKubernetesNetworkPolicy(policy) => policy::staged_kubernetes(policy, &mut errors),
+        Object::NetworkSet(set) | Object::GlobalNetworkSet(set) => endpoints::network_set(set, &mut errors),
+        Object::HostEndpoint(endpoint) => endpoints::host_endpoint(endpoint, &mut errors),
+        Object::Profile(profile) => endpoints::profile(profile, &mut errors),
     }
     errors.0
 }
@@ -67,12 +84,18 @@ fn metadata(kind: Kind, metadata: &ObjectMeta, errors: &mut Errors) {
     }
     labels(&metadata.labels, &path.field("labels"), errors);
     let annotations = path.field("annotations");
-    for key in metadata.annotations.keys() {
-        errors.check(annotations.clone(), key, names::qualified_name(&key.to_lowercase()));
+    annotation_keys(&metadata.annotations, &annotations, errors);
+}
+
+/// The keys of annotations, and how large they are together.
+fn annotation_keys(annotations: &StringMap, path: &Path, errors: &mut Errors) {
+    for key in annotations.keys() {
+        errors.check(path.clone(), key, names::qualified_name(&key.to_lowercase()));
     }
-    let size: usize = metadata.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     if size > ANNOTATIONS_LIMIT {
-        errors.push(FieldError::new(annotations, format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes")));
+        let message = format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes");
+        errors.push(FieldError::new(path.clone(), message));
     }
 }
 

@@ -7,6 +7,8 @@ const DNS_LABEL: &str = "must consist of lower case letters, digits and '-', and
                          (RFC 1123 label, such as 'my-name')";
 const DNS_SUBDOMAIN: &str = "must consist of lower case letters, digits, '-' and '.', and each part must start and end \
                              with a letter or digit (RFC 1123 subdomain, such as 'example.com')";
+const POLICY_NAME: &str = "must consist of lower case letters, digits and '-', start and end with a letter or digit, and have at \
+                           most one '.', behind the name of its tier (such as 'my-policy' or 'my-tier.my-policy')";
 const LABEL_NAME: &str = "must consist of letters, digits, '-', '_' and '.', and start and end with a letter or digit \
                           (such as 'app' or 'example.com/app')";
 const LABEL_VALUE: &str = "must be empty or consist of letters, digits, '-', '_' and '.', and start and end with a \
@@ -87,10 +89,52 @@ pub(super) fn port_name(text: &str) -> Result<(), String> {
     Err(reason.to_owned())
 }
 
+/// The name of a Calico policy without a namespace: a plain name, or one with its tier before it.
+fn global_policy_name(text: &str) -> Result<(), String> {
+    no_longer_than(text, 253)?;
+    if text.split('.').all(is_dns_label) && text.split('.').count() <= 2 {
+        return Ok(());
+    }
+    Err(POLICY_NAME.to_owned())
+}
+
+/// The name of a Calico policy in a namespace: likewise, or what Calico calls its copy of a Kubernetes policy (`knp.default.NAME`).
+fn policy_name(text: &str) -> Result<(), String> {
+    let kubernetes = ["knp.default.", "ossg.default."].into_iter().find_map(|prefix| text.strip_prefix(prefix));
+    match kubernetes {
+        Some(name) => no_longer_than(text, 253).and_then(|()| dns_subdomain(name)),
+        None => global_policy_name(text),
+    }
+}
+
+/// A domain name of a ClusterNetworkPolicy: two parts at least, before them optionally `*.`, behind them a dot.
+pub(super) fn domain(text: &str) -> Result<(), String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.contains('.') && name.split('.').all(|part| framed(part, is_alphanumeric, b"-_")) {
+        return Ok(());
+    }
+    Err("must be a domain name such as 'example.com', or '*.example.com' for all names below it".to_owned())
+}
+
+/// The name of a Linux interface, as Calico takes it.
+pub(super) fn interface(text: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if (1..=15).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(());
+    }
+    Err("must be the name of an interface (at most 15 letters, digits, '-', '_' and '.'), or '*' for the whole node"
+        .to_owned())
+}
+
 /// Which grammar the name of an object follows.
 pub(crate) const fn object_name(kind: crate::Kind) -> Check {
+    use crate::Kind;
+
     match kind {
-        crate::Kind::Namespace => dns_label,
+        Kind::Namespace | Kind::Tier => dns_label,
+        Kind::CalicoNetworkPolicy | Kind::StagedNetworkPolicy => policy_name,
+        Kind::GlobalNetworkPolicy | Kind::StagedGlobalNetworkPolicy => global_policy_name,
         _ => dns_subdomain,
     }
 }

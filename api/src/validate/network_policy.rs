@@ -4,11 +4,10 @@ use ipnet::IpNet;
 
 use super::{Errors, names, selector};
 use crate::field::{FieldError, Path};
-use crate::k8s::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, PORT_RANGE, PortOrName};
+use crate::k8s::{IpBlock, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, PORT_RANGE, PortOrName};
 
-pub(super) fn policy(policy: &NetworkPolicy, errors: &mut Errors) {
+pub(super) fn spec(spec: &NetworkPolicySpec, errors: &mut Errors) {
     let path = Path::root().field("spec");
-    let spec = &policy.spec;
     selector(&spec.pod_selector, &path.field("podSelector"), errors);
     for (index, rule) in spec.ingress.iter().enumerate() {
         let path = path.field("ingress").index(index);

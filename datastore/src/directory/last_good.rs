@@ -98,6 +98,7 @@ impl LastGood {
             place: self.root.join(layout::LAST_GOOD).display().to_string(),
             message: format!("cannot keep last good versions here, a restart would lose them: {reason}"),
             warning: true,
+            kind: None,
         })
     }
 }

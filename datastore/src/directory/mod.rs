@@ -94,6 +94,14 @@ impl Directory {
         &self.root
     }
 
+    /// What is wrong with the directory, and what follows from it: of files in error, the last good version is in force.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn problems(&self) -> Result<Vec<Problem>, Error> {
+        self.blocking(move |this| Ok(this.with_view(View::problems))).await
+    }
+
     /// What is wrong with the objects of a kind that agents own. [`Datastore::list`] leaves out those that cannot be read.
     ///
     /// # Errors

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
-use tortie_api::k8s::{NetworkPolicy, Pod};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tortie_api::k8s::Pod;
 use tortie_api::{Kind, Object, ObjectKey, ObjectMeta};
 
 use super::view::hex;
@@ -44,7 +46,7 @@ struct Entry {
 /// An object, put away.
 #[derive(Debug)]
 enum Packed {
-    /// A pod or a policy.
+    /// A pod or a policy, of whichever kind.
     Alike {
         /// What it shares with others, as JSON.
         template: Arc<Box<[u8]>>,
@@ -176,13 +178,18 @@ impl Objects {
     }
 
     fn pack(&mut self, object: Object) -> Packed {
-        match object {
-            Object::Pod(pod) => self.pack_pod(&pod).unwrap_or_else(|| Packed::Other(Box::new(Object::Pod(pod)))),
-            Object::NetworkPolicy(policy) => {
-                self.pack_policy(&policy).unwrap_or_else(|| Packed::Other(Box::new(Object::NetworkPolicy(policy))))
-            }
-            object => Packed::Other(Box::new(object)),
-        }
+        let packed = match &object {
+            Object::Pod(pod) => self.pack_pod(pod),
+            Object::NetworkPolicy(policy) => self.pack_policy(policy, |policy| &mut policy.metadata),
+            Object::CalicoNetworkPolicy(policy)
+            | Object::GlobalNetworkPolicy(policy)
+            | Object::StagedNetworkPolicy(policy)
+            | Object::StagedGlobalNetworkPolicy(policy) => self.pack_policy(&**policy, |policy| &mut policy.metadata),
+            Object::StagedKubernetesNetworkPolicy(policy) => self.pack_policy(&**policy, |policy| &mut policy.metadata),
+            Object::ClusterNetworkPolicy(policy) => self.pack_policy(&**policy, |policy| &mut policy.metadata),
+            _ => None,
+        };
+        packed.unwrap_or_else(|| Packed::Other(Box::new(object)))
     }
 
     fn pack_pod(&mut self, pod: &Pod) -> Option<Packed> {
@@ -197,11 +204,14 @@ impl Objects {
         Some(Packed::Alike { template, node: node.map(|node| self.names.share(node.into())), version })
     }
 
-    fn pack_policy(&mut self, policy: &NetworkPolicy) -> Option<Packed> {
+    fn pack_policy<T>(&mut self, policy: &T, metadata: impl Fn(&mut T) -> &mut ObjectMeta) -> Option<Packed>
+    where
+        T: Clone + PartialEq + Serialize + DeserializeOwned,
+    {
         let mut template = policy.clone();
-        let version = take_identity(&mut template.metadata)?;
+        let version = take_identity(metadata(&mut template))?;
         let json = serde_json::to_vec(&template).ok()?;
-        let readable = |json: &[u8]| serde_json::from_slice(json).is_ok_and(|read: NetworkPolicy| read == template);
+        let readable = |json: &[u8]| serde_json::from_slice(json).is_ok_and(|read: T| read == template);
         Some(Packed::Alike { template: self.template(json, readable)?, node: None, version })
     }
 
@@ -251,20 +261,30 @@ fn is_named(entries: &[Option<Entry>], id: ObjectId, key: &ObjectKey) -> bool {
 }
 
 fn unpack(entry: &Entry, object: &Packed) -> Option<Object> {
-    match object {
-        Packed::Alike { template, version, .. } if entry.kind == Kind::NetworkPolicy => {
-            let mut policy: NetworkPolicy = serde_json::from_slice(template).ok()?;
-            restore_identity(&mut policy.metadata, entry, *version);
-            Some(Object::NetworkPolicy(policy))
-        }
-        Packed::Alike { template, node, version } => {
+    let (template, node, version) = match object {
+        Packed::Alike { template, node, version } => (template, node, *version),
+        Packed::Other(object) => return Some((**object).clone()),
+    };
+    let mut object = match entry.kind {
+        Kind::Pod => {
             let mut pod: Pod = serde_json::from_slice(template).ok()?;
-            restore_identity(&mut pod.metadata, entry, *version);
             pod.spec.node_name = node.as_deref().map(ToString::to_string);
-            Some(Object::Pod(pod))
+            Object::Pod(pod)
         }
-        Packed::Other(object) => Some((**object).clone()),
-    }
+        Kind::NetworkPolicy => Object::NetworkPolicy(serde_json::from_slice(template).ok()?),
+        Kind::CalicoNetworkPolicy => Object::CalicoNetworkPolicy(serde_json::from_slice(template).ok()?),
+        Kind::GlobalNetworkPolicy => Object::GlobalNetworkPolicy(serde_json::from_slice(template).ok()?),
+        Kind::StagedNetworkPolicy => Object::StagedNetworkPolicy(serde_json::from_slice(template).ok()?),
+        Kind::StagedGlobalNetworkPolicy => Object::StagedGlobalNetworkPolicy(serde_json::from_slice(template).ok()?),
+        Kind::StagedKubernetesNetworkPolicy => {
+            Object::StagedKubernetesNetworkPolicy(serde_json::from_slice(template).ok()?)
+        }
+        Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(serde_json::from_slice(template).ok()?),
+        // Nothing else is put away so.
+        _ => return None,
+    };
+    restore_identity(object.metadata_mut(), entry, version);
+    Some(object)
 }
 
 /// The number that a version is, if it is 16 hex digits as ours are.
@@ -327,6 +347,47 @@ mod tests {
             "metadata": {"namespace": "a", "name": name, "resourceVersion": version},
             "spec": {"podSelector": {"matchExpressions": [{"key": "x", "operator": "Exists"}]}, "ingress": [
                 {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": "web"}]}]}}))
+    }
+
+    /// One of each other kind of policy, and one that is alike the first.
+    fn policies() -> Vec<Object> {
+        let rules = json!([{"action": "Allow", "protocol": "TCP", "source": {"selector": "app == 'web'"}, "destination": {"ports": ["1:2", "dns"]}},
+            {"action": "Deny", "source": {"nets": ["10.0.0.0/8"], "namespaceSelector": "global()"}}]);
+        let calico = json!({"tier": "t", "order": 1.5, "selector": "has(a)", "ingress": rules, "types": ["Ingress"]});
+        let kubernetes = json!({"podSelector": {}, "ingress": [{}]});
+        let cluster = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [
+            {"action": "Deny", "to": [{"networks": ["10.0.0.0/8"]}, {"pods": {"podSelector": {}}}], "protocols": [{"tcp": {"destinationPort": {"number": 80}}}]}]});
+        [
+            (Kind::CalicoNetworkPolicy, "one", &calico),
+            (Kind::CalicoNetworkPolicy, "two", &calico),
+            (Kind::GlobalNetworkPolicy, "global", &calico),
+            (Kind::StagedNetworkPolicy, "staged", &calico),
+            (Kind::StagedGlobalNetworkPolicy, "staged", &json!({"stagedAction": "Delete"})),
+            (Kind::StagedKubernetesNetworkPolicy, "staged", &kubernetes),
+            (Kind::ClusterNetworkPolicy, "cluster", &cluster),
+        ]
+        .into_iter()
+        .map(|(kind, name, spec)| {
+            object(&json!({"apiVersion": kind.api_version(), "kind": kind.manifest_kind(),
+                "metadata": {"name": name, "resourceVersion": "00112233aabbccdd"}, "spec": spec}))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn policies_of_every_kind_are_put_away() {
+        let mut objects = Objects::default();
+        let file = Arc::new(PathBuf::from("a.yaml"));
+        let all = policies();
+        for (n, object) in all.iter().enumerate() {
+            objects.claim(&file, n, n + 1, object.clone());
+        }
+        for object in &all {
+            assert_eq!(objects.get(&object.key()).as_ref(), Some(object));
+        }
+        let put_away = |entry: &Entry| matches!(entry.first.object, Packed::Alike { .. });
+        assert!(objects.entries.iter().flatten().all(put_away), "{objects:?}");
+        assert_eq!(objects.templates.0.len(), 5, "three say the same");
     }
 
     #[test]

@@ -319,7 +319,7 @@ impl View {
             Err(error) => {
                 let place = self.root.join(path).display().to_string();
                 let message = format!("not what an agent writes: {error}: remove it");
-                let problem = Problem { place, message, warning: true };
+                let problem = Problem { place, message, warning: true, kind: None };
                 return self.take_invalid(path, FileKind::Publication, Some(hash), vec![problem], before);
             }
         };

@@ -205,7 +205,7 @@ impl Watcher {
         problems.extend(self.unwatched.clone());
         if self.lost {
             let message = "the directory is gone; what it held last stays in force until it is back".to_owned();
-            problems.push(Problem { place: self.root.display().to_string(), message, warning: false });
+            problems.push(Problem { place: self.root.display().to_string(), message, warning: false, kind: None });
         }
         let mut changes = Vec::new();
         if self.delivered.is_none() {
@@ -297,7 +297,8 @@ impl Watcher {
                 let message = format!(
                     "cannot be watched, so that changes are noticed late: {error}: raise fs.inotify.max_user_watches"
                 );
-                self.unwatched = Some(Problem { place: full.display().to_string(), message, warning: true });
+                self.unwatched =
+                    Some(Problem { place: full.display().to_string(), message, warning: true, kind: None });
                 true
             }
         }

@@ -1,7 +1,7 @@
 //! Takes everything of ours from a node: what an agent, living or dead, has put into its kernel, its firewalls and its run directory.
 //!
-//! Certain is what bears our mark: the table `inet tortie`, routes of our protocol and metric, rules with our comment, the zone in
-//! firewalld. Calico's pods have interfaces of the same name and hardware address as ours, so a pod's interface is ours if the run
+//! Certain is what bears our mark: the table `inet tortie`, routes with a protocol and metric that the run directory has as ours (without
+//! one: those that we have by default), rules with our comment, the zone in firewalld. Calico's pods have interfaces of the same name and hardware address as ours, so a pod's interface is ours if the run
 //! directory has its record, or if a route of ours leads to it. Kernel settings stay: nobody knows any more what they were before.
 
 use std::collections::BTreeSet;
@@ -17,12 +17,14 @@ use tortie_nft_netlink::foreign::{Deletion, Family, Foreign, Table};
 use crate::leftovers::{LINKS, Owner, configurations, plugin_types};
 use crate::{firewalld, host};
 
-/// Our routes: their protocol number and metric.
-const PROTOCOL: u8 = 80;
-const METRIC: u32 = 1024;
+/// Our routes' protocol number and metric, where no agent has noted others.
+const MARKS: (u8, u32) = (80, 1024);
 
 /// The hardware address of the host's end of our veths, which is Calico's too.
 const HOST_MAC: Mac = Mac([0xee; 6]);
+
+/// The file in the run directory that has what marks our routes.
+const ROUTE_MARKS: &str = "route-marks";
 
 /// The abstract socket that an agent holds while it writes a network namespace's rules and routes.
 const SOLE: &str = "tortie-node.dataplane";
@@ -37,8 +39,6 @@ pub struct Node {
     pub run_dir: PathBuf,
     /// The folder that the host's files are in: `/`, or where a container has them.
     pub root: PathBuf,
-    /// How the names of pods' interfaces begin.
-    pub prefix: String,
 }
 
 /// Something of ours.
@@ -54,7 +54,7 @@ enum Thing {
     Link(u32),
     Routes(Vec<RouteSpec>),
     Table,
-    Rules(String),
+    Rules,
     Firewalld,
     File(PathBuf),
     RunDir(PathBuf),
@@ -78,17 +78,23 @@ pub fn agent(run_dir: &Path) -> Option<String> {
 /// first, protection last. With what could not be looked at, and what is left to people.
 pub async fn find(net: &Net, node: &Node) -> (Vec<Ours>, Vec<String>) {
     let (mut found, mut errors) = (Vec::new(), Vec::new());
-    match (net.links().await, net.routes(Some(PROTOCOL)).await) {
+    match (net.links().await, net.routes(None).await) {
         (Ok(links), Ok(routes)) => {
+            let marks = route_marks(&node.run_dir);
+            let is_ours = |route: &RouteSpec| marks.contains(&(route.protocol, route.metric));
             let routes: Vec<RouteSpec> =
-                routes.into_iter().filter(|route| route.metric == METRIC && !in_a_tunnel(route, &links)).collect();
+                routes.into_iter().filter(|route| is_ours(route) && !in_a_tunnel(route, &links)).collect();
             for link in interfaces(&links, &routes, node) {
                 let text = format!("interface {} of a pod", link.name);
                 found.push(Ours { text, thing: Thing::Link(link.index) });
             }
-            if !routes.is_empty() {
-                let text = format!("{} routes proto {PROTOCOL} metric {METRIC}", routes.len());
-                found.push(Ours { text, thing: Thing::Routes(routes) });
+            for (protocol, metric) in marks {
+                let marked = |route: &&RouteSpec| (route.protocol, route.metric) == (protocol, metric);
+                let routes: Vec<RouteSpec> = routes.iter().filter(marked).cloned().collect();
+                if !routes.is_empty() {
+                    let text = format!("{} routes proto {protocol} metric {metric}", routes.len());
+                    found.push(Ours { text, thing: Thing::Routes(routes) });
+                }
             }
         }
         (Err(error), _) | (_, Err(error)) => errors.push(error.to_string()),
@@ -99,7 +105,7 @@ pub async fn find(net: &Net, node: &Node) -> (Vec<Ours>, Vec<String>) {
                 found.push(Ours { text: "nftables table inet tortie".into(), thing: Thing::Table });
             }
             for rule in host::our_rules() {
-                found.push(Ours { text: rule.text, thing: Thing::Rules(node.prefix.clone()) });
+                found.push(Ours { text: rule.text, thing: Thing::Rules });
             }
             if tables.iter().any(|table| table.name == "firewalld") && firewalld::knows() {
                 let text = format!("firewalld's zone {} and policy {}", firewalld::ZONE, firewalld::POLICY);
@@ -143,7 +149,7 @@ impl Ours {
                 let deleted = Foreign::open().and_then(|mut foreign| foreign.delete(&[deletion]));
                 deleted.map_err(|error| format!("{error} (a running agent owns it: stop it first)"))
             }
-            Thing::Rules(prefix) => host::remove_rules(prefix).map(|_| ()).map_err(|errors| errors.join("; ")),
+            Thing::Rules => host::remove_rules().map(|_| ()).map_err(|errors| errors.join("; ")),
             Thing::Firewalld => firewalld::forget().map(|_| ()).map_err(|error| error.to_string()),
             Thing::File(path) => fs::remove_file(path).map_err(|error| format!("{}: {error}", path.display())),
             Thing::RunDir(path) => remove_run_dir(path),
@@ -174,9 +180,20 @@ fn interfaces<'a>(links: &'a [Link], routes: &[RouteSpec], node: &Node) -> Vec<&
     };
     links
         .iter()
-        .filter(|link| link.name.starts_with(&node.prefix) && link.mac == Some(HOST_MAC))
+        .filter(|link| link.mac == Some(HOST_MAC))
         .filter(|link| recorded.contains(&link.name) || routed(link))
         .collect()
+}
+
+/// What has marked the node's routes, as the run directory has it.
+fn route_marks(run_dir: &Path) -> BTreeSet<(u8, u32)> {
+    let text = fs::read_to_string(run_dir.join(ROUTE_MARKS)).unwrap_or_default();
+    let pair = |line: &str| {
+        let (protocol, metric) = line.split_once(' ')?;
+        Some((protocol.parse().ok()?, metric.parse().ok()?))
+    };
+    let marks: BTreeSet<(u8, u32)> = text.lines().filter_map(pair).collect();
+    if marks.is_empty() { BTreeSet::from([MARKS]) } else { marks }
 }
 
 /// The host interfaces that the run directory's records name.
@@ -206,7 +223,7 @@ fn remove_run_dir(path: &Path) -> Result<(), String> {
             fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
         }
     }
-    for file in ["tortie.sock", "tortie.lock"] {
+    for file in ["tortie.sock", ROUTE_MARKS, "route-marks.new", "tortie.lock"] {
         match fs::remove_file(path.join(file)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path.join(file), &error)),
             _ => {}

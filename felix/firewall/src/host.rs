@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use tortie_nft_netlink::foreign::{self, Accept, Chain, Deletion, FORWARD, Foreign, Table};
+use tortie_nft_netlink::foreign::{self, Accept, Chain, Condition, Deletion, FORWARD, Foreign, Table};
 use tracing::debug;
 
 use crate::firewalld;
@@ -507,14 +507,14 @@ fn foreign_table(obstacle: &Obstacle, prefix: &str) -> String {
 ///
 /// # Errors
 /// What could not be removed, with the reason.
-pub fn remove_rules(prefix: &str) -> Result<Vec<String>, Vec<String>> {
+pub fn remove_rules() -> Result<Vec<String>, Vec<String>> {
     let (mut done, mut errors) = (Vec::new(), Vec::new());
     for rule in our_rules() {
         let result = match &rule.place {
             OurPlace::Nft(deletion) => Foreign::open()
                 .and_then(|mut foreign| foreign.delete(std::slice::from_ref(deletion)))
                 .map_err(|error| error.to_string()),
-            OurPlace::Legacy(family) => remove_legacy(*family, prefix),
+            OurPlace::Legacy(family, prefixes) => remove_legacy(*family, prefixes),
         };
         match result {
             Ok(()) => done.push(rule.text),
@@ -524,15 +524,28 @@ pub fn remove_rules(prefix: &str) -> Result<Vec<String>, Vec<String>> {
     if errors.is_empty() { Ok(done) } else { Err(errors) }
 }
 
-fn remove_legacy(family: Family, prefix: &str) -> Result<(), String> {
+fn remove_legacy(family: Family, prefixes: &BTreeSet<String>) -> Result<(), String> {
     let program = Backend::Legacy.program(family);
+    let specifications =
+        || prefixes.iter().flat_map(|prefix| Direction::ALL.map(|direction| specification(prefix, direction)));
     let tool = Backend::Legacy.tool(family).ok_or_else(|| {
-        format!("there is no {program} here: run {program} -D {CHAIN} {}", specification(prefix, Direction::FromPods))
+        let commands: Vec<String> = specifications().map(|rule| format!("{program} -D {CHAIN} {rule}")).collect();
+        format!("there is no {program} here: run {}", commands.join("; "))
     })?;
-    for direction in Direction::ALL {
-        tool.delete_all(FILTER, CHAIN, &specification(prefix, direction)).map_err(|error| error.to_string())?;
+    for specification in specifications() {
+        tool.delete_all(FILTER, CHAIN, &specification).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// The prefixes of interfaces that rules are for.
+fn prefixes<'a>(rules: impl Iterator<Item = &'a foreign::Rule>) -> BTreeSet<String> {
+    let conditions = rules.flat_map(|rule| &rule.conditions);
+    let names = conditions.filter_map(|condition| match condition {
+        Condition::In(interface) | Condition::Out(interface) if interface.prefix => Some(interface.name.clone()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// A rule of ours in iptables.
@@ -546,7 +559,8 @@ pub struct OurRule {
 #[derive(Debug)]
 enum OurPlace {
     Nft(Deletion),
-    Legacy(Family),
+    /// With the prefixes of the interfaces that they are for.
+    Legacy(Family, BTreeSet<String>),
 }
 
 /// Our rules in iptables, of both backends.
@@ -554,9 +568,10 @@ pub fn our_rules() -> Vec<OurRule> {
     let mut rules = Vec::new();
     for family in Family::ALL {
         let chains = legacy::read(family, FILTER).ok().flatten().unwrap_or_default();
-        if chains.iter().flat_map(|chain| &chain.rules).any(is_ours) {
+        let prefixes = prefixes(chains.iter().flat_map(|chain| &chain.rules).filter(|rule| is_ours(rule)));
+        if !prefixes.is_empty() {
             let text = format!("our rules in chain {CHAIN} of {}", Backend::Legacy.program(family));
-            rules.push(OurRule { text, place: OurPlace::Legacy(family) });
+            rules.push(OurRule { text, place: OurPlace::Legacy(family, prefixes) });
         }
     }
     let is_filter = |table: &Table| table.name == FILTER && table.chains.iter().any(|chain| chain.name == CHAIN);

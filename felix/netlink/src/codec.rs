@@ -35,6 +35,8 @@ mod attribute {
     pub(super) const DEVICE: u16 = 4;
     pub(super) const GATEWAY: u16 = 5;
     pub(super) const METRIC: u16 = 6;
+    /// The source address to prefer.
+    pub(super) const SOURCE: u16 = 7;
     pub(super) const MULTIPATH: u16 = 9;
     pub(super) const TABLE: u16 = 15;
     /// A gateway of another family than the destination.
@@ -87,6 +89,9 @@ pub(crate) fn write(route: &RouteSpec, flags: u16, sequence: u32, out: &mut Vec<
         RouteKind::Multipath(hops) => multipath(route.destination, hops, out),
         _ => {}
     }
+    if let Some(source) = route.source {
+        address(attribute::SOURCE, source, out);
+    }
     finish(start, out);
     if let Err(error) = check(route, out.len() - start) {
         out.truncate(start);
@@ -130,9 +135,11 @@ pub(crate) fn dump(ipv4: bool, protocol: u8, sequence: u32) -> Vec<u8> {
 fn check(route: &RouteSpec, length: usize) -> Result<(), Error> {
     const CROSSED: &str = "an IPv6 destination cannot have an IPv4 gateway";
     const NO_DEVICE: &str = "0 is no interface's number";
+    const FOREIGN: &str = "its source address is of the other family";
     let bad = |reason: &str| Err(Error::Invalid(format!("route {route}: {reason}")));
     let crossed = |gateway: &IpAddr| !is_ipv4(route) && gateway.is_ipv4();
     match &route.kind {
+        _ if route.source.is_some_and(|source| source.is_ipv4() != is_ipv4(route)) => bad(FOREIGN),
         RouteKind::Device { index: 0 } | RouteKind::Via { index: Some(0), .. } => bad(NO_DEVICE),
         RouteKind::Via { gateway, .. } if crossed(gateway) => bad(CROSSED),
         RouteKind::Multipath(hops) if hops.iter().any(|(_, index)| *index == 0) => bad(NO_DEVICE),
@@ -297,12 +304,13 @@ pub(crate) fn read(message: &[u8]) -> Option<RouteSpec> {
         INET6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let (mut table, mut metric, mut way) = (u32::from(table), 0, Way::default());
+    let (mut table, mut metric, mut preferred, mut way) = (u32::from(table), 0, None, Way::default());
     for (kind, value) in attributes(message.get(ROUTE..)?) {
         match kind {
             attribute::TABLE => table = read_number(value)?,
             attribute::DESTINATION => destination = read_address(value)?,
             attribute::METRIC => metric = read_number(value)?,
+            attribute::SOURCE => preferred = read_address(value),
             _ => way.take(kind, value),
         }
     }
@@ -323,7 +331,7 @@ pub(crate) fn read(message: &[u8]) -> Option<RouteSpec> {
         10 => RouteKind::Other("nat".into()),
         other => RouteKind::Other(format!("type {other}")),
     };
-    Some(RouteSpec { destination, kind, protocol, metric })
+    Some(RouteSpec { destination, kind, protocol, metric, source: preferred })
 }
 
 fn unicast(way: &Way<'_>, onlink: bool) -> RouteKind {
@@ -384,7 +392,13 @@ mod tests {
             (six, several(&["fd00::1", "fd00::2"])),
             (six, RouteKind::Unreachable),
         ];
-        kinds.into_iter().map(|(destination, kind)| RouteSpec::new(destination, kind, 80).with_metric(1024)).collect()
+        let plain =
+            kinds.into_iter().map(|(destination, kind)| RouteSpec::new(destination, kind, 80).with_metric(1024));
+        let sources = [(four, ip("172.16.0.9")), (six, ip("fd00::9"))];
+        let preferring = sources.map(|(destination, source)| {
+            RouteSpec::new(destination, RouteKind::Device { index: 7 }, 80).with_source(Some(source))
+        });
+        plain.chain(preferring).collect()
     }
 
     fn message(route: &RouteSpec) -> Vec<u8> {
@@ -439,5 +453,7 @@ mod tests {
             assert!(error.to_string().contains("fd01::/122"), "{error}");
             assert_eq!(bytes, [1, 2, 3]);
         }
+        let crossed = RouteSpec::new(six, RouteKind::Device { index: 7 }, 80).with_source(Some(gateway));
+        assert!(write(&crossed, 0, 1, &mut Vec::new()).is_err(), "IPv6 by an IPv4 source");
     }
 }

@@ -22,6 +22,8 @@ pub struct RouteSpec {
     pub protocol: u8,
     /// Of two routes to one destination, the lower metric is in force. See [`default_metric`].
     pub metric: u32,
+    /// The source address of what this node itself sends by it, unless it says another; with none the kernel chooses.
+    pub source: Option<IpAddr>,
 }
 
 /// Where a route leads.
@@ -75,13 +77,20 @@ pub const fn default_metric(destination: &IpNet) -> u32 {
 impl RouteSpec {
     /// A route with the default metric. Host bits of the destination are cleared.
     pub fn new(destination: IpNet, kind: RouteKind, protocol: u8) -> Self {
-        Self { destination: destination.trunc(), kind, protocol, metric: default_metric(&destination) }
+        Self { destination: destination.trunc(), kind, protocol, metric: default_metric(&destination), source: None }
     }
 
     /// The same with another metric; 0 is the default metric.
     #[must_use]
     pub const fn with_metric(mut self, metric: u32) -> Self {
         self.metric = if metric == 0 { default_metric(&self.destination) } else { metric };
+        self
+    }
+
+    /// The same with a source address, which must be the node's own.
+    #[must_use]
+    pub const fn with_source(mut self, source: Option<IpAddr>) -> Self {
+        self.source = source;
         self
     }
 }
@@ -108,7 +117,11 @@ impl fmt::Display for RouteSpec {
             RouteKind::Unreachable => write!(f, "unreachable {}", self.destination)?,
             RouteKind::Other(what) => write!(f, "{} ({what})", self.destination)?,
         }
-        write!(f, " proto {} metric {}", self.protocol, self.metric)
+        write!(f, " proto {}", self.protocol)?;
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        write!(f, " metric {}", self.metric)
     }
 }
 

@@ -21,10 +21,18 @@ impl Felix {
             }
             return;
         }
+        let matters = match &event {
+            Event::LinkChanged(link) => self.host_endpoints.link_changed(link),
+            Event::LinkRemoved { index } => self.host_endpoints.link_removed(*index),
+            Event::AddressAdded { index, address } => self.host_endpoints.address_added(*index, *address),
+            Event::AddressRemoved { index, address } => self.host_endpoints.address_removed(*index, *address),
+            _ => false,
+        };
+        self.interfaces_changed(matters);
         match event {
             Event::LinkChanged(link) => self.routes.link_changed(&link),
             Event::LinkRemoved { index } => self.routes.link_removed(index),
-            Event::AddressAdded { index, .. } => self.routes.address_added(index),
+            Event::AddressAdded { index, address } => self.routes.address_added(index, address),
             Event::AddressRemoved { address, .. } => self.routes.address_removed(address),
             Event::RouteChanged(route) => self.routes.route_changed(route),
             Event::RouteRemoved(route) => self.routes.route_removed(&route),

@@ -24,6 +24,10 @@ impl Felix {
             return false;
         }
         let before = std::mem::replace(&mut self.settings, resolved.settings);
+        self.settings_untold = true;
+        if before.routes != self.settings.routes {
+            self.reroute();
+        }
         if before.rules_refresh != self.settings.rules_refresh {
             self.rules_audit_at = None;
         }
@@ -36,9 +40,41 @@ impl Felix {
         }
         let rules_changed = before.rules != self.settings.rules;
         if rules_changed {
-            self.compiler.set_options(compile_options(&self.settings.rules));
+            self.compiler.set_options(self.compile_options());
         }
-        rules_changed
+        self.reprefix();
+        rules_changed | self.resolve_hosts()
+    }
+
+    /// Has routes written as the settings say now. The first settings come before anything is written.
+    fn reroute(&mut self) {
+        let settings = self.settings.routes.clone();
+        if self.told_settings.is_some() {
+            self.routes.set_settings(settings);
+        } else if self.routes.begin_with(settings) && std::mem::take(&mut self.routes_read) {
+            self.read_routes_at = Some(self.now);
+        }
+    }
+
+    /// Sees to it that the rules know every interface of a pod as one: by the prefixes of the settings, and by those that interfaces
+    /// from before a change of them have, until their pods are gone.
+    pub(super) fn reprefix(&mut self) {
+        let mut prefixes = self.settings.routes.interface_prefixes.clone();
+        for endpoint in self.endpoints.all() {
+            let interface = endpoint.interface.as_str();
+            if !prefixes.iter().any(|prefix| interface.starts_with(prefix.as_str())) {
+                // Eleven digits are the pod's; what stands before them is the prefix.
+                let length = interface.len().saturating_sub(POD_DIGITS);
+                let prefix = interface.get(..length).filter(|prefix| !prefix.is_empty());
+                prefixes.push(prefix.unwrap_or(interface).to_owned());
+            }
+        }
+        if prefixes != self.prefixes {
+            self.prefixes = prefixes;
+            self.settings_untold = true;
+            self.compiler.set_options(self.compile_options());
+            self.rules.touch();
+        }
     }
 
     /// What the node should be like, as far as it is no rule and no route.
@@ -82,10 +118,14 @@ impl Felix {
 
     /// Hands settings out when they are others than before; the first time once everything is known.
     pub(super) fn poll_settings(&mut self) -> Option<Action> {
-        if !self.in_sync || self.told_settings.as_deref() == Some(&self.settings) {
+        if !self.in_sync || !std::mem::take(&mut self.settings_untold) {
             return None;
         }
-        let settings = Box::new(self.settings.clone());
+        let mut settings = Box::new(self.settings.clone());
+        settings.routes.interface_prefixes.clone_from(&self.prefixes);
+        if self.told_settings.as_ref() == Some(&settings) {
+            return None;
+        }
         self.told_settings = Some(settings.clone());
         Some(Action::Settings(settings))
     }
@@ -108,7 +148,21 @@ impl Felix {
     }
 }
 
-/// What the compiler is told.
+/// So many digits of a pod's interface name stand for the pod.
+const POD_DIGITS: usize = 11;
+
+impl Felix {
+    /// What the compiler is told.
+    pub(super) fn compile_options(&self) -> CompileOptions {
+        CompileOptions {
+            interface_prefixes: self.prefixes.clone(),
+            host: self.settings.rules.host.options(self.host_interfaces.clone()),
+            ..compile_options(&self.settings.rules)
+        }
+    }
+}
+
+/// What the compiler is told of settings.
 fn compile_options(rules: &RuleSettings) -> CompileOptions {
     CompileOptions {
         vxlan_port: rules.vxlan_port,
@@ -139,6 +193,7 @@ fn compile_options(rules: &RuleSettings) -> CompileOptions {
             interface_filter: rules.nat_interface.clone(),
         },
         source_spoofing: rules.source_spoofing,
+        allow_invalid: rules.allow_invalid,
         ..CompileOptions::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Where the core notices what others changed, and looks after whether it is mended.
 
 use ipnet::IpNet;
+use tortie_policy::hits::{HitRow, Hits};
 
 use super::Felix;
 use crate::Numbers;
@@ -40,6 +41,12 @@ impl Felix {
     /// Whether the kernel's rules are not yet what the events that were taken in ask for.
     pub fn rules_pending(&self) -> bool {
         self.config.dataplane && self.in_sync && self.rules.applied() < self.rules.version()
+    }
+
+    /// What policies have decided on this node, from what the counters of its table have counted.
+    pub fn hits(&self, values: &Hits) -> Vec<HitRow> {
+        let table = self.rules.wanted(&self.compiler);
+        table.map(|table| self.compiler.cluster().hits(&table.counters, values)).unwrap_or_default()
     }
 
     /// How much there is of everything.

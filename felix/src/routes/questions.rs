@@ -8,7 +8,6 @@ use ipnet::IpNet;
 use super::{Class, Routes, Wish, can_lead_to};
 use crate::event::Target;
 use crate::view::{RouteSource, RouteState, RouteView};
-use crate::{ROUTE_METRIC, ROUTE_PROTOCOL};
 
 /// At most this many problems of one kind are told one by one.
 const TOLD: usize = 10;
@@ -30,19 +29,19 @@ impl Routes {
         if let Some(failed) = self.failed.get(&destination) {
             return Some(Err(format!("the route to {address}: {}", failed.reason)));
         }
-        if let Some((protocol, _)) = self.foreign.wins(destination, ROUTE_METRIC) {
+        if let Some((protocol, _)) = self.foreign.wins(destination, self.key(destination).1) {
             return Some(Err(format!(
                 "somebody else's route to {address} (protocol {protocol}) is in the way; delete it or give the pod another address"
             )));
         }
-        let present = matches!(self.own.get((destination, ROUTE_METRIC)), Some(Target::Device { .. }));
+        let present = matches!(self.own.get(self.key(destination)), Some(Target::Device { .. }));
         (present && self.settled(destination)).then_some(Ok(()))
     }
 
     /// Whether no route of ours leads to an address out of an interface any more.
     pub(crate) fn pod_unrouted(&self, address: IpAddr) -> bool {
         let destination = IpNet::from(address);
-        let there = self.own.get((destination, ROUTE_METRIC));
+        let there = self.own.get(self.key(destination));
         self.disabled
             || self.pods.contains_key(&destination)
             || (self.settled(destination) && !matches!(there, Some(Target::Device { .. })))
@@ -94,11 +93,13 @@ impl Routes {
 
     /// Whether a destination is as wanted in the kernel, as far as it can be.
     pub(crate) fn as_wanted(&self, destination: IpNet) -> bool {
-        let there = self.own.get((destination, ROUTE_METRIC));
+        let there = self.own.get(self.key(destination));
         self.settled(destination)
             && !self.failed.contains_key(&destination)
             && match self.wish(destination) {
-                Wish::Route(target) => there == Some(&target) && self.foreign.wins(destination, ROUTE_METRIC).is_none(),
+                Wish::Route(target) => {
+                    there == Some(&target) && self.foreign.wins(destination, self.key(destination).1).is_none()
+                }
                 Wish::Unusable => there.is_none(),
                 Wish::Nothing => there.is_none() || self.stale.contains(&destination),
             }
@@ -130,10 +131,8 @@ impl Routes {
     }
 
     fn view_of(&self, destination: IpNet) -> RouteView {
-        let there = self
-            .own
-            .get((destination, ROUTE_METRIC))
-            .or_else(|| self.own.of(destination).next().map(|(_, target)| target));
+        let there =
+            self.own.get(self.key(destination)).or_else(|| self.own.of(destination).next().map(|(_, target)| target));
         let source = if self.pods.contains_key(&destination) {
             RouteSource::LocalPod
         } else if self.blocks.contains(&destination) {
@@ -141,7 +140,7 @@ impl Routes {
         } else {
             RouteSource::Bgp
         };
-        let foreign = self.foreign.wins(destination, ROUTE_METRIC);
+        let foreign = self.foreign.wins(destination, self.key(destination).1);
         let (wanted, state) = match self.wish(destination) {
             Wish::Route(target) => {
                 let state = match there {
@@ -160,7 +159,7 @@ impl Routes {
         let next_hops: Vec<(IpAddr, String)> =
             wanted.iter().flat_map(Target::hops).map(|(gateway, index)| (gateway, self.device_name(index))).collect();
         match &wanted {
-            Some(Target::Device { index }) => device = self.device_name(*index),
+            Some(Target::Device { index, .. }) => device = self.device_name(*index),
             Some(Target::Via { .. } | Target::Onlink { .. } | Target::Multipath(_)) => {
                 if let Some((gateway, name)) = next_hops.first() {
                     via = Some(*gateway);
@@ -175,7 +174,7 @@ impl Routes {
             }
         }
         let protocol =
-            foreign.filter(|_| state == RouteState::Foreign).map_or(ROUTE_PROTOCOL, |(protocol, _)| protocol);
+            foreign.filter(|_| state == RouteState::Foreign).map_or(self.settings.protocol, |(protocol, _)| protocol);
         let reason = self.reason(destination, state, there);
         let next_hops = if next_hops.len() > 1 { next_hops } else { Vec::new() };
         RouteView { destination, via, device, next_hops, protocol, source, state, reason }
@@ -188,7 +187,7 @@ impl Routes {
         }
         match state {
             RouteState::Present => None,
-            RouteState::Foreign => self.foreign.wins(destination, ROUTE_METRIC).map(|(protocol, metric)| {
+            RouteState::Foreign => self.foreign.wins(destination, self.key(destination).1).map(|(protocol, metric)| {
                 format!("a route of protocol {protocol} with metric {metric} is in force; ours follows when it is gone")
             }),
             RouteState::Wrong if matches!(self.wish(destination), Wish::Nothing) => {
@@ -230,7 +229,8 @@ impl Routes {
     /// A target as `ip route` prints it.
     pub(super) fn text(&self, target: &Target) -> String {
         match target {
-            Target::Device { index } => format!("dev {}", self.device_name(*index)),
+            Target::Device { index, source: None } => format!("dev {}", self.device_name(*index)),
+            Target::Device { index, source: Some(source) } => format!("dev {} src {source}", self.device_name(*index)),
             Target::Via { gateway, index } => format!("via {gateway} dev {}", self.device_name(*index)),
             Target::Onlink { gateway, index } => format!("via {gateway} dev {} onlink", self.device_name(*index)),
             Target::Multipath(hops) => {

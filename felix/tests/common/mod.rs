@@ -11,8 +11,8 @@ use tortie_api::calico::{BgpConfiguration, IpPool, IpamBlock};
 use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
 use tortie_api::{Object, ObjectKey};
 use tortie_felix::{
-    Action, Change, Config, Event, Felix, Link, LocalEndpoint, Millis, ROUTE_METRIC, ROUTE_PROTOCOL, Route,
-    RouteChange, RouteFailure, Settings, Snapshot, Sweep, Target,
+    Action, Change, Config, Event, Felix, Link, LocalEndpoint, Millis, ROUTE_PROTOCOL, Route, RouteChange,
+    RouteFailure, Settings, Snapshot, Sweep, Target,
 };
 use tortie_nft::fake::Fake;
 use tortie_nft::{Executor, Ruleset, Value};
@@ -66,7 +66,7 @@ pub(crate) struct World {
 }
 
 pub(crate) fn config(node: &str) -> Config {
-    Config { node: node.into(), dataplane: true, bgp: true, seed: 7 }
+    Config { node: node.into(), dataplane: true, bgp: true, route_protocols: Vec::new(), seed: 7 }
 }
 
 impl World {
@@ -98,8 +98,8 @@ impl World {
             next_request: 0,
         };
         world.links.insert(ETH0, Link { index: ETH0, name: "eth0".into(), up: true });
-        world.insert(route("172.31.0.0/24", Target::Device { index: ETH0 }, 2, 0));
-        world.insert(route("fd00:172:31::/64", Target::Device { index: ETH0 }, 2, 256));
+        world.insert(route("172.31.0.0/24", Target::device(ETH0), 2, 0));
+        world.insert(route("fd00:172:31::/64", Target::device(ETH0), 2, 256));
         world
     }
 
@@ -118,10 +118,15 @@ impl World {
 
     /// Gives the core an event and does what it then wants done.
     pub(crate) fn send(&mut self, event: Event) {
+        self.tell(event);
+        self.run();
+    }
+
+    /// Gives the core an event, and no time to act on it.
+    pub(crate) fn tell(&mut self, event: Event) {
         let text = serde_json::to_string(&event).expect("events are recorded");
         assert_eq!(serde_json::from_str::<Event>(&text).expect("and replayed"), event);
         self.felix.handle(event, self.now);
-        self.run();
     }
 
     pub(crate) fn start(&mut self, endpoints: Vec<LocalEndpoint>) {
@@ -259,6 +264,7 @@ impl World {
             Action::ReadRoutes => Event::RoutesRead(Ok(Snapshot {
                 links: self.links.values().cloned().collect(),
                 routes: self.fib.values().cloned().collect(),
+                ..Snapshot::default()
             })),
             Action::ApplyRoutes(changes) => Event::RoutesApplied(Ok(self.write_routes(changes))),
             Action::ConfigureBgp(config) => {
@@ -279,9 +285,13 @@ impl World {
         let mut failures = Vec::new();
         for change in changes {
             let route = change.route().clone();
-            assert_eq!((route.protocol, route.metric), (ROUTE_PROTOCOL, ROUTE_METRIC), "{change:?}");
+            let settings = &self.felix.settings().routes;
+            let as_set = (route.protocol, route.metric) == (settings.protocol, settings.metric(&route.destination));
+            let writes = matches!(change, RouteChange::Create(_) | RouteChange::Replace(_));
+            assert!(as_set || !writes, "{change:?}");
             let key = (route.destination, route.metric);
-            let foreign = self.fib.get(&key).is_some_and(|old| old.protocol != ROUTE_PROTOCOL);
+            let ours = |protocol| [ROUTE_PROTOCOL, settings.protocol].contains(&protocol);
+            let foreign = self.fib.get(&key).is_some_and(|old| !ours(old.protocol));
             assert!(!foreign || !matches!(change, RouteChange::Replace(_)), "somebody else's: {change:?}");
             let mut refuse = |reason: String, surprise| {
                 failures.push(RouteFailure { destination: route.destination, reason, surprise });
@@ -293,8 +303,12 @@ impl World {
             match change {
                 RouteChange::Create(_) if self.fib.contains_key(&key) => refuse("File exists".into(), true),
                 RouteChange::Create(_) | RouteChange::Replace(_) => drop(self.fib.insert(key, route)),
-                RouteChange::Delete(_) if foreign => {}
-                RouteChange::Delete(_) => drop(self.fib.remove(&key)),
+                RouteChange::Delete(_) | RouteChange::Retire(_) => {
+                    // The kernel deletes by the protocol too.
+                    if self.fib.get(&key).is_some_and(|there| there.protocol == route.protocol) {
+                        self.fib.remove(&key);
+                    }
+                }
                 RouteChange::Shrink(_) => {
                     let there: Vec<_> = self.fib.get(&key).into_iter().flat_map(|there| there.target.hops()).collect();
                     let stranger = self.strangers_gateway;
@@ -319,7 +333,7 @@ impl World {
     fn assert_protected(&self, changes: &[RouteChange]) {
         for change in changes {
             let (RouteChange::Create(route) | RouteChange::Replace(route)) = change else { continue };
-            let Route { destination, target: Target::Device { index }, .. } = route else { continue };
+            let Route { destination, target: Target::Device { index, .. }, .. } = route else { continue };
             let interface = self.links.get(index).expect("a route needs a link").name.clone();
             let address = destination.addr();
             let set = if address.is_ipv4() { "own4" } else { "own6" };
@@ -342,7 +356,10 @@ impl World {
     pub(crate) fn ours(&self) -> BTreeSet<String> {
         let ours = self.fib.values().filter(|route| route.protocol == ROUTE_PROTOCOL);
         ours.map(|route| match &route.target {
-            Target::Device { index } => format!("{} dev {}", route.destination, self.links[index].name),
+            Target::Device { index, source } => {
+                let source = source.map_or_else(String::new, |source| format!(" src {source}"));
+                format!("{} dev {}{source}", route.destination, self.links[index].name)
+            }
             Target::Via { gateway, index } => {
                 format!("{} via {gateway} dev {}", route.destination, self.links[index].name)
             }

@@ -9,7 +9,7 @@ use tortie_datastore::directory::Directory;
 use tortie_nft::Family;
 use tortie_policy::matrix::{self, Engine, Query};
 use tortie_policy::offline::Offline;
-use tortie_policy::oracle::{self, End, Question};
+use tortie_policy::oracle::{self, End, Question, Traffic};
 
 use super::expected::Expected;
 use super::stage::Stage;
@@ -128,12 +128,11 @@ fn outside(cluster: &Offline, state: &State) -> Result<Vec<Row>, Error> {
             let question = Question {
                 from: End::Address(address),
                 to: End::Pod { namespace: pod.namespace.clone(), name: pod.name.clone() },
-                protocol: port.protocol,
-                port: port.port,
+                traffic: Traffic::to_port(port.protocol, port.port),
                 family: Some(Family::V4),
             };
             let decision =
-                oracle::verdict(cluster.cluster(), &question).map_err(|error| Error::Failed(error.to_string()))?;
+                oracle::verdict(cluster.world(), &question).map_err(|error| Error::Failed(error.to_string()))?;
             rows.push(Row {
                 from: OUTSIDE.to_owned(),
                 to: pod.full_name(),

@@ -53,6 +53,22 @@ pub(crate) const NFTA_GEN_PROC_NAME: u16 = 3;
 
 /// The multicast group of what happens to nf_tables.
 pub(crate) const NFNLGRP_NFTABLES: u32 = 7;
+/// The multicast group of what traced packets meet.
+pub(crate) const NFNLGRP_NFTRACE: u32 = 9;
+pub(crate) const NFT_MSG_TRACE: u16 = 17;
+pub(crate) const NFTA_TRACE_TABLE: u16 = 1;
+pub(crate) const NFTA_TRACE_CHAIN: u16 = 2;
+pub(crate) const NFTA_TRACE_RULE_HANDLE: u16 = 3;
+pub(crate) const NFTA_TRACE_TYPE: u16 = 4;
+pub(crate) const NFTA_TRACE_VERDICT: u16 = 5;
+pub(crate) const NFTA_TRACE_ID: u16 = 6;
+pub(crate) const NFTA_TRACE_NETWORK_HEADER: u16 = 8;
+pub(crate) const NFTA_TRACE_IIF: u16 = 10;
+pub(crate) const NFTA_TRACE_OIF: u16 = 12;
+pub(crate) const NFTA_TRACE_POLICY: u16 = 16;
+pub(crate) const NFT_TRACETYPE_POLICY: u32 = 1;
+pub(crate) const NFT_TRACETYPE_RETURN: u32 = 2;
+pub(crate) const NFT_TRACETYPE_RULE: u32 = 3;
 
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
 pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
@@ -99,12 +115,14 @@ pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
 pub(crate) const NFTA_SET_DESC: u16 = 9;
 pub(crate) const NFTA_SET_ID: u16 = 10;
 pub(crate) const NFTA_SET_USERDATA: u16 = 13;
+pub(crate) const NFTA_SET_OBJ_TYPE: u16 = 15;
 pub(crate) const NFTA_SET_COUNT: u16 = 20;
 pub(crate) const NFTA_SET_DESC_CONCAT: u16 = 2;
 pub(crate) const NFTA_SET_FIELD_LEN: u16 = 1;
 pub(crate) const NFT_SET_ANONYMOUS: u32 = 1;
 pub(crate) const NFT_SET_INTERVAL: u32 = 4;
 pub(crate) const NFT_SET_MAP: u32 = 8;
+pub(crate) const NFT_SET_OBJECT: u32 = 0x40;
 pub(crate) const NFT_SET_CONCAT: u32 = 0x80;
 pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
@@ -116,6 +134,7 @@ pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(crate) const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub(crate) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+pub(crate) const NFTA_SET_ELEM_OBJREF: u16 = 9;
 pub(crate) const NFTA_SET_ELEM_KEY_END: u16 = 10;
 pub(crate) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 pub(crate) const NFT_SET_ELEM_CATCHALL: u32 = 2;
@@ -127,6 +146,7 @@ pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
 pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
 pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(crate) const NFT_CONTINUE: u32 = (-1i32).cast_unsigned();
 pub(crate) const NFT_JUMP: u32 = (-3i32).cast_unsigned();
 pub(crate) const NFT_GOTO: u32 = (-4i32).cast_unsigned();
 pub(crate) const NFT_RETURN: u32 = (-5i32).cast_unsigned();
@@ -141,8 +161,10 @@ pub(crate) const NFT_REG32_15: u32 = 23;
 
 pub(crate) const NFTA_META_DREG: u16 = 1;
 pub(crate) const NFTA_META_KEY: u16 = 2;
+pub(crate) const NFTA_META_SREG: u16 = 3;
 pub(crate) const NFT_META_IIFNAME: u32 = 6;
 pub(crate) const NFT_META_OIFNAME: u32 = 7;
+pub(crate) const NFT_META_NFTRACE: u32 = 12;
 pub(crate) const NFT_META_NFPROTO: u32 = 15;
 pub(crate) const NFT_META_L4PROTO: u32 = 16;
 
@@ -199,6 +221,13 @@ pub(crate) const NFT_CT_STATE: u32 = 0;
 pub(crate) const NFT_CT_DIRECTION: u32 = 1;
 pub(crate) const NFT_CT_STATUS: u32 = 2;
 pub(crate) const NFT_CT_MARK: u32 = 3;
+pub(crate) const NFT_CT_PROTO_SRC: u32 = 11;
+pub(crate) const NFT_CT_PROTO_DST: u32 = 12;
+pub(crate) const NFT_CT_SRC_IP: u32 = 19;
+pub(crate) const NFT_CT_DST_IP: u32 = 20;
+pub(crate) const NFT_CT_SRC_IP6: u32 = 21;
+pub(crate) const NFT_CT_DST_IP6: u32 = 22;
+pub(crate) const IP_CT_DIR_ORIGINAL: u8 = 0;
 pub(crate) const IPS_DST_NAT: u32 = 0x20;
 
 pub(crate) const NFTA_LIMIT_RATE: u16 = 1;
@@ -215,6 +244,14 @@ pub(crate) const NFT_CONNLIMIT_F_INV: u32 = 1;
 
 pub(crate) const NFTA_OBJREF_IMM_TYPE: u16 = 1;
 pub(crate) const NFTA_OBJREF_IMM_NAME: u16 = 2;
+pub(crate) const NFTA_OBJREF_SET_SREG: u16 = 3;
+pub(crate) const NFTA_OBJREF_SET_NAME: u16 = 4;
+
+pub(crate) const NFTA_LOG_PREFIX: u16 = 2;
+pub(crate) const NFTA_LOG_LEVEL: u16 = 5;
+pub(crate) const NFTA_LOG_FLAGS: u16 = 6;
+/// `LOG_INFO` of `syslog.h`.
+pub(crate) const LOG_INFO: u32 = 6;
 
 pub(crate) const NFTA_MASQ_FLAGS: u16 = 1;
 pub(crate) const NFTA_MASQ_REG_PROTO_MIN: u16 = 2;

@@ -5,15 +5,16 @@
 
 use std::collections::HashMap;
 
-use tortie_nft::check::{self, Declared};
+use tortie_nft::check::{self, Content, Declared};
 use tortie_nft::keys::{self, Bytes};
 use tortie_nft::{ChainType, Command, Hook, HookPoint, Key, KeyType, Reason, Refused, Rule, TABLE, Verdict};
 
 use crate::consts::*;
+use crate::counts::Counts;
 use crate::lower;
 use crate::wire::{self, ATTRIBUTE_MAX, Writer};
 
-/// An upper bound of what one more element adds to a message: two keys of 64 bytes, a chain's name, user data and headers.
+/// An upper bound of what one more element adds to a message: two keys of 64 bytes, a chain's or counter's name, user data and headers.
 const ELEMENT_MAX: usize = 2 * (keys::KEY_MAX + 24) + check::NAME_MAX + 48;
 
 /// A batch, ready to be sent.
@@ -98,20 +99,22 @@ impl Batch {
 
 /// Encodes commands into a batch that takes effect only on generation `generation`.
 ///
-/// `declared` is what is known of sets and maps before it. `table_flags` are those of a table that is created.
+/// `declared` is what is known of sets and maps before it. `table_flags` are those of a table that is created, and counters that are
+/// created begin with `counts`.
 pub(crate) fn batch(
     commands: &[Command],
     declared: &HashMap<String, Declared>,
     table_flags: u32,
     generation: u32,
     first_seq: u32,
+    counts: &Counts,
 ) -> Result<Batch, Refused> {
     let mut writer = Writer::default();
     writer.begin_batch(NFNL_MSG_BATCH_BEGIN, first_seq);
     writer.number(NFNL_BATCH_GENID, generation);
     writer.end();
     let batch = Batch { writer, first_seq, commands: Vec::with_capacity(commands.len()), changes: Changes::default() };
-    let mut encoder = Encoder { batch, declared, table_flags, command: 0 };
+    let mut encoder = Encoder { batch, declared, table_flags, counts, command: 0 };
     for (index, command) in commands.iter().enumerate() {
         encoder.command = index;
         encoder.command(command).map_err(|reason| Refused { command: index, what: check::short(command), reason })?;
@@ -130,6 +133,7 @@ struct Encoder<'a> {
     batch: Batch,
     declared: &'a HashMap<String, Declared>,
     table_flags: u32,
+    counts: &'a Counts,
     /// The command that is being encoded.
     command: usize,
 }
@@ -156,7 +160,9 @@ impl Encoder<'_> {
             Command::AddElements { .. }
             | Command::DeleteElements { .. }
             | Command::AddMapElements { .. }
-            | Command::DeleteMapElements { .. } => {}
+            | Command::DeleteMapElements { .. }
+            | Command::AddCounterElements { .. }
+            | Command::DeleteCounterElements { .. } => {}
             command => {
                 check::command(command, |name| self.batch.changes.find(self.declared, name))
                     .map_err(Reason::Invalid)?;
@@ -189,32 +195,42 @@ impl Encoder<'_> {
             Command::FlushChain { chain } => self.name(NFT_MSG_DELRULE, 0, NFTA_RULE_CHAIN, chain),
             Command::AddRule { chain, rule } => self.add_rule(chain, rule).map_err(Reason::Invalid)?,
             Command::AddSet { set, key, interval, comment } => {
-                self.add_set(set, Declared { key: key.clone(), interval: *interval, map: false }, comment.as_deref());
+                self.add_set(set, key, *interval, Content::Keys, comment.as_deref());
             }
             Command::AddMap { map, key, interval, comment } => {
-                self.add_set(map, Declared { key: key.clone(), interval: *interval, map: true }, comment.as_deref());
+                self.add_set(map, key, *interval, Content::Verdicts, comment.as_deref());
             }
-            Command::DeleteSet { set: name } | Command::DeleteMap { map: name } => {
+            Command::AddCounterMap { map, key, interval, comment } => {
+                self.add_set(map, key, *interval, Content::Counters, comment.as_deref());
+            }
+            Command::DeleteSet { set: name }
+            | Command::DeleteMap { map: name }
+            | Command::DeleteCounterMap { map: name } => {
                 self.batch.changes.sets.insert(name.clone(), None);
                 self.name(NFT_MSG_DELSET, 0, NFTA_SET_NAME, name);
             }
             Command::AddElements { set, elements } => {
-                self.elements(NFT_MSG_NEWSETELEM, set, false, elements.iter().map(|key| (key, None)))?;
+                self.elements(NFT_MSG_NEWSETELEM, set, Content::Keys, elements.iter().map(|key| (key, Data::None)))?;
             }
             Command::DeleteElements { set, elements } => {
-                self.elements(NFT_MSG_DELSETELEM, set, false, elements.iter().map(|key| (key, None)))?;
+                self.elements(NFT_MSG_DELSETELEM, set, Content::Keys, elements.iter().map(|key| (key, Data::None)))?;
             }
             Command::AddMapElements { map, elements } => {
-                self.elements(
-                    NFT_MSG_NEWSETELEM,
-                    map,
-                    true,
-                    elements.iter().map(|(key, verdict)| (key, Some(verdict))),
-                )?;
+                let elements = elements.iter().map(|(key, verdict)| (key, Data::Verdict(verdict)));
+                self.elements(NFT_MSG_NEWSETELEM, map, Content::Verdicts, elements)?;
             }
-            // The key says which; the verdict would only be in the way if it had changed.
+            Command::AddCounterElements { map, elements } => {
+                let elements = elements.iter().map(|(key, counter)| (key, Data::Counter(counter)));
+                self.elements(NFT_MSG_NEWSETELEM, map, Content::Counters, elements)?;
+            }
+            // The key says which; what it led to would only be in the way if it had changed.
             Command::DeleteMapElements { map, elements } => {
-                self.elements(NFT_MSG_DELSETELEM, map, true, elements.iter().map(|(key, _)| (key, None)))?;
+                let elements = elements.iter().map(|(key, _)| (key, Data::None));
+                self.elements(NFT_MSG_DELSETELEM, map, Content::Verdicts, elements)?;
+            }
+            Command::DeleteCounterElements { map, elements } => {
+                let elements = elements.iter().map(|(key, _)| (key, Data::None));
+                self.elements(NFT_MSG_DELSETELEM, map, Content::Counters, elements)?;
             }
         }
         Ok(())
@@ -240,11 +256,16 @@ impl Encoder<'_> {
     }
 
     fn add_counter(&mut self, counter: &str, comment: Option<&str>) {
+        let count = self.counts.of(counter);
         let w = self.begin(NFT_MSG_NEWOBJ, NLM_F_CREATE | NLM_F_EXCL);
         w.string(NFTA_OBJ_TABLE, TABLE);
         w.string(NFTA_OBJ_NAME, counter);
         w.number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
         let data = w.nest(NFTA_OBJ_DATA);
+        if let Some((packets, bytes)) = count {
+            w.attribute(NFTA_COUNTER_PACKETS, &packets.to_be_bytes());
+            w.attribute(NFTA_COUNTER_BYTES, &bytes.to_be_bytes());
+        }
         w.close(data);
         if let Some(comment) = comment {
             let mut data = Vec::new();
@@ -273,16 +294,21 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn add_set(&mut self, name: &str, declared: Declared, comment: Option<&str>) {
+    fn add_set(&mut self, name: &str, key: &[KeyType], interval: bool, content: Content, comment: Option<&str>) {
+        let declared = Declared { key: key.to_vec(), interval, content };
         let w = self.begin(NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL);
         w.string(NFTA_SET_TABLE, TABLE);
         w.string(NFTA_SET_NAME, name);
         w.number(NFTA_SET_FLAGS, set_flags(&declared));
         w.number(NFTA_SET_KEY_TYPE, key_type(&declared.key));
         w.number(NFTA_SET_KEY_LEN, key_length(&declared.key));
-        if declared.map {
-            w.number(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
-            w.number(NFTA_SET_DATA_LEN, 0);
+        match content {
+            Content::Keys => {}
+            Content::Verdicts => {
+                w.number(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
+                w.number(NFTA_SET_DATA_LEN, 0);
+            }
+            Content::Counters => w.number(NFTA_SET_OBJ_TYPE, NFT_OBJECT_COUNTER),
         }
         // The kernel insists on a number, by which rules of the batch could name the set; ours use its name.
         w.number(NFTA_SET_ID, 1);
@@ -307,11 +333,11 @@ impl Encoder<'_> {
         &mut self,
         kind: u16,
         set: &str,
-        verdicts: bool,
-        elements: impl Iterator<Item = (&'b Key, Option<&'b Verdict>)>,
+        content: Content,
+        elements: impl Iterator<Item = (&'b Key, Data<'b>)>,
     ) -> Result<(), Reason> {
         let declared = self.batch.changes.find(self.declared, set).cloned().ok_or(Reason::NotFound)?;
-        check::holds(&declared, verdicts).map_err(Reason::Invalid)?;
+        check::holds(&declared, content).map_err(Reason::Invalid)?;
         let flags = if kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
         let mut elements = elements.peekable();
         while elements.peek().is_some() {
@@ -320,13 +346,13 @@ impl Encoder<'_> {
             w.string(NFTA_SET_ELEM_LIST_SET, set);
             let list = w.nest(NFTA_SET_ELEM_LIST_ELEMENTS);
             while w.size(list) <= ATTRIBUTE_MAX - ELEMENT_MAX {
-                let Some((key, verdict)) = elements.next() else { break };
-                element(w, &declared, key, verdict, kind == NFT_MSG_NEWSETELEM).map_err(Reason::Invalid)?;
+                let Some((key, data)) = elements.next() else { break };
+                element(w, &declared, key, data, kind == NFT_MSG_NEWSETELEM).map_err(Reason::Invalid)?;
             }
             // The last few are tried one by one: what does not fit is taken back, and begins the next message.
-            while let Some((key, verdict)) = elements.peek() {
+            while let Some((key, data)) = elements.peek() {
                 let before = w.position();
-                element(w, &declared, key, *verdict, kind == NFT_MSG_NEWSETELEM).map_err(Reason::Invalid)?;
+                element(w, &declared, key, *data, kind == NFT_MSG_NEWSETELEM).map_err(Reason::Invalid)?;
                 if w.size(list) > ATTRIBUTE_MAX {
                     w.truncate(before);
                     break;
@@ -340,8 +366,16 @@ impl Encoder<'_> {
     }
 }
 
+/// What an element has beside its key.
+#[derive(Debug, Clone, Copy)]
+enum Data<'a> {
+    None,
+    Verdict(&'a Verdict),
+    Counter(&'a str),
+}
+
 /// One element; an interval of one field is two, a start and an end behind its last value.
-fn element(w: &mut Writer, declared: &Declared, key: &Key, verdict: Option<&Verdict>, add: bool) -> Result<(), String> {
+fn element(w: &mut Writer, declared: &Declared, key: &Key, data: Data<'_>, add: bool) -> Result<(), String> {
     let (first, last) = keys::encode(&declared.key, declared.interval, key)?;
     let interval = declared.interval && declared.key.len() == 1;
     let length = if let [kind] = declared.key.as_slice() { kind.size() } else { first.as_slice().len() };
@@ -352,8 +386,10 @@ fn element(w: &mut Writer, declared: &Declared, key: &Key, verdict: Option<&Verd
     if declared.interval && !interval {
         element_key(w, NFTA_SET_ELEM_KEY_END, &last.as_slice()[..length]);
     }
-    if let Some(verdict) = verdict {
-        lower::verdict(w, NFTA_SET_ELEM_DATA, verdict);
+    match data {
+        Data::None => {}
+        Data::Verdict(verdict) => lower::verdict(w, NFTA_SET_ELEM_DATA, verdict),
+        Data::Counter(counter) => w.string(NFTA_SET_ELEM_OBJREF, check::counter_name(counter)?),
     }
     if add && interval && behind.is_none() {
         let mut data = Vec::new();
@@ -390,7 +426,7 @@ fn after(last: &Bytes, length: usize) -> Option<[u8; keys::KEY_MAX]> {
     None
 }
 
-fn hook_number(point: HookPoint) -> u32 {
+pub(crate) fn hook_number(point: HookPoint) -> u32 {
     match point {
         HookPoint::Prerouting => 0,
         HookPoint::Input => 1,
@@ -404,8 +440,12 @@ fn hook_number(point: HookPoint) -> u32 {
 fn set_flags(declared: &Declared) -> u32 {
     let interval = if declared.interval { NFT_SET_INTERVAL } else { 0 };
     let concat = if declared.interval && declared.key.len() > 1 { NFT_SET_CONCAT } else { 0 };
-    let map = if declared.map { NFT_SET_MAP } else { 0 };
-    interval | concat | map
+    let content = match declared.content {
+        Content::Keys => 0,
+        Content::Verdicts => NFT_SET_MAP,
+        Content::Counters => NFT_SET_OBJECT,
+    };
+    interval | concat | content
 }
 
 /// A field's number among nft's data types.
@@ -442,7 +482,7 @@ fn set_udata(declared: &Declared, comment: Option<&str>) -> Vec<u8> {
     };
     let mut data = Vec::new();
     wire::udata(&mut data, UDATA_SET_KEYBYTEORDER, &order.to_ne_bytes());
-    if declared.map {
+    if declared.content == Content::Verdicts {
         wire::udata(&mut data, UDATA_SET_DATABYTEORDER, &BYTEORDER_INVALID.to_ne_bytes());
     }
     if let Some(comment) = comment {

@@ -33,6 +33,7 @@
 //! | before Linux 6.2 a chain cannot go with the element that led to it | deletions of chains go in a second batch | `traps`: a chain goes in the batch |
 //! | reading back is quadratic in some libraries | one pass over each dump | `traps`: ten times the elements |
 //! | counters are zeroed by programming | named ones are objects of their own | `traps`: named counters survive |
+//! | and they end with their table | made anew, they begin with what was last known | `counts`: a flush, a take-over |
 //! | announcements overflow a listener | our own are filtered out in the kernel; [`NftEvent::Overrun`] | `monitor`: with a page of room |
 //! | generations' marks come round | [`sweep_marks`] clears old ones before | `sweep`, and a test of the whole with packets |
 
@@ -42,6 +43,7 @@
 mod attributes;
 mod conntrack;
 mod consts;
+mod counts;
 mod ctnetlink;
 mod encode;
 mod error;
@@ -55,6 +57,7 @@ mod monitor;
 mod readback;
 mod rebuild;
 mod socket;
+mod trace;
 mod transport;
 mod wire;
 
@@ -62,5 +65,6 @@ pub use conntrack::sweep_marks;
 pub use error::Error;
 pub use flows::forget_flows;
 pub use monitor::{NftEvent, NftMonitor};
-pub use readback::decode_dump;
+pub use readback::{PlacedRule, decode_dump};
+pub use trace::{Flow, Met, TraceEvent, TraceMonitor, TraceVerdict};
 pub use socket::{NftSocket, Ownership};

@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::keys::IFNAMSIZ;
-use tortie_nft::{CtStates, Direction, Family, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict};
+use tortie_nft::{
+    CtStates, Direction, Family, Field, ICMP, ICMPV6, Match, Op, RejectWith, Rule, Side, Statement, Verdict,
+};
 
 use crate::attributes::Attributes;
 use crate::consts::*;
@@ -74,10 +76,7 @@ impl Lift {
     /// Takes in one expression; `None` if it is outside the vocabulary.
     fn expression(&mut self, name: &str, data: Attributes<'_>) -> Option<()> {
         match name {
-            "meta" => {
-                let source = Source::Meta(data.number(NFTA_META_KEY)?);
-                self.load(data.number(NFTA_META_DREG)?, source)
-            }
+            "meta" => self.meta(data),
             "payload" => {
                 let source = Source::Payload {
                     base: data.number(NFTA_PAYLOAD_BASE)?,
@@ -105,6 +104,11 @@ impl Lift {
                 self.statement(Statement::Verdict(verdict))
             }
             "counter" => self.statement(Statement::Counter),
+            "objref" if data.get(NFTA_OBJREF_SET_NAME).is_some() => {
+                let map = data.string(NFTA_OBJREF_SET_NAME)?.to_owned();
+                let key = self.key(data.number(NFTA_OBJREF_SET_SREG)?)?;
+                self.statement(Statement::CountIn { key, map })
+            }
             "objref" => {
                 (data.number(NFTA_OBJREF_IMM_TYPE)? == NFT_OBJECT_COUNTER).then_some(())?;
                 self.statement(Statement::NamedCounter(data.string(NFTA_OBJREF_IMM_NAME)?.to_owned()))
@@ -115,6 +119,16 @@ impl Lift {
                 self.condition(Match::CtCountOver(data.number(NFTA_CONNLIMIT_COUNT)?))
             }
             "masq" => self.masquerade(data),
+            "notrack" => self.statement(Statement::NoTrack),
+            "log" => {
+                // A log group or flags would be others.
+                let known = |kind| matches!(kind, NFTA_LOG_PREFIX | NFTA_LOG_LEVEL | NFTA_LOG_FLAGS);
+                let ours = data.into_iter().all(|attribute| known(attribute.kind))
+                    && data.number(NFTA_LOG_LEVEL)? == LOG_INFO
+                    && data.number(NFTA_LOG_FLAGS).unwrap_or(0) == 0;
+                ours.then_some(())?;
+                self.statement(Statement::Log { prefix: data.string(NFTA_LOG_PREFIX)?.to_owned() })
+            }
             "nat" => self.source_nat(data),
             "reject" => {
                 let code = data.get(NFTA_REJECT_ICMP_CODE).map(|code| code.payload);
@@ -139,6 +153,15 @@ impl Lift {
     fn take(&mut self, register: u32) -> Option<Source> {
         let source = self.registers.remove(&offset(register)?)?;
         self.registers.is_empty().then_some(source)
+    }
+
+    fn meta(&mut self, data: Attributes<'_>) -> Option<()> {
+        let key = data.number(NFTA_META_KEY)?;
+        let Some(register) = data.number(NFTA_META_SREG) else {
+            return self.load(data.number(NFTA_META_DREG)?, Source::Meta(key));
+        };
+        (key == NFT_META_NFTRACE && self.constant(register)? == [1]).then_some(())?;
+        self.statement(Statement::Trace)
     }
 
     fn ct(&mut self, data: Attributes<'_>) -> Option<()> {
@@ -289,10 +312,25 @@ impl Lift {
                 let net = net(v4, bytes, u8::try_from(bytes.len()).ok()?.checked_mul(8)?)?;
                 Match::Addr { side, op, net }
             }
-            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length: 1 } => {
-                let [number] = bytes else { return None };
-                (op == Op::Eq && self.protocol == Some(58)).then_some(())?;
-                Match::Icmp6Type(*number)
+            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length }
+                if *length == 1 || matches!(self.protocol, Some(ICMP | ICMPV6)) =>
+            {
+                let family = self.icmp_family()?;
+                match (length, bytes) {
+                    (1, [kind]) => Match::Icmp { family, op, kind: *kind, code: None },
+                    (2, [kind, code]) if op == Op::Eq => Match::Icmp { family, op, kind: *kind, code: Some(*code) },
+                    _ => return None,
+                }
+            }
+            // What we compare one after the other, nft compares together.
+            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 0, length: 4 } if op == Op::Eq => {
+                let (source, destination) = (port(bytes.get(..2)?)?, port(bytes.get(2..)?)?);
+                self.condition(Match::Port { side: Side::Source, op, first: source, last: source })?;
+                Match::Port { side: Side::Destination, op, first: destination, last: destination }
+            }
+            Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 1, length: 1 } => {
+                let [code] = bytes else { return None };
+                Match::IcmpCode { family: self.icmp_family()?, op, code: *code }
             }
             Source::Payload { .. } => {
                 let port = port(bytes)?;
@@ -312,6 +350,15 @@ impl Lift {
             _ => return None,
         };
         self.condition(condition)
+    }
+
+    /// The family of the ICMP that was matched before.
+    fn icmp_family(&self) -> Option<Family> {
+        match self.protocol? {
+            ICMP => Some(Family::V4),
+            ICMPV6 => Some(Family::V6),
+            _ => None,
+        }
     }
 
     fn masked_equality(&self, source: &Source, mask: &[u8], op: Op, bytes: &[u8]) -> Option<Match> {
@@ -347,25 +394,21 @@ impl Lift {
 
     fn range(&mut self, data: Attributes<'_>) -> Option<()> {
         let source = self.take(data.number(NFTA_RANGE_SREG)?)?;
-        let first = port(value(data, NFTA_RANGE_FROM_DATA)?)?;
-        let last = port(value(data, NFTA_RANGE_TO_DATA)?)?;
         let op = if data.number(NFTA_RANGE_OP)? == NFT_RANGE_NEQ { Op::Ne } else { Op::Eq };
+        let (first, last) = (value(data, NFTA_RANGE_FROM_DATA)?, value(data, NFTA_RANGE_TO_DATA)?);
+        if let (&[code], &[other]) = (first, last) {
+            let is_code = source == Source::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 1, length: 1 };
+            (is_code && code == other).then_some(())?;
+            return self.condition(Match::IcmpCode { family: self.icmp_family()?, op, code });
+        }
+        let (first, last) = (port(first)?, port(last)?);
         self.condition(Match::Port { side: port_side(&source)?, op, first, last })
     }
 
     fn lookup(&mut self, data: Attributes<'_>) -> Option<()> {
         let set = data.string(NFTA_LOOKUP_SET)?.to_owned();
         let flags = data.number(NFTA_LOOKUP_FLAGS).unwrap_or(0);
-        // The key is everything that was loaded, from register 1 on without a gap.
-        let mut next = offset(data.number(NFTA_LOOKUP_SREG)?)?;
-        (next == 0).then_some(())?;
-        let mut key = Vec::new();
-        for (offset, source) in std::mem::take(&mut self.registers) {
-            let field = self.field(&source)?;
-            (offset == next).then_some(())?;
-            next += field.key_type().size().next_multiple_of(4);
-            key.push(field);
-        }
+        let key = self.key(data.number(NFTA_LOOKUP_SREG)?)?;
         match data.number(NFTA_LOOKUP_DREG) {
             None => {
                 let op = match flags {
@@ -378,6 +421,20 @@ impl Lift {
             Some(NFT_REG_VERDICT) if flags == 0 => self.statement(Statement::Vmap { key, map: set }),
             Some(_) => None,
         }
+    }
+
+    /// The key of a look-up: everything that was loaded, from register 1 on without a gap. It is thereby consumed.
+    fn key(&mut self, register: u32) -> Option<Vec<Field>> {
+        let mut next = offset(register)?;
+        (next == 0).then_some(())?;
+        let mut key = Vec::new();
+        for (offset, source) in std::mem::take(&mut self.registers) {
+            let field = self.field(&source)?;
+            (offset == next).then_some(())?;
+            next += field.key_type().size().next_multiple_of(4);
+            key.push(field);
+        }
+        (!key.is_empty()).then_some(key)
     }
 
     fn field(&self, source: &Source) -> Option<Field> {

@@ -13,7 +13,7 @@ use crate::wire::Writer;
 /// Writes a rule's expressions, as the content of an open list.
 pub(crate) fn rule(w: &mut Writer, rule: &Rule) {
     for condition in &rule.matches {
-        lower_match(w, condition);
+        lower_match(w, condition, rule.is_range(condition));
     }
     for statement in &rule.statements {
         lower_statement(w, statement);
@@ -26,7 +26,7 @@ pub(crate) fn register(offset: usize) -> u32 {
     if offset.is_multiple_of(16) { NFT_REG_1 + offset / 16 } else { NFT_REG32_00 + offset / 4 }
 }
 
-fn lower_match(w: &mut Writer, condition: &Match) {
+fn lower_match(w: &mut Writer, condition: &Match, range: bool) {
     match condition {
         Match::IfName { side, op, name, prefix } => {
             meta(w, by_side(*side, NFT_META_IIFNAME, NFT_META_OIFNAME), NFT_REG_1);
@@ -46,23 +46,29 @@ fn lower_match(w: &mut Writer, condition: &Match) {
         Match::Port { side, op, first, last } => {
             payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, by_side(*side, 0, 2), 2, NFT_REG_1);
             let (first_bytes, last_bytes) = (first.to_be_bytes(), last.to_be_bytes());
-            if first == last {
+            if first == last && !range {
                 compare(w, equality(*op), &first_bytes);
             } else if *op == Op::Eq {
                 compare(w, NFT_CMP_GTE, &first_bytes);
                 compare(w, NFT_CMP_LTE, &last_bytes);
             } else {
-                expression(w, "range", |w| {
-                    w.number(NFTA_RANGE_SREG, NFT_REG_1);
-                    w.number(NFTA_RANGE_OP, NFT_RANGE_NEQ);
-                    value(w, NFTA_RANGE_FROM_DATA, &first_bytes);
-                    value(w, NFTA_RANGE_TO_DATA, &last_bytes);
-                });
+                unequal_to_range(w, &first_bytes, &last_bytes);
             }
         }
-        Match::Icmp6Type(number) => {
-            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, NFT_REG_1);
-            compare(w, NFT_CMP_EQ, &[*number]);
+        // Type and code lie side by side, and nft compares them as one.
+        Match::Icmp { op, kind, code, .. } => {
+            let both = [*kind, code.unwrap_or_default()];
+            let compared = if code.is_some() { &both[..] } else { &both[..1] };
+            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 0, compared.len() as u32, NFT_REG_1);
+            compare(w, equality(*op), compared);
+        }
+        Match::IcmpCode { op, code, .. } => {
+            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, 1, 1, NFT_REG_1);
+            if range {
+                unequal_to_range(w, &[*code], &[*code]);
+            } else {
+                compare(w, equality(*op), &[*code]);
+            }
         }
         Match::CtState(states) => {
             ct(w, NFT_CT_STATE, NFT_REG_1);
@@ -106,6 +112,15 @@ fn lower_match(w: &mut Writer, condition: &Match) {
     }
 }
 
+fn unequal_to_range(w: &mut Writer, first: &[u8], last: &[u8]) {
+    expression(w, "range", |w| {
+        w.number(NFTA_RANGE_SREG, NFT_REG_1);
+        w.number(NFTA_RANGE_OP, NFT_RANGE_NEQ);
+        value(w, NFTA_RANGE_FROM_DATA, first);
+        value(w, NFTA_RANGE_TO_DATA, last);
+    });
+}
+
 /// A prefix of whole bytes is compared by just these; any other needs a mask.
 fn address(w: &mut Writer, side: Side, op: Op, net: &IpNet) {
     let (octets, base) = match net.network() {
@@ -134,6 +149,13 @@ fn lower_statement(w: &mut Writer, statement: &Statement) {
             w.number(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER);
             w.string(NFTA_OBJREF_IMM_NAME, name);
         }),
+        Statement::CountIn { key, map } => {
+            load_key(w, key);
+            expression(w, "objref", |w| {
+                w.number(NFTA_OBJREF_SET_SREG, NFT_REG_1);
+                w.string(NFTA_OBJREF_SET_NAME, map);
+            });
+        }
         Statement::SetCtMark { keep, bits } => {
             ct(w, NFT_CT_MARK, NFT_REG_1);
             bitwise(w, NFT_REG_1, &keep.to_ne_bytes(), &bits.to_ne_bytes());
@@ -163,6 +185,18 @@ fn lower_statement(w: &mut Writer, statement: &Statement) {
                 w.attribute(NFTA_REJECT_ICMP_CODE, &[NFT_REJECT_ICMPX_ADMIN_PROHIBITED]);
             }
         }),
+        Statement::Log { prefix } => expression(w, "log", |w| {
+            w.string(NFTA_LOG_PREFIX, prefix);
+            w.number(NFTA_LOG_LEVEL, LOG_INFO);
+        }),
+        Statement::NoTrack => expression(w, "notrack", |_| {}),
+        Statement::Trace => {
+            immediate(w, NFT_REG_1, &[1]);
+            expression(w, "meta", |w| {
+                w.number(NFTA_META_KEY, NFT_META_NFTRACE);
+                w.number(NFTA_META_SREG, NFT_REG_1);
+            });
+        }
         // No executor lets it through: `tortie_nft::check` refuses it.
         Statement::Foreign(_) => {}
     }
@@ -302,6 +336,16 @@ fn meta(w: &mut Writer, key: u32, to: u32) {
         w.number(NFTA_META_KEY, key);
         w.number(NFTA_META_DREG, to);
     });
+}
+
+/// Compares what a flow began with, in its original direction.
+pub(crate) fn ct_original(w: &mut Writer, key: u32, bytes: &[u8]) {
+    expression(w, "ct", |w| {
+        w.number(NFTA_CT_KEY, key);
+        w.number(NFTA_CT_DREG, NFT_REG_1);
+        w.attribute(NFTA_CT_DIRECTION, &[IP_CT_DIR_ORIGINAL]);
+    });
+    compare(w, NFT_CMP_EQ, bytes);
 }
 
 fn ct(w: &mut Writer, key: u32, to: u32) {

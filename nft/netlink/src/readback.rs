@@ -7,10 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use tortie_nft::check::Declared;
+use tortie_nft::check::{Content, Declared};
 use tortie_nft::{
-    Chain, ChainType, Family, Hook, HookPoint, Key, KeyType, Rule, Ruleset, Set, TABLE, Value, Verdict, VerdictMap,
-    intervals,
+    Chain, ChainType, Family, Hook, HookPoint, Key, KeyType, Map, Rule, Ruleset, Set, TABLE, Value, Verdict, intervals,
 };
 
 use crate::attributes::{self, Attributes, Message, Messages};
@@ -37,18 +36,36 @@ pub(crate) struct SetHeader {
     pub(crate) name: String,
     /// `None` for one outside the vocabulary.
     pub(crate) declared: Option<Declared>,
-    /// Whether the kernel says it maps to something.
-    pub(crate) map: bool,
+    /// What the kernel says its elements have.
+    pub(crate) content: Content,
     pub(crate) comment: Option<String>,
     /// How many elements the kernel counts, where it tells (Linux 6.16).
     pub(crate) count: Option<u32>,
+}
+
+/// What an element has beside its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Data {
+    None,
+    Verdict(Verdict),
+    Counter(String),
+}
+
+impl Data {
+    const fn content(&self) -> Content {
+        match self {
+            Self::None => Content::Keys,
+            Self::Verdict(_) => Content::Verdicts,
+            Self::Counter(_) => Content::Counters,
+        }
+    }
 }
 
 /// Elements as they come in.
 #[derive(Debug, Default)]
 pub(crate) struct Elements {
     /// First and last key, or just the key.
-    plain: Vec<(Vec<u8>, Vec<u8>, Option<Verdict>)>,
+    plain: Vec<(Vec<u8>, Vec<u8>, Data)>,
     /// Ends of intervals of one field; the starts are in `plain`.
     ends: BTreeSet<Vec<u8>>,
     /// How many are outside the vocabulary.
@@ -138,12 +155,7 @@ impl ReadBack {
         if self.bound.contains(name) {
             return;
         }
-        let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).unwrap_or(Attributes(&[]));
-        let comment = attributes
-            .get(NFTA_RULE_USERDATA)
-            .and_then(|data| attributes::udata_comment(data.payload, UDATA_RULE_COMMENT));
-        let rule: Rule = lift::rule(expressions, comment);
-        self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule);
+        self.ruleset.chains.entry(name.to_owned()).or_default().rules.push(rule(attributes));
     }
 
     /// Makes base chains unequal to any wanted one: the table is switched off, so no packet enters them.
@@ -171,16 +183,29 @@ impl ReadBack {
         let (declared, content) = match (header.declared, content) {
             (Some(declared), Some(content)) => (declared, content),
             // Without a key it equals nothing that is wanted.
-            _ => (Declared { key: Vec::new(), interval: false, map: header.map }, Vec::new()),
+            _ => (Declared { key: Vec::new(), interval: false, content: header.content }, Vec::new()),
         };
-        if declared.map {
-            let elements = content.into_iter().filter_map(|(key, verdict)| Some((key, verdict?))).collect();
-            let map = VerdictMap { key: declared.key, interval: declared.interval, elements, comment: header.comment };
-            self.ruleset.maps.insert(header.name, map);
-        } else {
-            let elements = content.into_iter().map(|(key, _)| key).collect();
-            let set = Set { key: declared.key, interval: declared.interval, elements, comment: header.comment };
-            self.ruleset.sets.insert(header.name, set);
+        let Declared { key, interval, content: kind } = declared;
+        let (name, comment) = (header.name, header.comment);
+        match kind {
+            Content::Keys => {
+                let elements = content.into_iter().map(|(key, _)| key).collect();
+                self.ruleset.sets.insert(name, Set { key, interval, elements, comment });
+            }
+            Content::Verdicts => {
+                let elements = content.into_iter().filter_map(|(key, data)| match data {
+                    Data::Verdict(verdict) => Some((key, verdict)),
+                    _ => None,
+                });
+                self.ruleset.maps.insert(name, Map { key, interval, elements: elements.collect(), comment });
+            }
+            Content::Counters => {
+                let elements = content.into_iter().filter_map(|(key, data)| match data {
+                    Data::Counter(counter) => Some((key, counter)),
+                    _ => None,
+                });
+                self.ruleset.counter_maps.insert(name, Map { key, interval, elements: elements.collect(), comment });
+            }
         }
     }
 
@@ -211,6 +236,32 @@ pub(crate) fn counter(message: &Message<'_>) -> Option<Counter> {
     Some(Counter { name, comment, packets, bytes })
 }
 
+/// A rule as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedRule {
+    /// The chain that it is in.
+    pub chain: String,
+    /// The number by which the kernel knows it, `nft -a list` shows it, and a trace names it. Unique in the table.
+    pub handle: u64,
+    /// The rule.
+    pub rule: Rule,
+}
+
+/// A rule of our table, from a message of a dump of rules; `None` for others'.
+pub(crate) fn placed_rule(message: &Message<'_>) -> Option<PlacedRule> {
+    let attributes = message.attributes();
+    let chain = attributes.string(NFTA_RULE_CHAIN).filter(|_| ours(message))?.to_owned();
+    let handle = u64::from_be_bytes(*attributes.get(NFTA_RULE_HANDLE)?.payload.first_chunk::<8>()?);
+    Some(PlacedRule { chain, handle, rule: rule(attributes) })
+}
+
+fn rule(attributes: Attributes<'_>) -> Rule {
+    let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).unwrap_or(Attributes(&[]));
+    let comment =
+        attributes.get(NFTA_RULE_USERDATA).and_then(|data| attributes::udata_comment(data.payload, UDATA_RULE_COMMENT));
+    lift::rule(expressions, comment)
+}
+
 /// A set or map of our table, from a message of a dump of sets; `None` for others' and anonymous ones.
 pub(crate) fn set_header(message: &Message<'_>) -> Option<SetHeader> {
     let attributes = message.attributes();
@@ -219,17 +270,25 @@ pub(crate) fn set_header(message: &Message<'_>) -> Option<SetHeader> {
     if flags & NFT_SET_ANONYMOUS != 0 {
         return None;
     }
-    let map = flags & NFT_SET_MAP != 0;
+    let content = match flags & (NFT_SET_MAP | NFT_SET_OBJECT) {
+        0 => Content::Keys,
+        NFT_SET_MAP => Content::Verdicts,
+        _ => Content::Counters,
+    };
     let interval = flags & NFT_SET_INTERVAL != 0;
-    let known = flags & !(NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_CONCAT) == 0;
-    let verdicts = !map || attributes.number(NFTA_SET_DATA_TYPE) == Some(NFT_DATA_VERDICT);
+    let known = flags & !(NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_OBJECT | NFT_SET_CONCAT) == 0
+        && match content {
+            Content::Keys => true,
+            Content::Verdicts => attributes.number(NFTA_SET_DATA_TYPE) == Some(NFT_DATA_VERDICT),
+            Content::Counters => attributes.number(NFTA_SET_OBJ_TYPE) == Some(NFT_OBJECT_COUNTER),
+        };
     let key = attributes.number(NFTA_SET_KEY_TYPE).and_then(key_types);
     let declared = key
-        .filter(|key| known && verdicts && attributes.number(NFTA_SET_KEY_LEN) == Some(encode::key_length(key)))
-        .map(|key| Declared { key, interval, map });
+        .filter(|key| known && attributes.number(NFTA_SET_KEY_LEN) == Some(encode::key_length(key)))
+        .map(|key| Declared { key, interval, content });
     let comment =
         attributes.get(NFTA_SET_USERDATA).and_then(|data| attributes::udata_comment(data.payload, UDATA_SET_COMMENT));
-    Some(SetHeader { name, declared, map, comment, count: attributes.number(NFTA_SET_COUNT) })
+    Some(SetHeader { name, declared, content, comment, count: attributes.number(NFTA_SET_COUNT) })
 }
 
 /// The fields of a key from the number of its type.
@@ -279,37 +338,36 @@ impl Elements {
             self.ends.insert(first);
             return Some(());
         }
-        let verdict = match element.nested(NFTA_SET_ELEM_DATA) {
-            Some(data) => Some(lift::verdict(data)?),
-            None => None,
+        let data = match (element.nested(NFTA_SET_ELEM_DATA), element.get(NFTA_SET_ELEM_OBJREF)) {
+            (Some(data), _) => Data::Verdict(lift::verdict(data)?),
+            (None, Some(counter)) => Data::Counter(counter.string()?.to_owned()),
+            (None, None) => Data::None,
         };
         let last = key(NFTA_SET_ELEM_KEY_END).unwrap_or_else(|| first.clone());
-        self.plain.push((first, last, verdict));
+        self.plain.push((first, last, data));
         Some(())
     }
 
     /// The elements as values; `None` if one of them is outside the vocabulary.
-    fn content(self, declared: &Declared) -> Option<Vec<(Key, Option<Verdict>)>> {
-        if self.foreign > 0 || self.plain.iter().any(|(_, _, verdict)| verdict.is_some() != declared.map) {
+    fn content(self, declared: &Declared) -> Option<Vec<(Key, Data)>> {
+        if self.foreign > 0 || self.plain.iter().any(|(_, _, data)| data.content() != declared.content) {
             return None;
         }
         match (declared.interval, declared.key.as_slice()) {
             (true, [kind]) => self.intervals(*kind),
-            (_, types) => self
-                .plain
-                .into_iter()
-                .map(|(first, last, verdict)| Some((key(types, &first, &last)?, verdict)))
-                .collect(),
+            (_, types) => {
+                self.plain.into_iter().map(|(first, last, data)| Some((key(types, &first, &last)?, data))).collect()
+            }
         }
     }
 
     /// Pairs starts with ends: each interval goes up to the next end, or to the next start if that comes first.
-    fn intervals(mut self, kind: KeyType) -> Option<Vec<(Key, Option<Verdict>)>> {
+    fn intervals(mut self, kind: KeyType) -> Option<Vec<(Key, Data)>> {
         self.plain.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let starts: Vec<_> = self.plain.iter().map(|(first, _, _)| first.clone()).skip(1).map(Some).collect();
         let nexts = starts.into_iter().chain([None]);
         let mut content = Vec::with_capacity(self.plain.len());
-        for ((first, _, verdict), next) in self.plain.into_iter().zip(nexts) {
+        for ((first, _, data), next) in self.plain.into_iter().zip(nexts) {
             let end =
                 self.ends.range::<Vec<u8>, _>((std::ops::Bound::Excluded(&first), std::ops::Bound::Unbounded)).next();
             let behind = match (end, next) {
@@ -318,7 +376,7 @@ impl Elements {
                 (None, next) => next,
             };
             let last = behind.map_or_else(|| vec![0xff; kind.size()], |behind| before(&behind));
-            content.push((vec![value(kind, &first, &last)?], verdict));
+            content.push((vec![value(kind, &first, &last)?], data));
         }
         Some(content)
     }

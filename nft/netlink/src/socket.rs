@@ -4,7 +4,7 @@
 //! moves the generation on, and a batch that names an old one is refused. If the table is ours alone that is no news, since nobody
 //! else can have changed it: the batch is sent again. In a table that others may write, the caller must read again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tortie_nft::check::{self, Declared};
@@ -13,10 +13,11 @@ use tracing::debug;
 
 use crate::attributes::Messages;
 use crate::consts::*;
+use crate::counts::Counts;
 use crate::encode::{self, Batch, Changes};
 use crate::error::{Error, reason};
 use crate::monitor;
-use crate::readback::{self, Elements, ReadBack, SetHeader};
+use crate::readback::{self, Elements, PlacedRule, ReadBack, SetHeader};
 use crate::rebuild;
 use crate::transport::Transport;
 use crate::wire::Writer;
@@ -65,6 +66,8 @@ pub struct NftSocket {
     stale: bool,
     /// Named objects of our table that another version or a stranger left there, as last read: type and name.
     foreign_objects: Vec<(u32, String)>,
+    /// What counters begin with that are made anew.
+    counts: Counts,
 }
 
 /// How a table becomes ours.
@@ -97,6 +100,7 @@ impl NftSocket {
             known: None,
             stale: false,
             foreign_objects: Vec::new(),
+            counts: Counts::default(),
         };
         monitor::register(socket.transport.port()).map_err(Error::Open)?;
         socket.ownership = socket.probe_ownership()?;
@@ -179,19 +183,70 @@ impl NftSocket {
         Err(Error::ReadBack(format!("it was changed by others {TRIES} times in a row while it was read")))
     }
 
-    /// What each named counter of our table has counted, packets and bytes, since it was made; nothing if there is no table.
+    /// What counters had counted when an earlier run read them last: those that are not there any more, and are made, begin with that.
+    pub fn remember_counts(&mut self, counts: impl IntoIterator<Item = (String, (u64, u64))>) {
+        self.counts.remember(counts);
+    }
+
+    /// What each named counter of our table has counted, packets and bytes; nothing if there is no table. If the table is then flushed by
+    /// somebody, or made anew, its counters go on from what was read here last.
     ///
     /// # Errors
     /// [`Error::Request`] if nf_tables may not be asked.
     pub fn counter_values(&mut self) -> Result<BTreeMap<String, (u64, u64)>, Error> {
         match self.dump("the counters", NFT_MSG_GETOBJ, counters) {
-            Ok(dump) => Ok(Messages(&dump)
+            Ok(dump) => {
+                let values: BTreeMap<_, _> = Messages(&dump)
                 .filter_map(|message| readback::counter(&message))
-                .map(|counter| (counter.name, (counter.packets, counter.bytes)))
-                .collect()),
+                    .map(|counter| (counter.name, (counter.packets, counter.bytes)))
+                    .collect();
+                // The dump of a table that is not there is empty, and so is that of one that was just made.
+                if !values.is_empty() {
+                    self.counts.read(&values);
+                }
+                Ok(values)
+            }
             Err(Error::Request { reason: Reason::NotFound, .. }) => Ok(BTreeMap::new()),
             Err(error) => Err(error),
         }
+    }
+
+    /// The rules of our table with the handles by which the kernel knows them, chain by chain in order; none if there is no table.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if nf_tables may not be asked.
+    pub fn rules(&mut self) -> Result<Vec<PlacedRule>, Error> {
+        match self.dump("the rules", NFT_MSG_GETRULE, |w| w.string(NFTA_RULE_TABLE, TABLE)) {
+            Ok(dump) => Ok(Messages(&dump).filter_map(|message| readback::placed_rule(&message)).collect()),
+            Err(Error::Request { reason: Reason::NotFound, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// [`counter_values`](Self::counter_values), to be kept for a later run; and the end of what is known of counters that are not
+    /// there any more. For now and then.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if nf_tables may not be asked.
+    pub fn counts_to_keep(&mut self) -> Result<BTreeMap<String, (u64, u64)>, Error> {
+        let values = self.counter_values()?;
+        if !values.is_empty() {
+            self.counts.sweep(&values);
+        }
+        Ok(values)
+    }
+
+    /// Counters that were deleted for good begin at nothing if they are made again.
+    fn forget_counts(&mut self, commands: &[Command]) {
+        let mut gone: BTreeSet<&str> = BTreeSet::new();
+        for command in commands {
+            match command {
+                Command::DeleteCounter { counter } => drop(gone.insert(counter)),
+                Command::AddCounter { counter, .. } => drop(gone.remove(counter.as_str())),
+                _ => {}
+            }
+        }
+        gone.into_iter().for_each(|counter| self.counts.forget(counter));
     }
 
     /// Makes the table ours, if it is there and is not; and wakes it, if somebody has switched it off.
@@ -221,6 +276,8 @@ impl NftSocket {
             return Ok(());
         }
         self.commit_in_parts(&content.diff(&rebuild::by_maps(&content)))?;
+        // What is counted in the moment between this and the batch is lost.
+        self.counter_values()?;
         let mut commands = vec![Command::DeleteTable, Command::AddTable];
         commands.extend(Ruleset::default().diff(&content).commands);
         self.commit(&commands, 0)
@@ -274,7 +331,7 @@ impl NftSocket {
                 Some(known) => known,
                 None => self.ask()?.0,
             };
-            let batch = match encode::batch(commands, &known.sets, self.table_flags(), known.generation, self.seq) {
+            let batch = match encode::batch(commands, &known.sets, self.table_flags(), known.generation, self.seq, &self.counts) {
                 Ok(batch) if !batch.is_empty() => batch,
                 unsent => {
                     self.known = Some(known);
@@ -285,6 +342,7 @@ impl NftSocket {
             match self.exchange(&batch, commands, offset) {
                 Ok(()) => {
                     known.committed(commands, batch.into_declared());
+                    self.forget_counts(commands);
                     self.known = Some(known);
                     return Ok(());
                 }
@@ -567,11 +625,16 @@ fn has_foreign(table: &Ruleset) -> bool {
     let rules = table.chains.values().flat_map(|chain| &chain.rules);
     table.sets.values().any(|set| set.key.is_empty())
         || table.maps.values().any(|map| map.key.is_empty())
+        || table.counter_maps.values().any(|map| map.key.is_empty())
         || table.chains.values().any(|chain| chain.hook.is_some_and(|hook| hook.point == HookPoint::Foreign))
         || rules.flat_map(|rule| &rule.statements).any(|statement| matches!(statement, Statement::Foreign(_)))
         || table.chains.values().flat_map(|chain| &chain.rules).any(|rule| {
             // A set without a name of its own is part of the rule.
-            check::sets_of(rule).any(|name| !table.sets.contains_key(name) && !table.maps.contains_key(name))
+            check::sets_of(rule).any(|name| {
+                !table.sets.contains_key(name)
+                    && !table.maps.contains_key(name)
+                    && !table.counter_maps.contains_key(name)
+            })
         })
 }
 

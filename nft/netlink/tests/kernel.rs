@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use netns::{in_netns, new_netns, nft, nft_load, try_nft};
 use support::{generate, suite};
 use tortie_nft::{Command, Key, KeyType, Ruleset, Set, Transaction, Value};
-use tortie_nft_netlink::{Error, NftSocket, Ownership};
+use tortie_nft_netlink::{Error, NftSocket, Ownership, PlacedRule};
 
 fn open() -> NftSocket {
     NftSocket::open().expect("a socket")
@@ -83,6 +83,30 @@ fn a_restart_finds_its_own_work() {
         assert_eq!(read, want);
         again.apply(&read.diff(&want)).expect("nothing but adoption");
         assert_eq!(list(), before);
+    });
+}
+
+#[test]
+fn rules_have_the_handles_that_nft_shows() {
+    in_netns(|| {
+        let mut socket = open();
+        assert_eq!(socket.rules().expect("an answer without a table"), []);
+        let want = generate::ruleset(&mut generate::Random(5));
+        socket.apply(&Ruleset::default().diff(&want)).expect("a table");
+        let found = socket.rules().expect("rules");
+        for (name, chain) in &want.chains {
+            let rules: Vec<_> =
+                found.iter().filter(|placed| placed.chain == *name).map(|placed| &placed.rule).collect();
+            assert_eq!(rules, chain.rules.iter().collect::<Vec<_>>(), "chain {name}, in order");
+        }
+        let listing = nft(&["-a", "list", "table", "inet", "tortie"]);
+        let shown =
+            |placed: &PlacedRule| listing.lines().any(|line| line.ends_with(&format!(" # handle {}", placed.handle)));
+        assert!(!found.is_empty() && found.iter().all(shown), "{listing}");
+        let mut handles: Vec<u64> = found.iter().map(|placed| placed.handle).collect();
+        handles.sort_unstable();
+        handles.dedup();
+        assert_eq!(handles.len(), found.len(), "each has its own");
     });
 }
 

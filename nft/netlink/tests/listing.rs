@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netns::{in_netns, new_netns, nft, nft_load};
 use support::generate;
 use tortie_nft::{
-    Chain, Command, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule, Ruleset,
-    Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
+    Chain, Command, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op,
+    RejectWith, Rule, Ruleset, Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
 };
 use tortie_nft_netlink::NftSocket;
 
@@ -229,6 +229,14 @@ fn every_shape() -> Ruleset {
             conditions.push(vec![in_set(&[Field::CtMarkMasked(mask)], op, "live")]);
         }
     }
+    for (one, other) in [(Op::Eq, Op::Eq), (Op::Eq, Op::Ne), (Op::Ne, Op::Eq), (Op::Ne, Op::Ne)] {
+        for last in [80, 90] {
+            let source = Match::Port { side: Side::Source, op: one, first: 80, last };
+            let destination = Match::Port { side: Side::Destination, op: other, first: 443, last: 443 };
+            conditions.push(vec![tcp(), source.clone(), destination.clone()]);
+            conditions.push(vec![v4(), source, destination]);
+        }
+    }
     conditions.push(vec![v4()]);
     conditions.push(vec![v6()]);
     conditions.push(vec![v6(), tcp()]);
@@ -249,8 +257,24 @@ fn every_shape() -> Ruleset {
         conditions.push(vec![tcp(), Match::CtCountOver(count)]);
     }
     for number in [1, 128, 133, 134, 135, 136, 137, 143, 200] {
-        conditions.push(vec![Match::L4Proto(Op::Eq, 58), Match::Icmp6Type(number)]);
-        conditions.push(vec![Match::L4Proto(Op::Eq, 58), original(), Match::Icmp6Type(number)]);
+        let kind = Match::Icmp { family: Family::V6, op: Op::Eq, kind: number, code: None };
+        conditions.push(vec![Match::L4Proto(Op::Eq, 58), original(), kind]);
+    }
+    for (family, protocol) in [(Family::V4, 1), (Family::V6, 58)] {
+        let icmp = |op, kind, code| vec![Match::L4Proto(Op::Eq, protocol), Match::Icmp { family, op, kind, code }];
+        for number in 0..=u8::MAX {
+            conditions.push(icmp(Op::Eq, number, None));
+            conditions.push(icmp(Op::Eq, number, Some(number)));
+        }
+        conditions.push(icmp(Op::Eq, 1, Some(4)));
+        for code in [0, 3, 77, 255] {
+            let not = Match::IcmpCode { family, op: Op::Ne, code };
+            conditions.push([icmp(Op::Eq, 3, None), vec![not.clone()]].concat());
+            conditions.push([icmp(Op::Ne, 3, None), vec![not.clone()]].concat());
+            conditions.push([vec![Match::L4Proto(Op::Eq, protocol), not], icmp(Op::Ne, 3, None)[1..].to_vec()].concat());
+        }
+        conditions.push(icmp(Op::Ne, 8, None));
+        conditions.push([vec![Match::NfProto(family)], icmp(Op::Eq, 3, Some(1))].concat());
     }
     let rules = conditions.into_iter().map(|matches| Rule::new(matches, [Statement::Counter])).collect();
     ruleset.chains.insert("conditions".into(), Chain { hook: None, rules });
@@ -284,6 +308,60 @@ fn every_shape() -> Ruleset {
     for counter in ["plain", "told"] {
         statements.push((vec![], vec![Statement::NamedCounter(counter.into())]));
         statements.push((vec![v4()], vec![Statement::NamedCounter(counter.into()), Statement::Verdict(Verdict::Drop)]));
+    }
+    let prefix = "x".repeat(tortie_nft::LOG_PREFIX_MAX);
+    for prefix in [&prefix, "calico-packet: ", "a", "with 'quotes' and \\ and ü"] {
+        statements.push((vec![], vec![Statement::Log { prefix: prefix.into() }]));
+        let log = Statement::Log { prefix: prefix.into() };
+        statements.push((vec![v4(), tcp()], vec![Statement::Counter, log, Statement::Verdict(Verdict::Drop)]));
+    }
+    for statement in [Statement::NoTrack, Statement::Trace] {
+        statements.push((vec![], vec![statement.clone()]));
+        let all = vec![Statement::Counter, statement, Statement::Verdict(Verdict::Accept)];
+        statements.push((vec![v4(), tcp()], all));
+    }
+    let address = |text: &str| Value::Addr(text.parse().expect("an address"));
+    let counted: [(&str, &[KeyType], bool, Vec<Key>); 5] = [
+        ("count4", &[KeyType::Ipv4Addr], false, vec![vec![address("10.0.0.1")], vec![address("10.0.0.2")]]),
+        ("count6", &[KeyType::Ipv6Addr], false, vec![vec![address("fd00::1")]]),
+        (
+            "count_net4",
+            &[KeyType::Ipv4Addr],
+            true,
+            vec![vec![Value::Net(net("10.0.0.0/24"))], vec![Value::Net(net("10.0.1.0/24"))]],
+        ),
+        (
+            "count_named",
+            &[KeyType::Ipv4Addr, KeyType::InetProto, KeyType::InetService],
+            false,
+            vec![vec![address("10.0.0.1"), Value::Proto(6), Value::Port(80)]],
+        ),
+        ("count_port", &[KeyType::InetService], true, vec![vec![Value::PortRange(80, 90)], vec![Value::Port(443)]]),
+    ];
+    for (name, key, interval, elements) in counted {
+        let elements = elements.into_iter().zip(["plain", "told"].into_iter().cycle());
+        let elements = elements.map(|(key, counter)| (key, counter.to_owned())).collect();
+        let comment = Some("what it counts".to_owned());
+        ruleset.counter_maps.insert(name.into(), CounterMap { key: key.to_vec(), interval, elements, comment });
+    }
+    let count_in = |key: &[Field], map: &str| Statement::CountIn { key: key.to_vec(), map: map.into() };
+    let counts = [
+        (vec![v4()], count_in(&[Field::Ip4Saddr], "count4")),
+        (vec![v4()], count_in(&[Field::Ip4Daddr], "count_net4")),
+        (vec![v4(), tcp()], count_in(&[Field::Ip4Saddr], "count_net4")),
+        (vec![v6(), tcp()], count_in(&[Field::Ip6Daddr], "count6")),
+        (vec![v4(), tcp()], count_in(&[Field::Ip4Daddr, Field::L4Proto, Field::ThDport], "count_named")),
+        (vec![v4()], count_in(&[Field::Ip4Daddr, Field::L4Proto, Field::ThSport], "count_named")),
+        (vec![tcp()], count_in(&[Field::ThDport], "count_port")),
+    ];
+    for (matches, count) in counts {
+        statements.push((matches.clone(), vec![count.clone()]));
+        statements.push((matches.clone(), vec![count.clone(), Statement::Verdict(Verdict::Goto("c".into()))]));
+        let again = Statement::NamedCounter("plain".into());
+        statements.push((
+            matches,
+            vec![Statement::Counter, count.clone(), again, count, Statement::Verdict(Verdict::Accept)],
+        ));
     }
     statements.push((vec![tcp()], vec![Statement::Reject(RejectWith::TcpReset)]));
     statements.push((vec![], vec![Statement::Counter, Statement::Reject(RejectWith::AdminProhibited)]));

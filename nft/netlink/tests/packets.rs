@@ -8,14 +8,18 @@ mod netns;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use netns::{RawSocket, in_netns, ip};
 use support::generate::{self, Random};
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
-use tortie_nft::{Chain, CtStates, Direction, Hook, HookPoint, Match, Rule, Ruleset, Statement, Verdict};
+use tortie_nft::{
+    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Rule, Ruleset, Statement,
+    Verdict,
+};
 use tortie_nft_netlink::NftSocket;
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -64,14 +68,19 @@ fn frame(packet: &Packet, number: u32) -> Vec<u8> {
             ([head, tag].concat(), 16)
         }
         17 => ([&sport[..], &dport, &16u16.to_be_bytes(), &[0, 0], &tag].concat(), 6),
-        _ => ([&[packet.icmp6_type.unwrap_or(128), 0, 0, 0], &tag[..], &tag].concat(), 2),
+        _ => {
+            let (kind, code) = packet.icmp.unwrap_or((128, 0));
+            // An identifier of its own, so that conntrack takes no two for one flow.
+            ([&[kind, code, 0, 0], &number.to_be_bytes()[2..], &[0, 0], &tag[..]].concat(), 2)
+        }
     };
     let length = segment.len() as u16;
     let mut frame = [&ROUTER_MAC[..], &CLIENT_MAC].concat();
     match (packet.saddr, packet.daddr) {
         (IpAddr::V4(saddr), IpAddr::V4(daddr)) => {
-            let sum =
-                checksum(&[&saddr.octets(), &daddr.octets(), &[0, packet.l4proto], &length.to_be_bytes(), &segment]);
+            // ICMP alone has no part of the header in its checksum.
+            let pseudo = [&saddr.octets()[..], &daddr.octets(), &[0, packet.l4proto], &length.to_be_bytes()].concat();
+            let sum = checksum(&[if packet.l4proto == 1 { &[] } else { &pseudo[..] }, &segment]);
             segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
             let total = (20 + length).to_be_bytes();
             let mut head = vec![0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, packet.l4proto, 0, 0];
@@ -110,15 +119,50 @@ fn arrived(socket: &RawSocket) -> BTreeSet<u32> {
     numbers
 }
 
-/// What the interpreter says of a packet on its way through the router.
-fn interpret(interpreter: &Interpreter, packet: &mut Packet) -> Outcome {
+/// What the interpreter says of a packet on its way through the router, and which counters of [`hits`] it says count it.
+fn interpret(interpreter: &Interpreter, packet: &mut Packet, hits: &mut BTreeMap<String, u64>) -> Outcome {
     let oif = std::mem::take(&mut packet.oif);
     let prerouting = interpreter.run(HookPoint::Prerouting, packet);
     packet.oif = oif;
-    if prerouting == Outcome::Drop || interpreter.run(HookPoint::Forward, packet) == Outcome::Drop {
+    if prerouting == Outcome::Drop {
+        return Outcome::Drop;
+    }
+    let forward = interpreter.trace(HookPoint::Forward, packet);
+    for counter in forward.counted.into_iter().filter(|counter| counter.starts_with(HIT)) {
+        *hits.entry(counter).or_default() += 1;
+    }
+    if forward.outcome == Outcome::Drop {
         return Outcome::Drop;
     }
     interpreter.run(HookPoint::Postrouting, packet)
+}
+
+/// What the names of the counters begin with that [`hits`] counts in.
+const HIT: &str = "hit";
+
+/// Adds a chain that counts what is forwarded, by source and destination. What is not forwarded may be the kernel's own, so other
+/// counters prove nothing.
+fn hits(r: &mut Random, table: &mut Ruleset) {
+    table.counters.extend((0..4).map(|number| (format!("{HIT}{number}"), None)));
+    let mut rules = Vec::new();
+    for (family, kind, fields) in [
+        (Family::V4, KeyType::Ipv4Addr, [Field::Ip4Saddr, Field::Ip4Daddr]),
+        (Family::V6, KeyType::Ipv6Addr, [Field::Ip6Saddr, Field::Ip6Daddr]),
+    ] {
+        for (interval, field) in [(false, fields[0]), (true, fields[1])] {
+            let keys = generate::elements(r, &[kind], interval);
+            let elements = keys.into_iter().map(|key| (key, format!("{HIT}{}", r.below(3)))).collect();
+            let map = format!("hits_{kind:?}_{interval}").to_lowercase();
+            let behind = Statement::NamedCounter(format!("{HIT}3"));
+            rules.push(Rule::new(
+                [Match::NfProto(family)],
+                [Statement::CountIn { key: vec![field], map: map.clone() }, behind],
+            ));
+            table.counter_maps.insert(map, CounterMap { key: vec![kind], interval, elements, comment: None });
+        }
+    }
+    let hook = Some(Hook::filter(HookPoint::Forward, 300));
+    table.chains.insert("hits".into(), Chain { hook, rules });
 }
 
 fn first_packet(r: &mut Random, flow: u16) -> Packet {
@@ -135,9 +179,13 @@ fn first_packet(r: &mut Random, flow: u16) -> Packet {
             Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into()
         }
     };
-    let l4proto = if v4 { *r.pick(&[6, 17, 17]) } else { *r.pick(&[6, 17, 17, 58]) };
-    let icmp6_type = (l4proto == 58).then(|| *r.pick(&[128, 135]));
-    let port = |number: u16| (l4proto != 58).then_some(number);
+    let l4proto = if v4 { *r.pick(&[6, 17, 17, 1]) } else { *r.pick(&[6, 17, 17, 58]) };
+    let icmp = match l4proto {
+        1 => Some((8, *r.pick(&[0, 3]))),
+        58 => Some((*r.pick(&[128, 135]), 0)),
+        _ => None,
+    };
+    let port = |number: u16| icmp.is_none().then_some(number);
     Packet {
         iif: "calia".into(),
         oif: "calib".into(),
@@ -146,9 +194,9 @@ fn first_packet(r: &mut Random, flow: u16) -> Packet {
         l4proto,
         sport: port(if r.chance(20) { 80 } else { 20_000 + flow }),
         dport: port(*r.pick(&[53, 80, 81, 90, 443, 8000, 8100, 65_535])),
-        icmp6_type,
+        icmp,
         // Conntrack leaves neighbour discovery alone.
-        ct: if icmp6_type == Some(135) { Conntrack::Untracked } else { Conntrack::NEW },
+        ct: if icmp == Some((135, 0)) { Conntrack::Untracked } else { Conntrack::NEW },
         dnat: false,
     }
 }
@@ -172,6 +220,12 @@ fn answer(packet: &Packet) -> Packet {
     }
 }
 
+/// What the counters of [`hits`] have counted.
+fn hit_counts(socket: &mut NftSocket) -> BTreeMap<String, u64> {
+    let values = socket.counter_values().expect("counters can be read").into_iter();
+    values.filter(|(name, _)| name.starts_with(HIT)).map(|(name, (packets, _))| (name, packets)).collect()
+}
+
 #[test]
 fn the_interpreter_and_the_kernel_agree() {
     in_netns(|| {
@@ -183,7 +237,8 @@ fn the_interpreter_and_the_kernel_agree() {
         let mut socket = NftSocket::open().expect("a socket");
         let mut have = Ruleset::default();
         let mut r = Random(42);
-        let (mut number, mut accepted, mut dropped) = (0, 0, 0);
+        let mut known = BTreeSet::new();
+        let (mut number, mut accepted, mut dropped, mut counted_packets) = (0, 0, 0, 0);
         for round in 0..60 {
             let mut want = generate::ruleset(&mut r);
             want.chains.retain(|name, _| !generate::BEYOND.contains(&name.as_str()));
@@ -200,11 +255,23 @@ fn the_interpreter_and_the_kernel_agree() {
             let tracks = Rule::new([Match::CtState(CtStates::NEW)], [Statement::Counter]);
             let hook = Some(Hook::filter(HookPoint::Postrouting, 200));
             want.chains.insert("tracks".into(), Chain { hook, rules: vec![tracks] });
+            hits(&mut r, &mut want);
             socket.apply(&have.diff(&want)).expect("a ruleset");
             have = want;
             let interpreter = Interpreter::new(&have).expect("a ruleset that the kernel took");
+            let before = hit_counts(&mut socket);
+            let mut hits = BTreeMap::new();
 
-            let mut flows: Vec<Packet> = (0..12).map(|flow| first_packet(&mut r, round * 12 + flow)).collect();
+            // What an earlier round sent between the same ports, conntrack would know.
+            let mut flows: Vec<Packet> = Vec::new();
+            while flows.len() < 12 {
+                let flow = first_packet(&mut r, round * 12 + flows.len() as u16);
+                let mut ends = [(flow.saddr, flow.sport), (flow.daddr, flow.dport)];
+                ends.sort_unstable();
+                if flow.icmp.is_some() || known.insert((flow.l4proto, ends)) {
+                    flows.push(flow);
+                }
+            }
             for leg in 0..3 {
                 let (from, to, device) =
                     if leg == 1 { (&server, &client, "calia") } else { (&client, &server, "calib") };
@@ -218,12 +285,13 @@ fn the_interpreter_and_the_kernel_agree() {
                     let mut packet = flow.clone();
                     let frame = frame(&packet, number);
                     from.send(&frame);
-                    if packet.l4proto == 58 {
-                        // Where others have ports, the kernel reads ICMPv6's type and code, and its checksum.
-                        packet.sport = Some(u16::from_be_bytes([frame[54], frame[55]]));
-                        packet.dport = Some(u16::from_be_bytes([frame[56], frame[57]]));
+                    if packet.icmp.is_some() {
+                        // Where others have ports, the kernel reads ICMP's type and code, and its checksum.
+                        let at = if packet.l4proto == 1 { 34 } else { 54 };
+                        packet.sport = Some(u16::from_be_bytes([frame[at], frame[at + 1]]));
+                        packet.dport = Some(u16::from_be_bytes([frame[at + 2], frame[at + 3]]));
                     }
-                    if interpret(&interpreter, &mut packet) == Outcome::Accept {
+                    if interpret(&interpreter, &mut packet, &mut hits) == Outcome::Accept {
                         wanted.insert(number);
                         // UDP alone: of TCP conntrack wants the whole ceremony.
                         if packet.l4proto == 17 && packet.ct.mark().is_some() {
@@ -236,9 +304,9 @@ fn the_interpreter_and_the_kernel_agree() {
                     number += 1;
                 }
                 let mut got = arrived(to);
-                if !got.is_superset(&wanted) {
-                    // A busy machine may be late.
-                    std::thread::sleep(std::time::Duration::from_millis(300));
+                // A busy machine may be late.
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while !got.is_superset(&wanted) && Instant::now() < deadline {
                     got.extend(arrived(to));
                 }
                 for (packet, number) in flows.iter().zip(first..) {
@@ -250,8 +318,16 @@ fn the_interpreter_and_the_kernel_agree() {
                 }
                 flows = passed;
             }
+            let mut counted = hit_counts(&mut socket);
+            for (counter, packets) in &mut counted {
+                *packets -= before[counter];
+                counted_packets += *packets;
+            }
+            counted.retain(|_, packets| *packets > 0);
+            assert_eq!(counted, hits, "round {round}: what was counted, and should have been\n{have}");
         }
-        println!("{accepted} packets accepted, {dropped} dropped");
+        println!("{accepted} packets accepted, {dropped} dropped, {counted_packets} hits");
+        assert!(counted_packets > 200, "{counted_packets} hits prove little");
         assert!(
             accepted > 200 && dropped > 200,
             "{accepted} accepted and {dropped} dropped: too one-sided to prove much"

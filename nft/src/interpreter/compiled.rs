@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Conntrack, Error, FlowState, Packet, Translation};
-use crate::check::{self, Declared};
+use crate::check::{self, Content, Declared};
 use crate::keys::{self, Bytes, IFNAMSIZ};
 use crate::model::{
     self, ChainType, CtStates, Direction, Family, Field, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Ruleset,
@@ -18,6 +18,8 @@ use crate::model::{
 pub(super) struct Compiled {
     pub(super) chains: Vec<Chain>,
     pub(super) sets: Vec<Table>,
+    /// Names of counters, in order.
+    pub(super) counters: Vec<String>,
     /// Base chains in the order in which packets meet them: by priority, then by name.
     pub(super) bases: Vec<Base>,
 }
@@ -77,7 +79,15 @@ pub(super) enum Condition {
         first: u16,
         last: u16,
     },
-    Icmp6Type(u8),
+    Icmp {
+        negate: bool,
+        kind: u8,
+        code: Option<u8>,
+    },
+    IcmpCode {
+        negate: bool,
+        code: u8,
+    },
     State(u32),
     Direction(Direction),
     Dnat(bool),
@@ -90,7 +100,7 @@ pub(super) enum Condition {
     },
 }
 
-/// What a rule does; counters count nothing here.
+/// What a rule does. Counters without a name count nothing here.
 #[derive(Debug)]
 pub(super) enum Effect {
     SetMark { keep: u32, bits: u32 },
@@ -98,11 +108,19 @@ pub(super) enum Effect {
     Translate(Translation),
     Reject(RejectWith),
     Vmap { key: Vec<Field>, map: usize },
+    NoTrack,
+    Count(usize),
+    CountIn { key: Vec<Field>, map: usize },
 }
 
-/// An element, with its verdict in a map.
+/// An element, with what it has in a map.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hit(pub(super) Option<Verdict>);
+pub(super) enum Hit {
+    Key,
+    Verdict(Verdict),
+    /// A counter by its index.
+    Counter(usize),
+}
 
 /// A set or a map.
 #[derive(Debug)]
@@ -155,12 +173,17 @@ impl Compiled {
         let names = Names::new(ruleset)?;
         let mut sets = Vec::with_capacity(names.sets.len());
         for (name, set) in &ruleset.sets {
-            let elements = set.elements.iter().map(|key| (key, Hit(None)));
+            let elements = set.elements.iter().map(|key| (key, Hit::Key));
             sets.push(table(name, &set.key, set.interval, elements)?);
         }
         for (name, map) in &ruleset.maps {
             let elements: Result<Vec<_>, Error> =
-                map.elements.iter().map(|(key, verdict)| Ok((key, Hit(Some(names.verdict(verdict)?))))).collect();
+                map.elements.iter().map(|(key, verdict)| Ok((key, Hit::Verdict(names.verdict(verdict)?)))).collect();
+            sets.push(table(name, &map.key, map.interval, elements?.into_iter())?);
+        }
+        for (name, map) in &ruleset.counter_maps {
+            let elements: Result<Vec<_>, Error> =
+                map.elements.iter().map(|(key, counter)| Ok((key, Hit::Counter(names.counter(counter)?)))).collect();
             sets.push(table(name, &map.key, map.interval, elements?.into_iter())?);
         }
         let mut chains = Vec::with_capacity(ruleset.chains.len());
@@ -173,7 +196,7 @@ impl Compiled {
             chains.push(Chain { name: name.clone(), rules: rules? });
         }
         bases.sort_by_key(|base| base.priority);
-        Ok(Self { chains, sets, bases })
+        Ok(Self { chains, sets, counters: ruleset.counters.keys().cloned().collect(), bases })
     }
 
     /// A verdict with its chain by name.
@@ -215,36 +238,43 @@ fn table<'a>(
     })
 }
 
-/// Indices by name: chains in order of name, sets before maps.
+/// Indices by name: chains and counters in order of name; sets, then verdict maps, then counter maps.
 struct Names<'a> {
     chains: HashMap<&'a str, usize>,
     sets: HashMap<&'a str, usize>,
+    counters: HashMap<&'a str, usize>,
     declared: BTreeMap<&'a str, Declared>,
 }
 
 impl<'a> Names<'a> {
     fn new(ruleset: &'a Ruleset) -> Result<Self, Error> {
-        let sets = ruleset
-            .sets
-            .iter()
-            .map(|(name, set)| (name.as_str(), Declared { key: set.key.clone(), interval: set.interval, map: false }));
-        let maps = ruleset
-            .maps
-            .iter()
-            .map(|(name, map)| (name.as_str(), Declared { key: map.key.clone(), interval: map.interval, map: true }));
-        let names = ruleset.sets.keys().chain(ruleset.maps.keys()).map(String::as_str);
-        if let Some(name) = ruleset.sets.keys().find(|name| ruleset.maps.contains_key(*name)) {
-            return Err(Error::Invalid { place: name.clone(), what: "it is both a set and a map".into() });
+        let sets = ruleset.sets.iter().map(|(name, set)| (name, &set.key, set.interval, Content::Keys));
+        let maps = ruleset.maps.iter().map(|(name, map)| (name, &map.key, map.interval, Content::Verdicts));
+        let counter_maps =
+            ruleset.counter_maps.iter().map(|(name, map)| (name, &map.key, map.interval, Content::Counters));
+        let all: Vec<_> = sets.chain(maps).chain(counter_maps).collect();
+        let mut declared = BTreeMap::new();
+        for (name, key, interval, content) in &all {
+            let known = Declared { key: (*key).clone(), interval: *interval, content: *content };
+            if declared.insert(name.as_str(), known).is_some() {
+                let what = "sets, verdict maps and counter maps share their names, and two have this one".into();
+                return Err(Error::Invalid { place: (*name).clone(), what });
+            }
         }
         Ok(Self {
             chains: ruleset.chains.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
-            sets: names.enumerate().map(|(index, name)| (name, index)).collect(),
-            declared: sets.chain(maps).collect(),
+            sets: all.iter().enumerate().map(|(index, (name, ..))| (name.as_str(), index)).collect(),
+            counters: ruleset.counters.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect(),
+            declared,
         })
     }
 
     fn chain(&self, name: &str) -> Result<usize, Error> {
         self.chains.get(name).copied().ok_or_else(|| Error::NoChain(name.into()))
+    }
+
+    fn counter(&self, name: &str) -> Result<usize, Error> {
+        self.counters.get(name).copied().ok_or_else(|| Error::NoCounter(name.into()))
     }
 
     fn set(&self, name: &str) -> Result<usize, Error> {
@@ -285,7 +315,8 @@ impl<'a> Names<'a> {
             Match::Port { side, op, first, last } => {
                 Condition::Port { source: *side == Side::Source, negate: *op == Op::Ne, first: *first, last: *last }
             }
-            Match::Icmp6Type(number) => Condition::Icmp6Type(*number),
+            Match::Icmp { op, kind, code, .. } => Condition::Icmp { negate: *op == Op::Ne, kind: *kind, code: *code },
+            Match::IcmpCode { op, code, .. } => Condition::IcmpCode { negate: *op == Op::Ne, code: *code },
             Match::CtState(states) => Condition::State(states.0),
             Match::CtDirection(direction) => Condition::Direction(*direction),
             Match::CtStatusDnat(dnat) => Condition::Dnat(*dnat),
@@ -298,7 +329,10 @@ impl<'a> Names<'a> {
 
     fn effect(&self, statement: &Statement) -> Result<Option<Effect>, Error> {
         Ok(Some(match statement {
-            Statement::Counter | Statement::NamedCounter(_) | Statement::Foreign(_) => return Ok(None),
+            Statement::Counter | Statement::Log { .. } | Statement::Trace | Statement::Foreign(_) => return Ok(None),
+            Statement::NamedCounter(counter) => Effect::Count(self.counter(counter)?),
+            Statement::CountIn { key, map } => Effect::CountIn { key: key.clone(), map: self.set(map)? },
+            Statement::NoTrack => Effect::NoTrack,
             Statement::SetCtMark { keep, bits } => Effect::SetMark { keep: *keep, bits: *bits },
             Statement::Verdict(verdict) => Effect::Verdict(self.verdict(verdict)?),
             Statement::Masquerade { ports, .. } => Effect::Translate(Translation::Masquerade { ports: *ports }),
@@ -320,7 +354,7 @@ pub(super) struct FieldBytes {
     l4proto: u8,
     sport: Option<u16>,
     dport: Option<u16>,
-    icmp6_type: Option<u8>,
+    icmp: Option<(u8, u8)>,
     ct: Conntrack,
     dnat: bool,
 }
@@ -336,7 +370,7 @@ impl FieldBytes {
             l4proto: packet.l4proto,
             sport: packet.sport,
             dport: packet.dport,
-            icmp6_type: packet.icmp6_type,
+            icmp: packet.icmp,
             ct: if seen { packet.ct } else { Conntrack::Invalid },
             dnat: packet.dnat,
         }
@@ -344,6 +378,18 @@ impl FieldBytes {
 
     pub(super) fn mark(&self) -> Option<u32> {
         self.ct.mark()
+    }
+
+    /// Has conntrack leave the packet alone, unless it belongs to a flow already.
+    pub(super) fn leave_untracked(&mut self) {
+        if self.ct == Conntrack::Invalid {
+            self.ct = Conntrack::Untracked;
+        }
+    }
+
+    /// Whether conntrack leaves the packet alone.
+    pub(super) fn is_untracked(&self) -> bool {
+        self.ct == Conntrack::Untracked
     }
 
     /// Changes the mark; `None` if there is no entry to carry one.
@@ -378,8 +424,8 @@ impl FieldBytes {
         if source { self.sport } else { self.dport }
     }
 
-    pub(super) fn icmp6_type(&self) -> Option<u8> {
-        self.icmp6_type
+    pub(super) fn icmp(&self) -> Option<(u8, u8)> {
+        self.icmp
     }
 
     pub(super) fn states(&self) -> u32 {

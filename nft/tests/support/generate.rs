@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tortie_nft::{
-    Chain, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule, Ruleset,
-    Set, Side, Statement, Value, Verdict, VerdictMap, intervals,
+    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op, RejectWith, Rule,
+    Ruleset, Set, Side, Statement, Value, Verdict, VerdictMap, intervals,
 };
 
 /// A small generator of random numbers (splitmix64): a seed is enough to see a failure again.
@@ -58,10 +58,11 @@ pub fn ruleset(r: &mut Random) -> Ruleset {
         }
     }
     for i in 0..OBJECTS {
-        match r.below(5) {
+        match r.below(6) {
             0 | 1 => drop(ruleset.sets.insert(format!("s{i}"), set(r))),
             2 => drop(ruleset.maps.insert(format!("s{i}"), map(r, &[]))),
             3 => drop(ruleset.maps.insert(format!("s{i}"), map(r, &chains))),
+            4 => drop(ruleset.counter_maps.insert(format!("s{i}"), counter_map(r, &ruleset.counters))),
             _ => {}
         }
     }
@@ -160,6 +161,15 @@ pub fn evolve(r: &mut Random, before: &Ruleset) -> Ruleset {
             }
         }
     }
+    let counters = next.counters.clone();
+    for map in next.counter_maps.values_mut() {
+        if r.chance(20) {
+            map.comment = comment(r);
+        }
+        if r.chance(50) {
+            map.elements = counted(r, &map.key, map.interval, &counters);
+        }
+    }
     for chain in next.chains.values_mut() {
         if r.chance(20) && !chain.rules.is_empty() {
             let at = r.below(chain.rules.len());
@@ -180,6 +190,26 @@ fn map(r: &mut Random, chains: &[String]) -> VerdictMap {
     let elements: BTreeMap<_, _> =
         elements(r, &key, interval).into_iter().map(|key| (key, verdict(r, chains))).collect();
     VerdictMap { key, interval, elements, comment: comment(r) }
+}
+
+fn counter_map(r: &mut Random, counters: &BTreeMap<String, Option<String>>) -> CounterMap {
+    let (key, interval) = key(r);
+    let elements = counted(r, &key, interval, counters);
+    CounterMap { key, interval, elements, comment: comment(r) }
+}
+
+/// Random elements, each with one of these counters.
+fn counted(
+    r: &mut Random,
+    key: &[KeyType],
+    interval: bool,
+    counters: &BTreeMap<String, Option<String>>,
+) -> BTreeMap<Key, String> {
+    let names: Vec<&String> = counters.keys().collect();
+    if names.is_empty() {
+        return BTreeMap::new();
+    }
+    elements(r, key, interval).into_iter().map(|key| (key, (*r.pick(&names)).clone())).collect()
 }
 
 fn comment(r: &mut Random) -> Option<String> {
@@ -329,14 +359,20 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if r.chance(10) {
         matches.push(Match::CtStatusDnat(r.chance(50)));
     }
-    let protocol = r.chance(40).then(|| *r.pick(&[6u8, 17, 132, 58, 33]));
+    let protocol = r.chance(40).then(|| *r.pick(&[6u8, 17, 132, 1, 58, 33]));
     if let Some(protocol) = protocol {
         matches.push(Match::L4Proto(Op::Eq, protocol));
     }
-    let ports = protocol.is_some_and(|protocol| protocol != 58);
+    let ports = protocol.is_some_and(|protocol| !matches!(protocol, 1 | 58));
     let matched = family.then_some(if v4 { Family::V4 } else { Family::V6 });
-    if protocol == Some(58) && r.chance(60) {
-        matches.push(Match::Icmp6Type(*r.pick(&[128, 133, 135, 136, 200])));
+    if let Some(protocol @ (1 | 58)) = protocol
+        && r.chance(60)
+    {
+        let family = if protocol == 1 { Family::V4 } else { Family::V6 };
+        matches.push(icmp(r, family));
+        if r.chance(20) {
+            matches.push(Match::IcmpCode { family, op: Op::Ne, code: *r.pick(&[0, 3, 250]) });
+        }
     }
     if family && r.chance(50) {
         matches.push(Match::Addr { side: side(r), op: op(r), net: net(r, v4) });
@@ -344,6 +380,9 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if ports && r.chance(60) {
         let (first, last) = *r.pick(&[(80, 80), (80, 90), (0, 1023), (1024, 65_535), (65_535, 65_535)]);
         matches.push(Match::Port { side: side(r), op: op(r), first, last });
+        if r.chance(30) {
+            matches.push(Match::Port { side: Side::Destination, op: Op::Ne, first: 443, last: 443 });
+        }
     }
     if let Some((key, set)) = lookup(r, ruleset.sets.iter().map(|(n, s)| (n, &s.key)), matched, protocol) {
         matches.push(Match::InSet { key, op: op(r), set });
@@ -365,6 +404,16 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
     if let Some(counter) = ruleset.counters.keys().nth(r.below(6)) {
         statements.push(Statement::NamedCounter(counter.clone()));
     }
+    let maps: Vec<_> = ruleset.counter_maps.iter().map(|(name, map)| (name, &map.key)).collect();
+    if let Some((key, map)) = lookup(r, maps.into_iter(), matched, protocol) {
+        statements.push(Statement::CountIn { key, map });
+    }
+    if r.chance(10) {
+        statements.push(Statement::Log { prefix: format!("test {}: ", r.below(3)) });
+    }
+    if r.chance(10) {
+        statements.push(r.pick(&[Statement::NoTrack, Statement::Trace]).clone());
+    }
     if r.chance(25) {
         let bits = *r.pick(&[0, 0x0002_0000, 0x0003_0000, 0xffff_0000]);
         statements.push(Statement::SetCtMark { keep: 0xffff, bits });
@@ -378,7 +427,20 @@ pub fn rule(r: &mut Random, ruleset: &Ruleset, chains: &[String], base: bool) ->
         _ if r.chance(80) || statements.is_empty() => statements.push(Statement::Verdict(verdict(r, chains))),
         _ => {}
     }
-    Rule { matches, statements, comment: comment(r) }
+    Rule { comment: comment(r), ..Rule::new(matches, statements) }
+}
+
+/// A random condition on a message's type, and sometimes on its code.
+fn icmp(r: &mut Random, family: Family) -> Match {
+    let kind = match family {
+        Family::V4 => *r.pick(&[0, 3, 8, 11, 200]),
+        Family::V6 => *r.pick(&[1, 128, 133, 135, 136, 200]),
+    };
+    if r.chance(30) {
+        return Match::Icmp { family, op: Op::Ne, kind, code: None };
+    }
+    let code = r.chance(50).then(|| *r.pick(&[0, 1, 3, 4, 250]));
+    Match::Icmp { family, op: Op::Eq, kind, code }
 }
 
 /// A set or map, and fields that can be looked up in it by a rule that has matched this family and protocol.
@@ -394,7 +456,7 @@ fn lookup<'a>(
                 KeyType::Ipv4Addr => family == Some(Family::V4),
                 KeyType::Ipv6Addr => family == Some(Family::V6),
                 KeyType::InetService => match protocol {
-                    Some(protocol) => protocol != 58,
+                    Some(protocol) => !matches!(protocol, 1 | 58),
                     None => key.contains(&KeyType::InetProto),
                 },
                 _ => true,

@@ -108,6 +108,28 @@ fn add_mapped(map: &str, key: Key, verdict: Verdict) -> Command {
     Command::AddMapElements { map: map.into(), elements: vec![(key, verdict)] }
 }
 
+fn counter_map(name: &str, interval: bool) -> Command {
+    Command::AddCounterMap { map: name.into(), key: vec![KeyType::Ipv4Addr], interval, comment: None }
+}
+
+fn add_counted(map: &str, key: Key, counter: &str) -> Command {
+    Command::AddCounterElements { map: map.into(), elements: vec![(key, counter.into())] }
+}
+
+fn delete_counted(map: &str, key: Key, counter: &str) -> Command {
+    Command::DeleteCounterElements { map: map.into(), elements: vec![(key, counter.into())] }
+}
+
+fn use_counter_map(chain: &str, map: &str) -> Command {
+    let key = vec![tortie_nft::Field::Ip4Saddr];
+    let matches = [tortie_nft::Match::NfProto(tortie_nft::Family::V4)];
+    Command::AddRule { chain: chain.into(), rule: Rule::new(matches, [Statement::CountIn { key, map: map.into() }]) }
+}
+
+fn delete_counter(counter: &str) -> Command {
+    Command::DeleteCounter { counter: counter.into() }
+}
+
 fn delete_mapped(map: &str, key: Key, verdict: Verdict) -> Command {
     Command::DeleteMapElements { map: map.into(), elements: vec![(key, verdict)] }
 }
@@ -282,6 +304,68 @@ fn cases() -> Vec<Case> {
             Some((0, Reason::NotFound)),
         ),
         case("counting in no counter", &[chain("c")], &[count_in("c", "n")], Some((0, Reason::NotFound))),
+        case("counting by address", &[counter("n"), counter_map("m", false)], &[add_counted("m", addr(1), "n")], None),
+        case(
+            "an element of no counter",
+            &[counter_map("m", false)],
+            &[add_counted("m", addr(1), "n")],
+            Some((0, Reason::NotFound)),
+        ),
+        case(
+            "an element of no counter map",
+            &[counter("n")],
+            &[add_counted("m", addr(1), "n")],
+            Some((0, Reason::NotFound)),
+        ),
+        case(
+            "an element with another counter",
+            &[counter("n"), counter("o"), counter_map("m", false), add_counted("m", addr(1), "n")],
+            &[add_counted("m", addr(1), "o")],
+            Some((0, Reason::Exists)),
+        ),
+        case(
+            "a counter changed in one batch",
+            &[counter("n"), counter("o"), counter_map("m", false), add_counted("m", addr(1), "n")],
+            &[delete_counted("m", addr(1), "n"), add_counted("m", addr(1), "o"), delete_counter("n")],
+            None,
+        ),
+        case(
+            "a counter used by an element cannot go",
+            &[counter("n"), counter_map("m", false), add_counted("m", addr(1), "n")],
+            &[delete_counter("n")],
+            Some((0, Reason::Busy)),
+        ),
+        case(
+            "but after its map it can",
+            &[counter("n"), counter_map("m", false), add_counted("m", addr(1), "n")],
+            &[Command::DeleteCounterMap { map: "m".into() }, delete_counter("n")],
+            None,
+        ),
+        case(
+            "counted intervals that overlap",
+            &[counter("n"), counter_map("m", true), add_counted("m", net("10.0.0.0/24"), "n")],
+            &[add_counted("m", net("10.0.0.128/25"), "n")],
+            Some((0, Reason::Exists)),
+        ),
+        case(
+            "counted intervals beside one another",
+            &[counter("n"), counter("o"), counter_map("m", true), add_counted("m", net("10.0.0.0/25"), "n")],
+            &[add_counted("m", net("10.0.0.128/25"), "o"), delete_counted("m", net("10.0.0.0/25"), "n")],
+            None,
+        ),
+        case(
+            "a used counter map cannot go",
+            &[chain("c"), counter_map("m", false), use_counter_map("c", "m")],
+            &[Command::DeleteCounterMap { map: "m".into() }],
+            Some((0, Reason::Busy)),
+        ),
+        case("counting in no counter map", &[chain("c")], &[use_counter_map("c", "m")], Some((0, Reason::NotFound))),
+        case(
+            "counter maps share the names of sets",
+            &[set("s", false)],
+            &[counter_map("s", false)],
+            Some((0, Reason::Exists)),
+        ),
         case("a translation at its place", &[nat("n")], &[effect("n", masquerade())], None),
         case("a translation where packets are filtered", &[base("b")], &[effect("b", masquerade())], not_there(0)),
         case(

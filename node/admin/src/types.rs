@@ -188,6 +188,123 @@ pub struct NextHop {
     pub device: String,
 }
 
+/// `GET /v1/policy/hits`, and `tortie policy hits -o json`: what a rule of a policy, or the end of a tier, decided on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyHits {
+    /// The node.
+    pub node: String,
+    /// The tier.
+    pub tier: String,
+    /// The policy's kind; none for a tier's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The policy's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The policy's name; for a tier's default its policies that select the endpoints, in words.
+    pub policy: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// The rule as a field of its policy: `spec.ingress[0]`; none for a tier's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// `Allow`, `Deny`, `Pass` or `Log`.
+    pub action: String,
+    /// Whether the policy is staged: it would have.
+    pub staged: bool,
+    /// First packets of new flows.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets of flows that existed and were judged again, since policies changed.
+    pub rejudged_packets: u64,
+    /// Their bytes.
+    pub rejudged_bytes: u64,
+}
+
+/// `POST /v1/policy/trace`: the flow to trace, as who begins it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceRequest {
+    /// Who begins it.
+    pub source: IpAddr,
+    /// To whom.
+    pub destination: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The source's port; any without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// The destination's port; any without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// How long, at most 60.
+    pub seconds: u16,
+}
+
+/// The answer to [`TraceRequest`]: what really happened on a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// The node.
+    pub node: String,
+    /// The packets that it saw of the flow, in both directions, in their order.
+    pub packets: Vec<TracedPacket>,
+}
+
+/// A packet on its way through a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracedPacket {
+    /// Its source when it was first seen.
+    pub source: Option<IpAddr>,
+    /// Its destination then.
+    pub destination: Option<IpAddr>,
+    /// What it met, in order: rules of every table on the node, not only the agent's.
+    pub steps: Vec<TracedStep>,
+}
+
+/// A rule that a packet met, or the end of a chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracedStep {
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// `rule`, `end` of a chain that was jumped to, or `policy` of a base chain.
+    pub met: String,
+    /// The rule's handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<u64>,
+    /// The rule's text, of the agent's own table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Its comment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// `accept`, `drop`, `continue`, `return`, `jump CHAIN` or `goto CHAIN`.
+    pub verdict: String,
+}
+
+/// What `GET /v1/policy/rules` asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedRules {
+    /// Names of counters, comma separated.
+    pub counters: String,
+}
+
+/// `GET /v1/policy/rules?counters=NAME,NAME`: a rule of the kernel's table that counts in one of the counters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRule {
+    /// The counter.
+    pub counter: String,
+    /// The chain that the rule is in.
+    pub chain: String,
+    /// Its handle, as `nft -a list` shows it.
+    pub handle: u64,
+    /// Its text.
+    pub rule: String,
+}
+
 /// `GET /v1/ipam`: the blocks as this agent's datastore has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 use tortie_api::Object;
 use tortie_api::k8s::Protocol;
 use tortie_policy::explain::explain;
-use tortie_policy::oracle::{Error, Question};
+use tortie_policy::oracle::{Error, Question, Traffic, World};
 use tortie_policy::{CompileOptions, EndpointToHost};
 
-use crate::support::{cluster, object, pod, policy};
+use crate::support::{object, pod, policy};
 
 fn documents() -> Vec<Object> {
     let mut ended = pod("demo", "ended", "n1", "", &json!({}));
@@ -33,8 +33,12 @@ fn documents() -> Vec<Object> {
 }
 
 fn ask(from: &str, to: &str, port: u16) -> Result<(Value, String), Error> {
-    let question = Question { from: from.parse()?, to: to.parse()?, protocol: Protocol::Tcp, port, family: None };
-    let explanation = explain(&cluster(&documents()), &question, &CompileOptions::default())?;
+    said(&World::new(&documents()), from, to, Traffic::to_port(Protocol::Tcp, port))
+}
+
+fn said(world: &World, from: &str, to: &str, traffic: Traffic) -> Result<(Value, String), Error> {
+    let question = Question { from: from.parse()?, to: to.parse()?, traffic, family: None };
+    let explanation = explain(world, &question, &CompileOptions::default())?;
     Ok((serde_json::to_value(&explanation).expect("JSON"), explanation.to_string()))
 }
 
@@ -45,7 +49,9 @@ fn a_rule_that_allows() {
     assert_eq!(json["ingress"]["verdict"], "allow");
     assert_eq!(json["ingress"]["tier"], "default");
     assert_eq!(json["ingress"]["policy"], "demo/web");
+    assert_eq!(json["ingress"]["kind"], "NetworkPolicy");
     assert_eq!(json["ingress"]["rule"], "spec.ingress[1]");
+    assert_eq!(json["ingress"]["ruleNumber"], 2);
     assert_eq!(json["ingress"]["steps"][0]["result"], "no-match");
     assert_eq!(json["egress"]["policy"], Value::Null);
     assert_eq!(json["route"]["path"], "cross-node");
@@ -53,8 +59,8 @@ fn a_rule_that_allows() {
     assert_eq!(
         text.lines().next(),
         Some(
-            "allowed: egress of demo/client is not isolated by any NetworkPolicy, and ingress of demo/web is allowed by \
-             NetworkPolicy demo/web, spec.ingress[1], for TCP/80 from demo/client"
+            "allowed: egress of demo/client is not isolated by any policy, and ingress of demo/web is allowed by \
+             NetworkPolicy demo/web, ingress rule 2 (spec.ingress[1]), for TCP/80 from demo/client"
         )
     );
 }
@@ -71,17 +77,21 @@ fn no_rule_that_allows() {
     assert_eq!(
         text.lines().next(),
         Some(
-            "denied: ingress of demo/web is isolated by NetworkPolicies demo/deny-all, demo/web, and no rule of its \
-             2 policies allows TCP/80 from demo/other"
+            "denied: ingress of demo/web is isolated by NetworkPolicy demo/deny-all and NetworkPolicy demo/web, and no rule \
+             of theirs fits TCP/80 from demo/other"
         )
     );
     assert!(
-        text.contains("demo/deny-all isolates ingress of demo/web and does not allow it: it has no ingress rule"),
+        text.contains("demo/deny-all isolates ingress of demo/web and does not decide: it has no ingress rule"),
         "{text}"
     );
-    assert!(text.contains("spec.ingress[0] is not for demo/other, spec.ingress[1] is not for demo/other"), "{text}");
+    let rules = "ingress rule 1 (spec.ingress[0]) is not for demo/other, ingress rule 2 (spec.ingress[1]) is not for demo/other";
+    assert!(text.contains(rules), "{text}");
     let (_, text) = ask("demo/client", "demo/web", 81).expect("an answer");
-    assert!(text.contains("spec.ingress[0] is not for demo/client, spec.ingress[1] is not for TCP/81"), "{text}");
+    assert!(
+        text.contains("(spec.ingress[0]) is not for demo/client, ingress rule 2 (spec.ingress[1]) is not for TCP/81"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -114,7 +124,7 @@ fn what_the_node_itself_decides_is_named() {
     let mut documents = documents();
     documents.push(object(&json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool",
         "metadata": {"name": "pods"}, "spec": {"cidr": "10.0.0.0/16", "natOutgoing": true}})));
-    let cluster = cluster(&documents);
+    let world = World::new(&documents);
     let options = CompileOptions {
         endpoint_to_host: EndpointToHost::Drop,
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
@@ -122,8 +132,8 @@ fn what_the_node_itself_decides_is_named() {
     };
     let say = |from: &str, to: &str, options: &CompileOptions| {
         let (from, to) = (from.parse().expect("an end"), to.parse().expect("an end"));
-        let question = Question { from, to, protocol: Protocol::Tcp, port: 80, family: None };
-        explain(&cluster, &question, options).expect("an answer").summary
+        let question = Question { from, to, traffic: Traffic::to_port(Protocol::Tcp, 80), family: None };
+        explain(&world, &question, options).expect("an answer").summary
     };
     for (from, to, word) in [
         ("demo/other", "172.31.0.2", "defaultEndpointToHostAction"),
@@ -140,4 +150,130 @@ fn what_the_node_itself_decides_is_named() {
     for (from, to) in [("demo/other", "172.31.0.2"), ("demo/other", "10.96.0.10")] {
         assert!(say(from, to, &CompileOptions::default()).starts_with("allowed"), "{from} to {to}");
     }
+}
+
+fn calico(kind: &str, metadata: &Value, spec: &Value) -> Object {
+    object(&json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec}))
+}
+
+/// A tier that comes first and leaves some to the default one, a network set, and a staged policy.
+fn tiers() -> World {
+    let mut objects = documents();
+    objects.push(calico("Tier", &json!({"name": "security"}), &json!({"order": 10, "defaultAction": "Pass"})));
+    objects.push(calico(
+        "NetworkSet",
+        &json!({"namespace": "demo", "name": "partners", "labels": {"kind": "partner"}}),
+        &json!({"nets": ["192.0.2.0/24"]}),
+    ));
+    objects.push(calico(
+        "GlobalNetworkPolicy",
+        &json!({"name": "partners", "resourceVersion": "17"}),
+        &json!({"tier": "security", "order": 5, "selector": "app == 'web'", "ingress": [
+            {"action": "Log", "protocol": "TCP"},
+            {"action": "Pass", "protocol": "TCP", "source": {"selector": "app == 'client'"}},
+            {"action": "Deny", "protocol": "TCP", "source": {"selector": "kind == 'partner'"}, "destination": {"ports": [22, "81:90"]}}]}),
+    ));
+    objects.push(calico(
+        "StagedNetworkPolicy",
+        &json!({"namespace": "demo", "name": "soon"}),
+        &json!({"order": 1, "selector": "app == 'web'", "ingress": [{"action": "Deny"}]}),
+    ));
+    World::new(&objects)
+}
+
+fn tcp(port: u16) -> Traffic {
+    Traffic::to_port(Protocol::Tcp, port)
+}
+
+#[test]
+fn a_rule_of_a_tier_that_denies_and_by_which_member() {
+    let (json, text) = said(&tiers(), "192.0.2.7", "demo/web", tcp(22)).expect("an answer");
+    let ingress = &json["ingress"];
+    assert_eq!(
+        (
+            &ingress["verdict"],
+            &ingress["tier"],
+            &ingress["policy"],
+            &ingress["kind"],
+            &ingress["rule"],
+            &ingress["source"]
+        ),
+        (
+            &json!("deny"),
+            &json!("security"),
+            &json!("partners"),
+            &json!("GlobalNetworkPolicy"),
+            &json!("spec.ingress[2]"),
+            &json!("resource version 17")
+        )
+    );
+    let step = &ingress["steps"][0];
+    assert_eq!((&step["result"], &step["tier"], &step["order"]), (&json!("deny"), &json!("security"), &json!(5.0)));
+    assert_eq!(
+        step["rules"],
+        json!([
+            {"rule": "spec.ingress[0]", "action": "Log", "fits": true},
+            {"rule": "spec.ingress[1]", "action": "Pass", "fits": false, "why":
+                ["source.selector does not select 192.0.2.7, but Pod demo/client"]},
+            {"rule": "spec.ingress[2]", "action": "Deny", "fits": true, "members": ["NetworkSet demo/partners by 192.0.2.0/24"]},
+        ])
+    );
+    assert_eq!(
+        text.lines().next(),
+        Some(
+            "denied: ingress of demo/web is denied by GlobalNetworkPolicy partners in tier security, ingress rule 3 \
+             (spec.ingress[2]), for TCP/22 from 192.0.2.7"
+        )
+    );
+    assert!(text.contains("by NetworkSet demo/partners by 192.0.2.0/24, logged by ingress rule 1"), "{text}");
+}
+
+#[test]
+fn what_passes_a_tier_is_for_the_next() {
+    let (json, _) = said(&tiers(), "demo/client", "demo/web", tcp(80)).expect("an answer");
+    let steps = json["ingress"]["steps"].as_array().expect("steps");
+    let results: Vec<(&Value, &Value)> = steps.iter().map(|step| (&step["policy"], &step["result"])).collect();
+    assert_eq!(
+        results,
+        [
+            (&json!("partners"), &json!("pass")),
+            (&json!("demo/soon"), &json!("deny")),
+            (&json!("demo/deny-all"), &json!("no-match")),
+            (&json!("demo/web"), &json!("allow")),
+        ]
+    );
+    assert_eq!(steps[1]["staged"], true);
+    assert_eq!(json["ingress"]["policy"], "demo/web", "staged policies decide nothing");
+    assert_eq!(json["ingress"]["staged"]["verdict"], "deny");
+    assert_eq!(json["egress"]["staged"], Value::Null);
+    // No rule of the first tier fits, and by its default action it is for the next.
+    let (json, text) = said(&tiers(), "demo/other", "demo/web", tcp(80)).expect("an answer");
+    assert_eq!(json["ingress"]["tier"], "default");
+    let end = &json["ingress"]["steps"][1];
+    assert_eq!((&end["policy"], &end["tier"], &end["result"]), (&Value::Null, &json!("security"), &json!("pass")));
+    assert!(text.contains("tier security: none of its rules decides about TCP/80 from demo/other"), "{text}");
+}
+
+#[test]
+fn packets_of_every_kind_can_be_asked_about() {
+    let (json, text) =
+        said(&tiers(), "demo/client", "demo/web", Traffic::ping(tortie_nft::Family::V4)).expect("an answer");
+    assert_eq!(json["verdict"], "deny");
+    assert!(text.contains("ICMP type 8 code 0 from demo/client"), "{text}");
+    assert!(text.contains("protocol TCP is not that of ICMP type 8 code 0"), "{text}");
+    let error =
+        said(&tiers(), "demo/client", "demo/web", Traffic::ping(tortie_nft::Family::V6)).expect_err("no answer");
+    assert_eq!(error.to_string(), "demo/client and demo/web have no address of the same family: ICMPv6 is of IPv6");
+    let source = Traffic::Ports { protocol: Protocol::Udp, source: 53, port: 80 };
+    let (_, text) = said(&tiers(), "demo/client", "demo/web", source).expect("an answer");
+    assert!(text.contains("UDP/80 from port 53"), "{text}");
+}
+
+#[test]
+fn a_place_in_a_file_is_told_where_it_is_known() {
+    let mut world = tiers();
+    world.set_source(policy("web", &json!({"podSelector": {}})).key(), "web.yaml:7".to_owned());
+    let (json, _) = said(&world, "demo/client", "demo/web", tcp(80)).expect("an answer");
+    assert_eq!(json["ingress"]["source"], "web.yaml:7");
+    assert_eq!(json["ingress"]["steps"][3]["source"], "web.yaml:7");
 }

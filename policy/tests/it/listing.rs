@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tortie_api::Object;
 use tortie_nft::{Ruleset, Statement, Verdict};
-use tortie_policy::{CompileOptions, Generation, offline::Offline};
+use tortie_policy::{CompileOptions, Generation, compile, offline::Offline};
 
-use crate::support::{cluster, endpoint, node, object, pod, policy};
+use crate::support::{cluster, endpoint, object, pod, policy};
 
 /// The `nft` to test with.
 fn nft() -> PathBuf {
@@ -134,11 +134,14 @@ fn what_is_denied_is_counted_by_its_reason() {
     let rules = || table.chains.values().flat_map(|chain| &chain.rules);
     let mut reasons = BTreeSet::new();
     for rule in rules().filter(|rule| rule.statements.contains(&Statement::Verdict(Verdict::Drop))) {
-        let [Statement::NamedCounter(reason), Statement::Counter, _] = &rule.statements[..] else { panic!("{rule:?}") };
+        let [.., Statement::NamedCounter(reason), Statement::Counter, _] = &rule.statements[..] else {
+            panic!("{rule:?}")
+        };
         reasons.insert(reason);
     }
-    // The sample's node is open to its pods.
-    let rest: Vec<&String> = table.counters.keys().filter(|name| !reasons.contains(name)).collect();
+    // The sample's node is open to its pods. Hits are counted beside reasons.
+    let is_hit = |name: &str| ["h_", "a_", "d_"].iter().any(|prefix| name.starts_with(prefix));
+    let rest: Vec<&String> = table.counters.keys().filter(|name| !reasons.contains(name) && !is_hit(name)).collect();
     assert_eq!(rest, ["endpoint_to_host"]);
 }
 
@@ -171,26 +174,40 @@ fn nft_takes_and_lists_what_we_emit() {
         endpoint("demo", "open", &["10.0.0.3"]),
         endpoint("demo", "unknown", &["10.0.0.4"]),
     ];
-    let (ruleset, _) = node(&cluster(&documents), &endpoints, Generation::seed(7));
-    assert_eq!(Offline::new(&documents).render("n", &CompileOptions::default()).chains.len(), ruleset.chains.len() - 2);
-    let text = listed(&ruleset.to_string());
-    for part in [
+    let common = [
         "ct mark & 0xffff0000 == @live ct state established,related accept",
         "iifname . oifname @self accept",
         "iifname vmap @egress_class",
         "tcp dport vmap @v_",
         "sctp sport vmap @v_",
-        "ip daddr . meta l4proto . th dport @p4_",
-        "ip6 saddr . meta l4proto . th sport @p6_",
         "ct direction reply goto",
-        "0-65535 : goto ok_egress",
         "0.0.0.0-192.0.2.127",
         "::/0",
         "comment \"demo/web: no rule allows it\"",
-        "comment \"to pods of demo with app=web\"",
-    ] {
-        assert!(text.contains(part), "{part} is not listed:\n{text}");
+        "comment \"to pods of demo with app == 'web'\"",
+    ];
+    let plain = [
+        "ip daddr . meta l4proto . th dport @p4_",
+        "ip6 saddr . meta l4proto . th sport @p6_",
+        "0-65535 : goto ok_egress",
+    ];
+    let counting = [
+        "counter name ip daddr . meta l4proto . th dport map @cp4",
+        "counter name ip6 saddr . meta l4proto . th sport map @cp6",
+        "ct state established goto",
+        "counter name \"h_",
+        "counter name \"a_",
+        "counter name \"d_",
+    ];
+    for (count_hits, parts) in [(false, plain.as_slice()), (true, &counting)] {
+        let options = CompileOptions { count_hits, ..CompileOptions::default() };
+        let ruleset = compile(&cluster(&documents), &endpoints, Generation::seed(7), &options);
+        assert_eq!(Offline::new(&documents).render("n", &options).chains.len(), ruleset.chains.len() - 2);
+        let text = listed(&ruleset.to_string());
+        for part in common.iter().chain(parts) {
+            assert!(text.contains(part), "{part} is not listed:\n{text}");
+        }
+        let again = listed(&text);
+        assert_eq!(words(&again), words(&text), "what is listed can be loaded again");
     }
-    let again = listed(&text);
-    assert_eq!(words(&again), words(&text), "what is listed can be loaded again");
 }

@@ -1,12 +1,18 @@
 //! Tests of policy from the outside: resources in, verdicts of interpreted packets out.
 
+mod all_kinds;
+mod documents;
 mod explaining;
 mod generated;
 mod histories;
+mod kinds;
 mod listing;
+mod oracle;
+mod planning;
 mod settings;
 mod support;
 mod table;
 mod tightening;
 mod truth_tables;
 mod updating;
+mod worlds;

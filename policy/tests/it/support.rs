@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use tortie_api::k8s::Protocol;
 use tortie_api::{Decoded, Object, decode};
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
 use tortie_nft::{Direction, HookPoint, Ruleset};
 use tortie_policy::offline::Offline;
+use tortie_policy::oracle::Traffic;
 use tortie_policy::{Cluster, CompileOptions, Endpoint, Generation, compile, host_interface};
 
-/// The port that clients send from.
-pub(crate) const CLIENT_PORT: u16 = 40_000;
+pub(crate) use tortie_policy::oracle::CLIENT_PORT;
 
 /// A document as a datastore hands it out.
 pub(crate) fn object(document: &Value) -> Object {
@@ -75,29 +74,44 @@ pub(crate) fn node(cluster: &Cluster, endpoints: &[Endpoint], generation: Genera
 pub(crate) struct Flow {
     pub(crate) from: IpAddr,
     pub(crate) to: IpAddr,
-    pub(crate) protocol: Protocol,
-    pub(crate) port: u16,
+    pub(crate) traffic: Traffic,
 }
 
 impl Flow {
-    /// A packet of the flow at a node.
+    /// A packet of the flow at a node. What has no ports has something else in their place, which the kernel would read all the same.
     pub(crate) fn packet(&self, direction: Direction, state: FlowState, mark: u32, iif: &str) -> Packet {
-        let (saddr, daddr, sport, dport) = match direction {
-            Direction::Original => (self.from, self.to, CLIENT_PORT, self.port),
-            Direction::Reply => (self.to, self.from, self.port, CLIENT_PORT),
+        let there = direction == Direction::Original;
+        let (saddr, daddr) = if there { (self.from, self.to) } else { (self.to, self.from) };
+        let (sport, dport, icmp) = match self.traffic {
+            Traffic::Ports { source, port, .. } if there => (source, port, None),
+            Traffic::Ports { source, port, .. } => (port, source, None),
+            Traffic::Icmp { kind, code, .. } => {
+                let kind = if there { kind } else { answer_to(kind) };
+                (u16::from_be_bytes([kind, code]), 80, Some((kind, code)))
+            }
+            Traffic::Other(_) => (CLIENT_PORT, 80, None),
         };
         Packet {
             iif: iif.to_owned(),
             oif: String::new(),
             saddr,
             daddr,
-            l4proto: self.protocol.number(),
+            l4proto: self.traffic.protocol(),
             sport: Some(sport),
             dport: Some(dport),
-            icmp6_type: None,
+            icmp,
             ct: Conntrack::Flow { state, direction, mark },
             dnat: false,
         }
+    }
+}
+
+/// The type of ICMP or ICMPv6 by which a request is answered.
+fn answer_to(kind: u8) -> u8 {
+    match kind {
+        8 => 0,
+        13 | 15 | 17 | 128 | 139 => kind + 1,
+        other => panic!("type {other} of ICMP begins no flow"),
     }
 }
 

@@ -5,6 +5,7 @@ use tortie_api::Object;
 use tortie_api::k8s::Protocol;
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
 use tortie_nft::{Command, Direction, HookPoint, Ruleset, Statement, Verdict};
+use tortie_policy::oracle::Traffic;
 use tortie_policy::{CompileOptions, Endpoint, Generation, MarkMask, compile, host_interface};
 
 use crate::support::{CLIENT_PORT, Flow, addr, cluster, endpoint, node, object, passes, pod, policy};
@@ -37,7 +38,7 @@ pub(crate) fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet
         l4proto,
         sport: Some(CLIENT_PORT),
         dport: Some(80),
-        icmp6_type: None,
+        icmp: None,
         ct: Conntrack::NEW,
         dnat: false,
     }
@@ -45,7 +46,7 @@ pub(crate) fn packet(iif: &str, saddr: &str, daddr: &str, l4proto: u8) -> Packet
 
 pub(crate) fn icmp6(iif: &str, saddr: &str, daddr: &str, kind: u8) -> Packet {
     let ports = packet(iif, saddr, daddr, 58);
-    Packet { sport: None, dport: None, icmp6_type: Some(kind), ct: Conntrack::Untracked, ..ports }
+    Packet { sport: None, dport: None, icmp: Some((kind, 0)), ct: Conntrack::Untracked, ..ports }
 }
 
 #[test]
@@ -121,6 +122,20 @@ fn invalid_packets_of_pods_are_dropped() {
 }
 
 #[test]
+fn without_the_check_policies_judge_invalid_packets() {
+    let options = CompileOptions { allow_invalid: true, ..CompileOptions::default() };
+    let endpoints = [endpoint("demo", "open", &["10.0.0.1"]), endpoint("demo", "shut", &["10.0.0.2"])];
+    let ruleset = compile(&cluster(&documents()), &endpoints, GENERATION, &options);
+    let table = Interpreter::new(&ruleset).expect("a sound ruleset");
+    for (pod, address, allowed) in [("open", "10.0.0.1", true), ("shut", "10.0.0.2", false)] {
+        let pod = host_interface("demo", pod);
+        let mut lone = Packet { ct: Conntrack::Invalid, ..packet(&pod, address, "172.31.0.2", 6) };
+        assert_eq!(passes(&table, &mut lone.clone(), "eth0"), allowed, "{pod}");
+        assert_eq!(passes(&table, &mut lone, ""), allowed, "{pod} to the node");
+    }
+}
+
+#[test]
 fn what_is_not_a_pods_is_not_stamped() {
     let mut packet = packet("eth0", "192.0.2.1", "198.51.100.1", 6);
     assert!(passes(&table(), &mut packet, "docker0"));
@@ -142,7 +157,7 @@ fn a_pod_reaches_itself_and_its_node_reaches_it() {
     assert!(passes(&table, &mut packet(&shut, "10.0.0.2", "10.0.0.2", 6), &shut));
     assert!(!passes(&table, &mut packet(&shut, "10.0.0.2", "10.0.0.1", 6), &host_interface("demo", "open")));
     // The node's packets to a pod leave by output, where we have no chain; the answers come by input.
-    let flow = Flow { from: addr("172.31.0.2"), to: addr("10.0.0.2"), protocol: Protocol::Tcp, port: 80 };
+    let flow = Flow { from: addr("172.31.0.2"), to: addr("10.0.0.2"), traffic: Traffic::to_port(Protocol::Tcp, 80) };
     let answer = |state| passes(&table, &mut flow.packet(Direction::Reply, state, 0, &shut), "");
     assert!(answer(FlowState::Established) && answer(FlowState::Related));
     assert!(!passes(&table, &mut packet(&shut, "10.0.0.2", "172.31.0.2", 6), ""), "but what the pod begins is judged");
@@ -280,6 +295,8 @@ fn is_element(command: &Command) -> bool {
             | Command::DeleteElements { .. }
             | Command::AddMapElements { .. }
             | Command::DeleteMapElements { .. }
+            | Command::AddCounterElements { .. }
+            | Command::DeleteCounterElements { .. }
     )
 }
 
@@ -357,24 +374,94 @@ fn the_rules_a_packet_meets_do_not_grow_with_policies() {
     assert_eq!(one[3].0, Outcome::Drop);
 }
 
+/// Type and code of ICMP, and anything but these; an answer is judged by what was asked.
+#[test]
+fn types_and_codes_of_icmp_are_told_apart() {
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"])];
+    let web1 = host_interface("demo", "web1");
+    for (field, same, other) in [("icmp", true, false), ("notICMP", false, true)] {
+        let mut rule = json!({"action": "Allow", "protocol": "ICMP"});
+        rule[field] = json!({"type": 8, "code": 0});
+        let policy = object(&json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": "ping"}, "spec": {"types": ["Ingress"], "ingress": [rule]}}));
+        let (_, table) = node(&cluster(&[web("web1", "10.0.0.1"), policy]), &endpoints, GENERATION);
+        let ask =
+            |icmp| Packet { sport: None, dport: None, icmp: Some(icmp), ..packet("eth0", "192.0.2.1", "10.0.0.1", 1) };
+        for (icmp, allowed) in [((8, 0), same), ((8, 1), other), ((13, 0), other)] {
+            assert_eq!(passes(&table, &mut ask(icmp), &web1), allowed, "{field} {icmp:?}");
+        }
+        let ct = Conntrack::Flow { state: FlowState::Established, direction: Direction::Reply, mark: 0 };
+        for (icmp, allowed) in [((0, 0), same), ((0, 1), other), ((14, 0), other)] {
+            let answer = packet(&web1, "10.0.0.1", "192.0.2.1", 1);
+            let mut answer = Packet { sport: None, dport: None, icmp: Some(icmp), ct, ..answer };
+            assert_eq!(passes(&table, &mut answer, "eth0"), allowed, "{field}, answer {icmp:?}");
+        }
+    }
+}
+
+/// One port, and a peer for each policy: every rule has a counter of its own, and a packet meets no rule more for it.
+#[test]
+fn counting_costs_a_packet_nothing_more_however_many_rules_count() {
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"])];
+    let met = |policies: u16| {
+        let mut documents = vec![web("web1", "10.0.0.1")];
+        for index in 0..policies {
+            let labels = json!({"peer": index.to_string()});
+            let address = format!("10.{}.{}.1", 1 + index / 256, index % 256);
+            documents.push(pod("demo", &format!("peer{index}"), "n2", &address, &labels));
+            let from = json!([{"podSelector": {"matchLabels": labels}}]);
+            let spec = json!({"podSelector": {}, "ingress": [{"from": from, "ports": [{"port": 80}]}]});
+            documents.push(policy(&format!("p{index:05}"), &spec));
+        }
+        let (ruleset, table) = node(&cluster(&documents), &endpoints, GENERATION);
+        let counting = ruleset.counters.keys().filter(|name| name.starts_with("h_")).count();
+        assert_eq!(counting, usize::from(policies), "each rule has a counter");
+        ["10.1.7.1", "192.0.2.1"].map(|saddr| {
+            let packet = packet("eth0", saddr, "10.0.0.1", 6);
+            rules_met(&ruleset, &table, packet, &host_interface("demo", "web1"))
+        })
+    };
+    let few = met(10);
+    assert_eq!((few[0].0, few[1].0), (Outcome::Accept, Outcome::Drop));
+    for many in [1_000, 10_000] {
+        assert_eq!(met(many), few, "{many} policies");
+    }
+}
+
 #[test]
 fn an_open_rule_among_many_opens_the_class() {
     let mut documents = vec![web("web1", "10.0.0.1"), everything("p", 8000)];
     documents.push(policy("all", &json!({"podSelector": {}, "ingress": [{}], "policyTypes": ["Ingress"]})));
-    let (ruleset, _) = node(&cluster(&documents), &[endpoint("demo", "web1", &["10.0.0.1"])], GENERATION);
-    let class = ruleset.maps["ingress_class"].elements.values().next();
-    assert_eq!(class, Some(&Verdict::Goto("i_open".to_owned())));
+    let endpoints = [endpoint("demo", "web1", &["10.0.0.1"])];
+    for (count_hits, rules) in [(false, 1), (true, 3)] {
+        let options = CompileOptions { count_hits, ..CompileOptions::default() };
+        let ruleset = compile(&cluster(&documents), &endpoints, GENERATION, &options);
+        let Some(Verdict::Goto(class)) = ruleset.maps["ingress_class"].elements.values().next() else {
+            panic!("no class");
+        };
+        // Where hits are counted, a rule decides that comes behind the turns to the other two forms of the class.
+        let class = &ruleset.chains[class].rules;
+        assert_eq!(class.len(), rules, "{class:?}");
+        let last = class.last().expect("a rule");
+        assert!(last.matches.is_empty());
+        assert_eq!(last.statements.last(), Some(&Statement::Verdict(Verdict::Goto("ok_ingress".to_owned()))));
+    }
 }
 
 #[test]
 fn other_prefixes_and_ports_are_honoured() {
-    let options = CompileOptions { interface_prefix: "pod".to_owned(), vxlan_port: 8472, ..CompileOptions::default() };
+    let interface_prefixes = vec!["pod".to_owned(), "tap".to_owned()];
+    let options = CompileOptions { interface_prefixes, vxlan_port: 8472, ..CompileOptions::default() };
     let endpoint = Endpoint { interface: "pod1".to_owned(), ..endpoint("demo", "open", &["10.0.0.1"]) };
     let ruleset = compile(&cluster(&documents()), &[endpoint], GENERATION, &options);
     let table = Interpreter::new(&ruleset).expect("a sound ruleset");
     assert!(passes(&table, &mut packet("pod1", "10.0.0.1", "192.0.2.1", 6), "eth0"));
     assert!(!passes(&table, &mut packet("pod1", "10.0.0.2", "192.0.2.1", 6), "eth0"));
     assert!(passes(&table, &mut packet("cali1", "10.0.0.2", "192.0.2.1", 6), "eth0"));
+    assert!(!passes(&table, &mut packet("tap1", "10.0.0.1", "192.0.2.1", 6), "eth0"), "of the second prefix, unknown");
+    for to in ["pod2", "tap1"] {
+        assert!(!passes(&table, &mut packet("eth0", "192.0.2.1", "10.0.0.7", 6), to), "an unknown pod");
+    }
     for (port, allowed) in [(8472, false), (4789, true)] {
         let mut tunnel = Packet { dport: Some(port), ..packet("pod1", "10.0.0.1", "192.0.2.1", 17) };
         assert_eq!(passes(&table, &mut tunnel, "eth0"), allowed);

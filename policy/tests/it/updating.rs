@@ -5,7 +5,8 @@ use tortie_api::{Kind, ObjectKey};
 use tortie_nft::Command;
 use tortie_policy::{CompileOptions, Compiler, Endpoint, EndpointToHost, Generation, NatOutgoing, compile};
 
-use crate::support::{endpoint, pod, policy};
+use crate::histories::is_as_anew;
+use crate::support::{endpoint, object, pod, policy};
 
 fn compiler() -> (Compiler, Vec<Endpoint>) {
     let mut compiler = Compiler::new(CompileOptions::default());
@@ -22,7 +23,8 @@ fn compiler() -> (Compiler, Vec<Endpoint>) {
 }
 
 fn assert_as_anew(compiler: &Compiler, endpoints: &[Endpoint], options: &CompileOptions) {
-    assert_eq!(*compiler.table(), compile(compiler.cluster(), endpoints, Generation::seed(1), options));
+    let fresh = compile(compiler.cluster(), endpoints, Generation::seed(1), options);
+    is_as_anew(compiler.table(), &fresh).expect("as compiled anew");
 }
 
 /// Label sets have numbers, and a number that nobody needs any more is given to the next: here that of `a`'s old labels to the new ones
@@ -68,6 +70,35 @@ fn a_peer_that_comes_and_goes_is_one_element() {
     assert!(update.tightens(compiler.table()));
     assert_eq!(*compiler.table(), before);
     assert_as_anew(&compiler, &endpoints, &CompileOptions::default());
+}
+
+/// What a rule denies, or passes over, or what is negated: a member that comes may deny what was allowed.
+#[test]
+fn a_peer_that_comes_moves_the_generation_only_where_it_may_be_denied() {
+    for (action, field, moves) in [
+        ("Allow", "selector", false),
+        ("Allow", "notSelector", true),
+        ("Deny", "selector", true),
+        ("Pass", "selector", true),
+    ] {
+        let (mut compiler, endpoints) = compiler();
+        let rule = json!({"action": action, "source": {field: "peer == 'z'"}});
+        let spec = json!({"selector": "app == 'x'", "types": ["Ingress"], "ingress": [rule, {"action": "Allow"}]});
+        let policy = json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": "ordered"}, "spec": spec});
+        compiler.cluster_mut().upsert(&object(&policy));
+        compiler.cluster_mut().remove(&ObjectKey {
+            kind: Kind::NetworkPolicy,
+            namespace: Some("demo".into()),
+            name: "z".into(),
+        });
+        compiler.follow(Generation::seed(1));
+        compiler.cluster_mut().upsert(&pod("demo", "peer", "m", "10.0.0.9", &json!({"peer": "z"})));
+        let update = compiler.follow(Generation::seed(1));
+        assert!(!update.transaction(compiler.table()).commands.is_empty(), "{action} {field}");
+        assert_eq!(update.tightens(compiler.table()), moves, "{action} {field}");
+        assert_as_anew(&compiler, &endpoints, &CompileOptions::default());
+    }
 }
 
 #[test]

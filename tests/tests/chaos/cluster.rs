@@ -123,7 +123,6 @@ impl Cluster {
 
     /// The same, giving up after another time.
     pub(crate) fn start_with_timeout(&self, verb: &str, documents: &[Value], timeout: &str) -> Child {
-        self.lab.know(&self.agents);
         let folder = self.lab.write(verb, documents);
         Command::new(tortie())
             .args(["lab", verb, "--lab", &self.lab.name, "--timeout", timeout, "-f"])

@@ -1,6 +1,7 @@
 //! What the table does besides policy, by a real kernel: translation of sources, guards, endpoint-to-host, service loops, limits,
 //! rejection, and the bits of the mark.
 
+mod hosts;
 mod net;
 
 use std::io::ErrorKind;

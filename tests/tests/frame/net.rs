@@ -250,6 +250,11 @@ impl Net {
         self.documents.push(object(document));
     }
 
+    /// Lets go of the documents of this name, with the next [`Net::settle`].
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.documents.retain(|document| document.key().name != name);
+    }
+
     /// An IPPool with `natOutgoing` around all pods of each family.
     pub(crate) fn add_pools(&mut self) {
         for (name, cidr) in [("v4", "10.244.0.0/16"), ("v6", "fd00:10:244::/64")] {

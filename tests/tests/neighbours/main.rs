@@ -116,7 +116,6 @@ fn restart_by(lab: &Lab, agents: &mut [Agent], by: &[String]) {
 /// Starts the first node's agent, which is dead, by a command.
 fn start_by(lab: &Lab, agents: &mut [Agent], by: &[String]) {
     agents[0].start_by(lab, &by.iter().map(String::as_str).collect::<Vec<_>>());
-    lab.know(agents);
     until("the agent is ready again", || status(lab).is_some_and(|status| status["ready"] == true));
 }
 

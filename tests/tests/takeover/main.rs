@@ -221,7 +221,6 @@ fn files_of_newer_and_older_versions_are_read() {
     assert_eq!(node.problems(), json!([]), "a newer version's files");
     assert_eq!((handles(&node), our_routes(node.netns())), before, "a newer version's files");
     // Blocks of addresses that have fields of a newer version are written, too.
-    node.tell_the_lab();
     node.lab.apply(&[pod("new", "idle")]);
     node.lab.delete(&[pod("new", "idle")]);
     node.settle();

@@ -73,10 +73,6 @@ impl Node {
         self.agent.start_with(&self.lab, flags);
     }
 
-    pub(crate) fn tell_the_lab(&self) {
-        self.lab.know(std::slice::from_ref(&self.agent));
-    }
-
     /// `kill -9`, start, and wait until all is in place.
     pub(crate) fn restart(&mut self, flags: &[&str]) {
         self.kill();

@@ -9,10 +9,10 @@ use super::values::{
     AllowAction, AwsSrcDstCheck, BpfAttachType, BpfConnectTimeLoadBalancing, BpfConntrackLogLevel, BpfConntrackMode,
     BpfConntrackTimeouts, BpfEnforceRpf, BpfExternalServiceMode, BpfJitHardening, BpfLogLevel, BpfMapScaling,
     BpfOverlayHostSourceIp, BpfRedirectToPeer, ChainInsertMode, DenyAction, Duration, EndpointToHostAction,
-    FlowLogsPolicyEvaluationMode, HealthTimeoutOverride, InterfaceFilter, InterfacePrefixes, IptablesBackend,
-    KeyValues, L2Reachability, LogLevel, LogPrefix, LogRate, NatOutgoingExclusions, Network, NftablesMode,
-    NodeSelector, Pattern, PortRange, ProtoPort, RouteSource, RouteTableRange, ServiceLoopPrevention, SourceSpoofing,
-    Switch, plain, text,
+    ExistingConnections, FlowLogsPolicyEvaluationMode, HealthTimeoutOverride, InterfaceFilter, InterfacePrefixes,
+    IptablesBackend, KeyValues, L2Reachability, LogLevel, LogPrefix, LogRate, NatOutgoingExclusions, Network,
+    NftablesMode, NodeSelector, Pattern, PortRange, ProtoPort, RouteSource, RouteTableRange, ServiceLoopPrevention,
+    SourceSpoofing, Switch, plain, text,
 };
 use super::{Field, Standing};
 
@@ -172,14 +172,14 @@ fields! {
     NotYet "text" debug_simulate_dataplane_hang_after: Duration = "debugSimulateDataplaneHangAfter" same "\"0s\"";
     /// What becomes of a pod's packet to its own node, once the pod's egress policies allow it; `Accept` by default, as Calico's manifests set it.
     Honoured "text" default_endpoint_to_host_action: EndpointToHostAction = "defaultEndpointToHostAction";
-    /// Routes are written with protocol 80, by which the agent knows its own.
-    NotYet "plain" device_route_protocol: u8 = "deviceRouteProtocol" same "80";
-    /// The kernel chooses the source address of what the node itself sends to pods.
-    NotYet "text" device_route_source_address: Ipv4Addr = "deviceRouteSourceAddress";
-    /// The kernel chooses the source address of what the node itself sends to pods.
-    NotYet "text" device_route_source_address_ipv6: Ipv6Addr = "deviceRouteSourceAddressIPv6";
-    /// Packets of pods that conntrack calls invalid are dropped.
-    NotYet "plain" disable_conntrack_invalid_check: bool = "disableConntrackInvalidCheck" same "false";
+    /// The protocol number of all routes that the agent writes, and by which it knows them; 80 by default. When it changes, they are written anew. Numbers that others use (0 to 4, 9, 16) are refused.
+    Honoured "plain" device_route_protocol: u8 = "deviceRouteProtocol";
+    /// The IPv4 address that the node itself sends to its pods from, where nothing else says from which; it must be the node's own, for the kernel refuses others.
+    Honoured "text" device_route_source_address: Ipv4Addr = "deviceRouteSourceAddress";
+    /// The IPv6 address that the node itself sends to its pods from, where nothing else says from which; it must be the node's own, for the kernel refuses others.
+    Honoured "text" device_route_source_address_ipv6: Ipv6Addr = "deviceRouteSourceAddressIPv6";
+    /// Leaves packets of pods that conntrack calls invalid to policies, as if each were the first of its flow; they are dropped by default.
+    Honoured "plain" disable_conntrack_invalid_check: bool = "disableConntrackInvalidCheck";
     /// Of OpenStack: the state of endpoints is in `tortie node status` and `tortie get pods`.
     NoEffect "text" endpoint_reporting_delay: Duration = "endpointReportingDelay";
     /// Of OpenStack: the state of endpoints is in `tortie node status` and `tortie get pods`.
@@ -188,10 +188,10 @@ fields! {
     NoEffect "text" endpoint_status_path_prefix: String = "endpointStatusPathPrefix";
     /// There are no tunnels yet, so no others to take tunnel packets from.
     NotYet "plain" external_nodes_list: Vec<Network> = "externalNodesList" same "[]";
-    /// There are no policies for the node itself yet, so no port of it is closed.
-    NotYet "plain" failsafe_inbound_host_ports: Vec<ProtoPort> = "failsafeInboundHostPorts";
-    /// There are no policies for the node itself yet, so no port of it is closed.
-    NotYet "plain" failsafe_outbound_host_ports: Vec<ProtoPort> = "failsafeOutboundHostPorts";
+    /// The ports of the node that no policy of a HostEndpoint closes, nor the absence of one; `[]` for none. By default TCP 22, 179, 2379, 2380, 5473, 6443, 6666 and 6667, and UDP 68.
+    Honoured "plain" failsafe_inbound_host_ports: Vec<ProtoPort> = "failsafeInboundHostPorts";
+    /// The ports that the node itself reaches elsewhere whatever policies its HostEndpoints have; `[]` for none. By default TCP 179, 2379, 2380, 5473, 6443, 6666 and 6667, and UDP 53 and 67.
+    Honoured "plain" failsafe_outbound_host_ports: Vec<ProtoPort> = "failsafeOutboundHostPorts";
     /// What the kernel can do is found out by doing it.
     NoEffect "text" feature_detect_override: KeyValues = "featureDetectOverride";
     /// There are no features behind gates.
@@ -224,10 +224,10 @@ fields! {
     Honoured "plain" health_port: u16 = "healthPort";
     /// How long one part of the agent may be silent before it is not live; names are the parts that `/liveness` prints.
     Honoured "plain" health_timeout_overrides: Vec<HealthTimeoutOverride> = "healthTimeoutOverrides";
-    /// There are no host endpoints yet, so no interface of the node is looked at for one.
-    NotYet "text" interface_exclude: String = "interfaceExclude" same "\"kube-ipvs0\"";
-    /// Pod interfaces are named `cali...` by the CNI plugin, as Calico's are.
-    NotYet "text" interface_prefix: InterfacePrefixes = "interfacePrefix" same "\"cali\"";
+    /// Interfaces that are no HostEndpoint's by their name or addresses: a list separated by commas, of names and of regular expressions between slashes; `kube-ipvs0` by default. One for all interfaces is for these too.
+    Honoured "text" interface_exclude: String = "interfaceExclude";
+    /// What the names of pods' interfaces begin with: new ones are named by the first of at most 4 characters, `cali` by default, and those that are there keep their names.
+    Honoured "text" interface_prefix: InterfacePrefixes = "interfacePrefix";
     /// How often interfaces and their kernel settings are compared with what they should be, besides the kernel's own events; 0 switches that off.
     Honoured "text" interface_refresh_interval: Duration = "interfaceRefreshInterval";
     /// Whether the node's forwarding is switched on and kept on; it is never switched off.
@@ -262,12 +262,12 @@ fields! {
     NoEffect "text" iptables_refresh_interval: Duration = "iptablesRefreshInterval";
     /// There is no live migration of virtual machines.
     NotYet "plain" ipv4_elevated_route_priority: u32 = "ipv4ElevatedRoutePriority";
-    /// Routes are written with metric 1024.
-    NotYet "plain" ipv4_normal_route_priority: u32 = "ipv4NormalRoutePriority" same "1024";
+    /// The metric of the IPv4 routes that the agent writes; 1024 by default. 0 is refused: others' routes stand there.
+    Honoured "plain" ipv4_normal_route_priority: u32 = "ipv4NormalRoutePriority";
     /// There is no live migration of virtual machines.
     NotYet "plain" ipv6_elevated_route_priority: u32 = "ipv6ElevatedRoutePriority";
-    /// Routes are written with metric 1024.
-    NotYet "plain" ipv6_normal_route_priority: u32 = "ipv6NormalRoutePriority" same "1024";
+    /// The metric of the IPv6 routes that the agent writes; 1024 by default. 0 is refused: others' routes stand there.
+    Honoured "plain" ipv6_normal_route_priority: u32 = "ipv6NormalRoutePriority";
     /// Whether the node forwards IPv6 for pods; rules are enforced for IPv6 in any case.
     Honoured "plain" ipv6_support: bool = "ipv6Support";
     /// There is no support of Istio's ambient mode.
@@ -318,8 +318,8 @@ fields! {
     NotYet "text" nftables_filter_allow_action: AllowAction = "nftablesFilterAllowAction" same "\"Accept\"", "\"Return\"";
     /// What becomes of a packet that a policy denies.
     Honoured "text" nftables_filter_deny_action: DenyAction = "nftablesFilterDenyAction";
-    /// There are no policies before DNAT yet.
-    NotYet "text" nftables_mangle_allow_action: AllowAction = "nftablesMangleAllowAction" same "\"Accept\"";
+    /// What policies before DNAT allow leaves our chain only: the node's own rules are always asked too, and their drop counts.
+    NotYet "text" nftables_mangle_allow_action: AllowAction = "nftablesMangleAllowAction" same "\"Accept\"", "\"Return\"";
     /// The bits of the conntrack mark that stamp allowed flows, at least 8; others' bits are left alone.
     Honoured "plain" nftables_mark_mask: u32 = "nftablesMarkMask";
     /// Rules are always nftables.
@@ -330,6 +330,8 @@ fields! {
     Honoured "text" node_selector: NodeSelector = "nodeSelector";
     /// Of OpenStack.
     NoEffect "text" openstack_region: String = "openstackRegion";
+    /// What becomes of connections when policy that allowed them is tightened: `Reevaluate`, the default, judges each again at its next packet; with `Keep` they go on, as with Calico, which does not have this field.
+    Honoured "text" policy_existing_connections: ExistingConnections = "policyExistingConnections";
     /// Policies are not handed to other programs.
     NotYet "text" policy_sync_path_prefix: String = "policySyncPathPrefix";
     /// All routes are written by the agent, whoever they come from.
@@ -354,8 +356,8 @@ fields! {
     Honoured "plain" prometheus_process_metrics_enabled: bool = "prometheusProcessMetricsEnabled";
     /// There is no WireGuard, so there are no metrics of it.
     NoEffect "plain" prometheus_wire_guard_metrics_enabled: bool = "prometheusWireGuardMetricsEnabled" same "true", "false";
-    /// Routes that others wrote are never touched.
-    NotYet "plain" remove_external_routes: bool = "removeExternalRoutes" same "false";
+    /// Deletes others' routes out of pods' interfaces, but for the kernel's own; they stay by default, where Calico deletes them.
+    Honoured "plain" remove_external_routes: bool = "removeExternalRoutes";
     /// Nothing is reported into the datastore: see `tortie node status` and the metrics.
     NoEffect "text" reporting_interval: Duration = "reportingInterval" same "\"0s\"";
     /// Nothing is reported into the datastore: see `tortie node status` and the metrics.

@@ -117,6 +117,13 @@ names! {
         /// Off.
         Disabled = "Disabled",
     }
+    /// What becomes of connections when policy is tightened.
+    ExistingConnections {
+        /// Each is judged again at its next packet.
+        Reevaluate = "Reevaluate",
+        /// They go on.
+        Keep = "Keep",
+    }
     /// What becomes of a packet that a policy denies.
     DenyAction {
         /// It is dropped in silence, the default.
