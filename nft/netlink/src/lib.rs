@@ -66,5 +66,5 @@ pub use error::Error;
 pub use flows::forget_flows;
 pub use monitor::{NftEvent, NftMonitor};
 pub use readback::{PlacedRule, decode_dump};
-pub use trace::{Flow, Met, TraceEvent, TraceMonitor, TraceVerdict};
 pub use socket::{NftSocket, Ownership};
+pub use trace::{Flow, Met, TraceEvent, TraceMonitor, TraceVerdict};

@@ -197,7 +197,7 @@ impl NftSocket {
         match self.dump("the counters", NFT_MSG_GETOBJ, counters) {
             Ok(dump) => {
                 let values: BTreeMap<_, _> = Messages(&dump)
-                .filter_map(|message| readback::counter(&message))
+                    .filter_map(|message| readback::counter(&message))
                     .map(|counter| (counter.name, (counter.packets, counter.bytes)))
                     .collect();
                 // The dump of a table that is not there is empty, and so is that of one that was just made.
@@ -331,7 +331,14 @@ impl NftSocket {
                 Some(known) => known,
                 None => self.ask()?.0,
             };
-            let batch = match encode::batch(commands, &known.sets, self.table_flags(), known.generation, self.seq, &self.counts) {
+            let batch = match encode::batch(
+                commands,
+                &known.sets,
+                self.table_flags(),
+                known.generation,
+                self.seq,
+                &self.counts,
+            ) {
                 Ok(batch) if !batch.is_empty() => batch,
                 unsent => {
                     self.known = Some(known);

@@ -271,7 +271,8 @@ fn every_shape() -> Ruleset {
             let not = Match::IcmpCode { family, op: Op::Ne, code };
             conditions.push([icmp(Op::Eq, 3, None), vec![not.clone()]].concat());
             conditions.push([icmp(Op::Ne, 3, None), vec![not.clone()]].concat());
-            conditions.push([vec![Match::L4Proto(Op::Eq, protocol), not], icmp(Op::Ne, 3, None)[1..].to_vec()].concat());
+            conditions
+                .push([vec![Match::L4Proto(Op::Eq, protocol), not], icmp(Op::Ne, 3, None)[1..].to_vec()].concat());
         }
         conditions.push(icmp(Op::Ne, 8, None));
         conditions.push([vec![Match::NfProto(family)], icmp(Op::Eq, 3, Some(1))].concat());

@@ -10,7 +10,7 @@ use tortie_nft::Family;
 use tortie_nft::interpreter::FlowState;
 use tortie_policy::Generation;
 use tortie_policy::offline::Offline;
-use tortie_policy::oracle::{End, Judge, Question, Reason, Traffic, verdict};
+use tortie_policy::oracle::{End, Judge, Question, Reason, Traffic, World, verdict};
 
 use crate::support::{Flow, Network, object};
 
@@ -655,7 +655,7 @@ fn what_comes_can_go() {
         family: None,
     };
     let mut world = world(&[]).world().clone();
-    let allowed = |world| verdict(world, &question).expect("an answer").allowed;
+    let allowed = |world: &World| verdict(world, &question).expect("an answer").allowed;
     world.upsert(&closed);
     assert!(!allowed(&world));
     world.remove(&closed.key());
