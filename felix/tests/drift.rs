@@ -30,7 +30,7 @@ fn told(drift: &Drift) -> (DriftKind, &str, &str, bool, Option<&str>) {
 #[test]
 fn an_edit_of_the_table_is_told_in_a_few_words_with_its_author() {
     let mut world = ready();
-    let wanted = common::without_generation(world.ruleset());
+    let wanted = common::without_history(world.ruleset());
     meddle(&mut world, |table| {
         table.sets.get_mut("own4").expect("a set").elements.clear();
         table.chains.get_mut("guard").expect("a chain").rules.truncate(1);
@@ -39,7 +39,7 @@ fn an_edit_of_the_table_is_told_in_a_few_words_with_its_author() {
     let lost = local_endpoints().len();
     let words = format!("chain guard has other rules, set own4 lacks {lost} elements");
     assert_eq!(told(drift), (DriftKind::Rules, "table inet tortie", words.as_str(), true, Some("nft (7)")));
-    assert_eq!(common::without_generation(world.ruleset()), wanted);
+    assert_eq!(common::without_history(world.ruleset()), wanted);
     world.send(Event::RulesTouched { by: Some("nft (8)".into()) });
     world.advance(1_000_000);
     assert_eq!(world.drifts.len(), 1, "a touch that changes nothing, and audits, tell nothing");

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{World, allow, block, config, endpoint, namespace, node, pod, pool, without_generation};
+use common::{World, allow, block, config, endpoint, namespace, node, pod, pool, without_history};
 use proptest::prelude::*;
 use tortie_api::{Kind, ObjectKey};
 use tortie_felix::{Config, Felix, LocalEndpoint};
@@ -345,7 +345,7 @@ proptest! {
         fresh.start(endpoints);
         fresh.apply(trial.last_word(&ops));
         fresh.advance(5_000);
-        prop_assert_eq!(without_generation(table), without_generation(fresh.ruleset()));
+        prop_assert_eq!(without_history(table), without_history(fresh.ruleset()));
     }
 }
 

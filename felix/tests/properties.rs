@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{World, allow, block, config, endpoint, namespace, node, pod, pool, without_generation};
+use common::{World, allow, block, config, endpoint, namespace, node, pod, pool, without_history};
 use proptest::prelude::*;
 use tortie_api::{Kind, ObjectKey};
 use tortie_bird_lite::RibUpdate;
@@ -122,7 +122,7 @@ proptest! {
         let mut late = run(&ops, true);
         // A wait may let a request of the one expire that the other answered: all here are far shorter than that.
         prop_assert_eq!(prompt.ours(), late.ours());
-        prop_assert_eq!(without_generation(prompt.ruleset()), without_generation(late.ruleset()));
+        prop_assert_eq!(without_history(prompt.ruleset()), without_history(late.ruleset()));
         prop_assert_eq!(prompt.bgp.clone(), late.bgp.clone());
         prop_assert_eq!(late.felix.status().revision, late.felix.programmed_revision());
         // Routes of pods lead out of devices that the table knows.

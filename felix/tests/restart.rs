@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{World, cluster, endpoint, local_endpoints, net, node, route, via, without_generation};
+use common::{World, cluster, endpoint, local_endpoints, net, node, route, via, without_history};
 use tortie_api::{Kind, ObjectKey};
 use tortie_bird_lite::RibUpdate;
 use tortie_felix::{Action, Change, Event, RouteState, Target};
@@ -150,13 +150,13 @@ fn an_audit_repairs_what_nobody_announced() {
     world.table = tortie_nft::fake::Fake::with(broken);
     world.advance(100_000);
     world.fib.remove(&(net("10.98.0.0/24"), 1024)).expect("somebody else's stays");
-    let rules = |world: &World| without_generation(world.ruleset());
+    let rules = |world: &World| without_history(world.ruleset());
     assert_eq!(world.fib, fib);
-    assert!(rules(&world) == without_generation(table.clone()), "the set has its elements again");
+    assert!(rules(&world) == without_history(table.clone()), "the set has its elements again");
 
     world.table = tortie_nft::fake::Fake::new();
     world.advance(100_000);
-    assert!(rules(&world) == without_generation(table), "the table comes back after a flush");
+    assert!(rules(&world) == without_history(table), "the table comes back after a flush");
 }
 
 #[test]

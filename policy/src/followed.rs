@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tortie_nft::{Family, Key, Value, intervals};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PodView};
 use crate::counted::{Counted, CountedPorts, port_elements};
 use crate::index::SelectionIndex;
 use crate::intern::Id;
@@ -267,7 +267,7 @@ impl Following {
             let group = pods.group_of(shape);
             if account.is_none_or(|account| *group.service_account == *account) {
                 for set in self.passed(changes, &cluster.seen_group(group)) {
-                    let ips = pods.of_shape(shape).flat_map(|pod| pod.ips());
+                    let ips = pods.of_shape(shape).flat_map(PodView::ips);
                     let family = self.get(set).map(|set| set.family);
                     for ip in ips.filter(|ip| family.is_some_and(|family| (family == Family::V4) == ip.is_ipv4())) {
                         at(touched, set, ip);

@@ -12,13 +12,14 @@
 mod decided;
 mod report;
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tortie_api::Kind;
 use tortie_api::k8s::PolicyType;
-use tortie_nft::{COMMENT_MAX, comment};
+use tortie_nft::{COMMENT_MAX, Ruleset, check, comment};
 
 use crate::cluster::PolicyKey;
 
@@ -85,6 +86,18 @@ impl Counters {
         let again = comment(&format!("{AGAIN}{}", self.comment));
         [(self.new.clone(), Some(comment(&self.comment))), (self.again.clone(), Some(again))]
     }
+}
+
+/// A table without those counters of hits in which nothing counts now. They stay while their policy does, so that a table that was kept
+/// up to date may have more of them than one that is compiled anew; in all else the two are equal.
+#[must_use]
+pub fn without_unused(mut table: Ruleset) -> Ruleset {
+    let rules = table.chains.values().flat_map(|chain| &chain.rules);
+    let by_rules = rules.flat_map(check::counters_of).map(str::to_owned);
+    let by_maps = table.counter_maps.values().flat_map(|map| map.elements.values()).cloned();
+    let used: BTreeSet<String> = by_rules.chain(by_maps).collect();
+    table.counters.retain(|name, _| used.contains(name) || !is_hit_counter(name));
+    table
 }
 
 /// Whether a counter of this name counts hits.
@@ -285,7 +298,7 @@ mod tests {
 
     #[test]
     fn rules_that_differ_in_anything_have_counters_of_their_own() {
-        let mut names = std::collections::BTreeSet::new();
+        let mut names = BTreeSet::new();
         let mut count = 0;
         for kind in [Kind::NetworkPolicy, Kind::CalicoNetworkPolicy, Kind::StagedNetworkPolicy] {
             for (namespace, name) in [("a", "b"), ("ab", ""), ("", "ab"), ("a", "bc"), ("ab", "c")] {

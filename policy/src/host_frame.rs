@@ -262,18 +262,18 @@ pub(crate) fn add_host(frame: &mut Ruleset, shape: &Shape, options: &CompileOpti
         }
     }
     chain(OK_INPUT, None, writer.ok_input());
-    chain(OK_OUTPUT, None, writer.ok(STAMP_LIVE, "what the host endpoint's egress allows"));
+    chain(OK_OUTPUT, None, ok(STAMP_LIVE, "what the host endpoint's egress allows"));
     if shape.has(Place::PreDnat) {
         chain(PRE_DNAT, at(HookPoint::Prerouting, -150), writer.pre_dnat());
         chain(PRE_DNAT_REPLY, at(HookPoint::Postrouting, 110), writer.pre_dnat_reply());
         chain(PRE_DNAT_ANSWER, None, writer.pre_dnat_answer());
-        chain(OK_PRE_DNAT, None, writer.ok_pre_dnat());
+        chain(OK_PRE_DNAT, None, ok_pre_dnat());
     }
     let forward = [Place::ForwardIngress, Place::ForwardEgress].map(|place| shape.has(place));
     if forward.contains(&true) {
         chain(FORWARD_IN, at(HookPoint::Forward, -3), writer.forward_in());
         chain(FORWARD_OUT, at(HookPoint::Forward, -2), writer.forward_out());
-        chain(OK_FORWARD, None, writer.ok(STAMP_PENDING, "what applyOnForward policies allow"));
+        chain(OK_FORWARD, None, ok(STAMP_PENDING, "what applyOnForward policies allow"));
     }
     if forward.contains(&true) || shape.has(Place::PreDnat) {
         chain(FORWARD_DONE, at(HookPoint::Forward, -1), writer.forward_done());
@@ -533,7 +533,7 @@ impl Writer<'_> {
 
     fn to_service(&self) -> Vec<Rule> {
         let mut rules = vec![live(self.options.mark_mask)];
-        rules.extend(self.ok(STAMP_PENDING, "is judged once its interface is known"));
+        rules.extend(ok(STAMP_PENDING, "is judged once its interface is known"));
         rules
     }
 
@@ -646,31 +646,13 @@ impl Writer<'_> {
         rules
     }
 
-    /// What is allowed gets a stamp and leaves.
-    fn ok(&self, stamp: &str, comment: &str) -> Vec<Rule> {
-        vec![
-            verdict(Vec::new(), Verdict::Jump(stamp.to_owned())).commented(comment),
-            verdict(Vec::new(), Verdict::Accept),
-        ]
-    }
-
     fn ok_input(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         if let Some(waits) = waits(self.shape) {
             rules.push(verdict(waits.clone(), Verdict::Jump(STAMP_PENDING.to_owned())).commented(ASKED_YET));
             rules.push(verdict(waits, Verdict::Accept));
         }
-        rules.extend(self.ok(STAMP_LIVE, "what the host endpoint's ingress allows"));
-        rules
-    }
-
-    fn ok_pre_dnat(&self) -> Vec<Rule> {
-        let reply = || vec![Match::CtDirection(Direction::Reply)];
-        let mut rules = vec![
-            verdict(reply(), Verdict::Jump(STAMP_LIVE.to_owned())).commented("an answer: the last to be asked"),
-            verdict(reply(), Verdict::Accept),
-        ];
-        rules.extend(self.ok(STAMP_PENDING, "what policies before DNAT allow"));
+        rules.extend(ok(STAMP_LIVE, "what the host endpoint's ingress allows"));
         rules
     }
 }
@@ -681,4 +663,19 @@ const fn interface(side: Side) -> Field {
         Side::Source => Field::IifName,
         Side::Destination => Field::OifName,
     }
+}
+
+/// What is allowed gets a stamp and leaves.
+fn ok(stamp: &str, comment: &str) -> Vec<Rule> {
+    vec![verdict(Vec::new(), Verdict::Jump(stamp.to_owned())).commented(comment), verdict(Vec::new(), Verdict::Accept)]
+}
+
+fn ok_pre_dnat() -> Vec<Rule> {
+    let reply = || vec![Match::CtDirection(Direction::Reply)];
+    let mut rules = vec![
+        verdict(reply(), Verdict::Jump(STAMP_LIVE.to_owned())).commented("an answer: the last to be asked"),
+        verdict(reply(), Verdict::Accept),
+    ];
+    rules.extend(ok(STAMP_PENDING, "what policies before DNAT allow"));
+    rules
 }

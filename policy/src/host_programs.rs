@@ -213,15 +213,12 @@ pub(crate) fn write(builder: &mut Builder<'_>, programs: &[HostPrograms]) -> Lea
             builder.counts &= !matches!(place, Place::AnywayIngress | Place::AnywayEgress);
             let class = builder.program(&site(*place), program, ports, &whose);
             builder.counts = counts;
-            match &host.interface {
-                Some(interface) => {
-                    let key = vec![Value::IfName(interface.clone())];
-                    leads.elements.insert((place.map(), key), place.lead(class));
-                }
-                None => {
-                    let lead = verdict(Vec::new(), Verdict::Goto(class)).commented(&endpoint);
-                    leads.any.insert(place.any(), Chain { hook: None, rules: vec![lead] });
-                }
+            if let Some(interface) = &host.interface {
+                let key = vec![Value::IfName(interface.clone())];
+                leads.elements.insert((place.map(), key), place.lead(class));
+            } else {
+                let lead = verdict(Vec::new(), Verdict::Goto(class)).commented(&endpoint);
+                leads.any.insert(place.any(), Chain { hook: None, rules: vec![lead] });
             }
         }
     }

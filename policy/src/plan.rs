@@ -270,6 +270,7 @@ fn rows<S: Serializer>(differences: &Differences, serializer: S) -> Result<S::Ok
     serializer.collect_seq(differences.rows())
 }
 
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn family<S: Serializer>(family: &Option<Family>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(match family {
         Some(Family::V4) => "ipv4",
@@ -419,10 +420,12 @@ impl Comparison<'_> {
                 differences.lines.extend(lines);
                 let pairs = differences.pairs(from, to);
                 summary.of_pairs += pairs;
-                if let Some(line) = differences.lines.get(first..).filter(|lines| !lines.is_empty()) {
+                if let Some(lines) = differences.lines.get(first..).filter(|lines| !lines.is_empty()) {
                     summary.pairs += pairs;
                     let mut count = Count::default();
-                    line.iter().for_each(|line| count.add(line.after(), pairs));
+                    for line in lines {
+                        count.add(line.after(), pairs);
+                    }
                     summary.denied += count.denied;
                     summary.allowed += count.allowed;
                 }
@@ -498,8 +501,5 @@ fn places(world: &World<'_>, who: &Who) -> Vec<Place> {
 
 /// Whom of two groups to ask: the first of each, or two of one group. None where there is no pair.
 fn pair(from: usize, to: usize, parties: &[Party]) -> Option<(usize, usize)> {
-    match from == to {
-        false => Some((0, 0)),
-        true => (parties[from].group.members.len() > 1).then_some((0, 1)),
-    }
+    if from == to { (parties[from].group.members.len() > 1).then_some((0, 1)) } else { Some((0, 0)) }
 }

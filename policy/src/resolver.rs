@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ipnet::IpNet;
 use tortie_api::selector::Requirement;
 
-use crate::cluster::{Cluster, PodId, ShapeId};
+use crate::cluster::{Cluster, PodId, PodView, ShapeId};
 use crate::selection::{Scope, Selection};
 
 /// Evaluates selections on a cluster, each once.
@@ -31,8 +31,7 @@ impl<'a> Resolver<'a> {
         }
         let pods = self.cluster.by_shape();
         let shapes = self.cluster.shapes_of(selection);
-        let members: Rc<[PodId]> =
-            shapes.into_iter().flat_map(|shape| pods.of_shape(shape)).map(|pod| pod.id()).collect();
+        let members: Rc<[PodId]> = shapes.into_iter().flat_map(|shape| pods.of_shape(shape)).map(PodView::id).collect();
         self.members.insert(selection.clone(), Rc::clone(&members));
         members
     }

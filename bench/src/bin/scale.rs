@@ -94,7 +94,7 @@ fn take_in(compiler: &mut Compiler, documents: impl Iterator<Item = Value>) -> R
         for object in &objects {
             compiler.cluster_mut().upsert(object);
         }
-        took += cpu()? - start;
+        took += since(start)?;
     }
     Ok(took)
 }
@@ -118,6 +118,11 @@ fn cpu() -> Result<Duration, String> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).map_err(|error| error.to_string())?;
     let micros = (usage.user_time() + usage.system_time()).num_microseconds();
     Ok(Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
+}
+
+/// The time that it has computed since then.
+fn since(start: Duration) -> Result<Duration, String> {
+    cpu().map(|now| now.saturating_sub(start))
 }
 
 /// How much each pod costs a node that no policy of selects it.
@@ -162,7 +167,7 @@ fn first(rows: &mut Vec<Work>) -> Result<(), String> {
         let mut compiled = Work::new(&format!("{name}: compiling"), shape.policies);
         let start = cpu()?;
         compiler.update(&endpoints, Generation::seed(1));
-        compiled.add("compiler", cpu()? - start);
+        compiled.add("compiler", since(start)?);
         rows.push(compiled);
         let (resident, most) = memory()?;
         let table = compiler.table();
@@ -227,7 +232,7 @@ fn crowd(rows: &mut Vec<Work>) -> Result<(), String> {
         for round in 0..rounds {
             let start = cpu()?;
             written += apply(&mut compiler, &objects[round % objects.len()]);
-            work.add("update", cpu()? - start);
+            work.add("update", since(start)?);
         }
         rows.push(work);
     }
@@ -238,7 +243,7 @@ fn crowd(rows: &mut Vec<Work>) -> Result<(), String> {
     for event in &events {
         written += apply(&mut compiler, event);
     }
-    let each = (cpu()? - before) / u32::try_from(events.len()).unwrap_or(u32::MAX);
+    let each = since(before)? / u32::try_from(events.len()).unwrap_or(u32::MAX);
     println!(
         "{name}: {} us of computing an event, {:.1} % of a core at 1,000 events a second ({written} commands in all)",
         each.as_micros(),

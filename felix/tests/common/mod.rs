@@ -16,6 +16,7 @@ use tortie_felix::{
 };
 use tortie_nft::fake::Fake;
 use tortie_nft::{Executor, Ruleset, Value};
+use tortie_policy::hits::without_unused;
 use tortie_policy::host_interface;
 
 /// This node's uplink.
@@ -490,8 +491,9 @@ pub(crate) fn local_endpoints() -> Vec<LocalEndpoint> {
     vec![endpoint("default", "web", &["10.244.0.1"]), endpoint("default", "client", &["10.244.0.2"])]
 }
 
-/// A table without what depends on how often it was tightened.
-pub(crate) fn without_generation(mut ruleset: Ruleset) -> Ruleset {
+/// A table without what depends on its history: how often it was tightened, and what was counted.
+pub(crate) fn without_history(ruleset: Ruleset) -> Ruleset {
+    let mut ruleset = without_unused(ruleset);
     ruleset.sets.retain(|name, _| name != "live" && name != "pending");
     ruleset.chains.retain(|name, _| !name.starts_with("stamp_"));
     ruleset

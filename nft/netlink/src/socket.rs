@@ -246,7 +246,9 @@ impl NftSocket {
                 _ => {}
             }
         }
-        gone.into_iter().for_each(|counter| self.counts.forget(counter));
+        for counter in gone {
+            self.counts.forget(counter);
+        }
     }
 
     /// Makes the table ours, if it is there and is not; and wakes it, if somebody has switched it off.

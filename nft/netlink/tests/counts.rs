@@ -18,8 +18,8 @@ fn counting() -> Ruleset {
     let matches = [Match::NfProto(Family::V4), Match::L4Proto(Op::Eq, 17)];
     let rule = Rule::new(matches, [counted, Statement::NamedCounter("every_udp".into())]);
     let hook = Some(Hook::filter(HookPoint::Output, 0));
-    let mut table = Ruleset::default();
-    table.counters = ["every_udp", "to_loopback"].map(|name| (name.to_owned(), None)).into();
+    let counters = ["every_udp", "to_loopback"].map(|name| (name.to_owned(), None)).into();
+    let mut table = Ruleset { counters, ..Ruleset::default() };
     table.chains.insert("out".into(), Chain { hook, rules: vec![rule] });
     let elements = [(vec![Value::Addr(Ipv4Addr::LOCALHOST.into())], "to_loopback".to_owned())].into();
     let map = CounterMap { key: vec![KeyType::Ipv4Addr], interval: false, elements, comment: None };

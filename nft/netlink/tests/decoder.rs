@@ -52,7 +52,7 @@ fn dump(ruleset: &Ruleset) -> Vec<u8> {
         ask(7, None);
         ask(10, None);
         ask(19, None);
-        for name in ruleset.sets.keys().chain(ruleset.maps.keys()) {
+        for name in ruleset.sets.keys().chain(ruleset.maps.keys()).chain(ruleset.counter_maps.keys()) {
             ask(13, Some(name));
         }
         bytes

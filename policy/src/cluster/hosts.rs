@@ -43,7 +43,7 @@ impl HostState {
 /// All HostEndpoints and Profiles.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    hosts: BTreeMap<Arc<str>, HostState>,
+    by_name: BTreeMap<Arc<str>, HostState>,
     by_address: BTreeSet<(IpAddr, Arc<str>)>,
     profiles: BTreeMap<Arc<str>, Arc<ProfileSpec>>,
 }
@@ -51,19 +51,19 @@ pub(crate) struct Hosts {
 impl Hosts {
     /// All of them, in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &HostState> {
-        self.hosts.values()
+        self.by_name.values()
     }
 
     /// One by name.
     pub(crate) fn get(&self, name: &str) -> Option<&HostState> {
-        self.hosts.get(name)
+        self.by_name.get(name)
     }
 
     /// Those that expect this address.
     pub(crate) fn at(&self, address: IpAddr) -> impl Iterator<Item = &HostState> {
         let first = (address, Arc::from(""));
         let found = self.by_address.range(first..).take_while(move |(own, _)| *own == address);
-        found.filter_map(|(_, name)| self.hosts.get(name))
+        found.filter_map(|(_, name)| self.by_name.get(name))
     }
 
     /// A Profile's rules and labels.
@@ -102,7 +102,7 @@ impl Hosts {
 
     /// Makes a host what it is now, or forgets it. Returns what it was.
     pub(crate) fn set(&mut self, name: &str, new: Option<HostState>) -> Option<HostState> {
-        let old = self.hosts.remove(name);
+        let old = self.by_name.remove(name);
         for address in old.iter().flat_map(|old| &old.spec.expected_ips) {
             self.by_address.remove(&(*address, name.into()));
         }
@@ -110,7 +110,7 @@ impl Hosts {
             for address in &new.spec.expected_ips {
                 self.by_address.insert((*address, Arc::clone(&new.name)));
             }
-            self.hosts.insert(Arc::clone(&new.name), new);
+            self.by_name.insert(Arc::clone(&new.name), new);
         }
         old
     }
@@ -126,8 +126,8 @@ impl Hosts {
 
     /// The hosts that have this profile, as they would be known now, where that is news.
     pub(crate) fn relabelled(&self, profile: &str) -> Vec<HostState> {
-        let having = self.hosts.values().filter(|host| host.spec.profiles.iter().any(|name| name == profile));
+        let having = self.by_name.values().filter(|host| host.spec.profiles.iter().any(|name| name == profile));
         let relabelled = having.map(|host| HostState { labels: self.labels_of(host), ..host.clone() });
-        relabelled.filter(|host| self.hosts.get(&host.name) != Some(host)).collect()
+        relabelled.filter(|host| self.by_name.get(&host.name) != Some(host)).collect()
     }
 }

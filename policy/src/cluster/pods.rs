@@ -321,7 +321,7 @@ impl Pods {
     pub(crate) fn insert(&mut self, described: Described<'_>) {
         let Described { name, group, ports, kind, ips, node } = described;
         let named = digest(&(&*group.namespace, name));
-        let shape = self.shape_of(group, ports, kind);
+        let shape = self.shape_of(group, &ports, kind);
         let node = node.map(|node| self.node_names.hold(node));
         let next = self.shape(shape).first;
         let state = PodState { name: name.into(), ips: ips.into(), shape, node, next, previous: NONE };
@@ -364,8 +364,8 @@ impl Pods {
     }
 
     /// The shape that is so, made if there is none yet.
-    fn shape_of(&mut self, group: Group, ports: Vec<PodPort>, kind: PodKind) -> ShapeId {
-        let what = digest(&(&group, &ports, kind));
+    fn shape_of(&mut self, group: Group, ports: &[PodPort], kind: PodKind) -> ShapeId {
+        let what = digest(&(&group, ports, kind));
         let is_it = |id: &ShapeId| {
             let shape = self.shape(*id);
             shape.kind == kind && shape.group == group && *shape.ports == *ports
@@ -382,7 +382,7 @@ impl Pods {
             self.labelled.extend(group.labels.iter().map(|label| (digest(&label), id)));
             self.in_namespace.entry(Arc::clone(&group.namespace)).or_default().push(id);
         }
-        let ports = self.ports.share(&ports);
+        let ports = self.ports.share(ports);
         self.shapes[id as usize] = Some(Shape { group, ports, kind, first: NONE });
         id
     }

@@ -290,14 +290,8 @@ impl Policies {
     /// A tier. Those that are built in always exist. One that nobody has described is taken for the last, and denies what its policies
     /// select and none of their rules decides: a tier that is missing never weakens what is enforced.
     pub(crate) fn tier<'a>(&'a self, name: &'a str) -> TierView<'a> {
-        let (order, default_action) = match self.tiers.get(name) {
-            Some(spec) => (spec.order, spec.default_action),
-            None => {
-                let spec = TierSpec::of(name);
-                (spec.order, spec.default_action)
-            }
-        };
-        TierView { name, order, default_action }
+        let of = |spec: &TierSpec| TierView { name, order: spec.order, default_action: spec.default_action };
+        self.tiers.get(name).map_or_else(|| of(&TierSpec::of(name)), of)
     }
 
     /// All tiers in order: those with a document, those that are built in, and those that policies name.
@@ -342,9 +336,12 @@ impl Policies {
             };
             tiers
                 .then_with(|| compare_orders(a.spec.order(), b.spec.order()))
-                .then_with(|| match a.key.kind == b.key.kind {
-                    true => a.key.name.cmp(&b.key.name),
-                    false => a.key.calico_name(a.spec).cmp(&b.key.calico_name(b.spec)),
+                .then_with(|| {
+                    if a.key.kind == b.key.kind {
+                        a.key.name.cmp(&b.key.name)
+                    } else {
+                        a.key.calico_name(a.spec).cmp(&b.key.calico_name(b.spec))
+                    }
                 })
                 .then_with(|| (a.key.kind, &a.key.namespace).cmp(&(b.key.kind, &b.key.namespace)))
         });

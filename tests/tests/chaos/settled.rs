@@ -9,7 +9,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tortie_nft::Ruleset;
 use tortie_nft_netlink::NftSocket;
+use tortie_policy::hits::{Counted, Decider, without_unused};
 use tortie_tests::agent::{Agent, PATIENCE};
 use tortie_tests::kernel::{difference, our_routes, without_marks};
 use tortie_tests::lab::{array, tortie};
@@ -157,9 +159,10 @@ impl Cluster {
     fn rules(&self, agent: &Agent, all: &[Place], wrong: &mut Vec<String>) -> Result<(), String> {
         let rendered = self.ask(agent, &["policy", "render"])?;
         let read = inside(&agent.netns, || NftSocket::open().and_then(|mut socket| socket.read()));
-        let kernel = read.map_err(|error| format!("nftables: {error}"))?.map(|ruleset| ruleset.to_string());
-        let kernel = kernel.ok_or("there is no table")?;
-        wrong.extend(difference("the kernel", &kernel, "the agent", &rendered));
+        let kernel = read.map_err(|error| format!("nftables: {error}"))?.ok_or("there is no table")?;
+        wrong.extend(difference("the kernel", &kernel.to_string(), "the agent", &rendered));
+        wrong.extend(self.counts_nothing_that_is_gone(&kernel));
+        let kernel = without_unused(kernel).to_string();
 
         let documents: Vec<Value> = self
             .documents
@@ -194,6 +197,22 @@ impl Cluster {
         let fresh = String::from_utf8_lossy(&output.stdout);
         wrong.extend(difference("the kernel", &without_marks(&kernel), "a fresh compiler", &without_marks(&fresh)));
         Ok(())
+    }
+
+    /// Each counter of a policy's rule is of a policy that there is.
+    fn counts_nothing_that_is_gone<'a>(&'a self, kernel: &'a Ruleset) -> impl Iterator<Item = String> + 'a {
+        let counters = kernel.counters.iter();
+        let counted = counters.filter_map(|(name, comment)| Counted::of(name, comment.as_deref()?));
+        let gone = counted.filter(|counted| match &counted.by {
+            Decider::Rule { kind, namespace, name, .. } => !self.documents.values().any(|document| {
+                let metadata = &document["metadata"];
+                document["kind"] == kind.as_str()
+                    && metadata["name"] == **name
+                    && metadata["namespace"].as_str() == namespace.as_deref()
+            }),
+            Decider::TierDefault { .. } => false,
+        });
+        gone.map(|counted| format!("counts hits of a policy that is gone: {counted:?}"))
     }
 }
 
