@@ -101,7 +101,9 @@ fn pod(number: u8) -> (&'static str, String) {
 
 /// Holds a table that was kept up to date to one that was compiled anew.
 pub(crate) fn is_as_anew(kept: &Ruleset, fresh: &Ruleset) -> Result<(), TestCaseError> {
-    prop_assert_eq!(&without_unused(kept.clone()), fresh);
+    // A rule that no packet meets has a counter all the same, for as long as its policy is compiled.
+    let (kept, fresh) = (without_unused(kept.clone()), without_unused(fresh.clone()));
+    prop_assert!(kept == fresh, "to be as compiled anew it lacks:\n{}", kept.diff(&fresh));
     Ok(())
 }
 
