@@ -184,7 +184,7 @@ fn asks_for_family(place: Place<'_>, side: Side, end: &Entity) -> bool {
 
 /// Whether this end is the endpoint itself.
 fn is_own(place: Place<'_>, side: Side) -> bool {
-    side != peer(place.direction)
+    place.view.site.own && side != peer(place.direction)
 }
 
 /// Ranges of ports by protocol, where it is not the rule's; and the names that are left.
