@@ -130,8 +130,8 @@ fn sorted_name(policy: &Policy<'_>) -> String {
     match (policy.body, tier_of(policy.body)) {
         (Body::Kubernetes(_, None), _) => format!("knp.default.{name}/{namespace}/KubernetesNetworkPolicy"),
         (Body::Kubernetes(_, Some(_)), _) => format!("knp.default.{name}/{namespace}/StagedKubernetesNetworkPolicy"),
-        (Body::Cluster(_), "kube-admin") => format!("kcnp.admin.{name}"),
-        (Body::Cluster(_), _) => format!("kcnp.baseline.{name}"),
+        (Body::Cluster(_), "kube-admin") => format!("kcnp.admin.{name}//KubernetesClusterNetworkPolicy"),
+        (Body::Cluster(_), _) => format!("kcnp.baseline.{name}//KubernetesClusterNetworkPolicy"),
         (Body::Calico(_), _) if *kind == Kind::CalicoNetworkPolicy => format!("{name}/{namespace}/NetworkPolicy"),
         (Body::Calico(_), _) => format!("{name}/{namespace}/{}", kind.as_str()),
     }
