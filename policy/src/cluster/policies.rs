@@ -63,6 +63,7 @@ impl PolicyKey {
         };
         let kind = match self.kind {
             Kind::NetworkPolicy => "KubernetesNetworkPolicy",
+            Kind::ClusterNetworkPolicy => "KubernetesClusterNetworkPolicy",
             other => other.manifest_kind(),
         };
         let namespace = self.namespace.as_deref().unwrap_or_default();

@@ -187,6 +187,10 @@ fn ties_are_broken_by_name_then_namespace_then_kind() {
         reach(&[calico("GlobalNetworkPolicy", name, spec), cluster_policy("c", "Admin", 10, "Accept", json!({}))])
     };
     assert_eq!([admin(10.0, "kcnp-z"), admin(10.0, "kd")], [NONE, PODS], "kcnp.admin.c");
+    let accepting = |name| cluster_policy(name, "Admin", 10, "Accept", json!({}));
+    let denying = |name| cluster_policy(name, "Admin", 10, "Deny", json!({}));
+    assert_eq!(reach(&[accepting("c"), denying("c-x")]), OUTSIDE);
+    assert_eq!(reach(&[denying("c"), accepting("c-x")]), ALL);
 }
 
 #[test]
