@@ -4,18 +4,22 @@
 //! A world has one or two themes, which its rules are about. What is asked is chosen near what the rules say: their ports and the next
 //! ones, their types of ICMP with both codes, and everybody in the world.
 
+use std::collections::BTreeMap;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use serde_json::{Value, json};
 use tortie_api::k8s::Protocol;
 use tortie_nft::Family;
-use tortie_policy::oracle::Traffic;
+use tortie_policy::offline::Offline;
+use tortie_policy::oracle::{Judge, Traffic};
+use tortie_policy::{CompileOptions, Compiler, Generation, compile};
 
 use crate::documents::NODES;
-use crate::generated::{both_directions, cases, no_flow_lost};
+use crate::generated::{asked, both_directions, cases, flows, no_flow_lost};
+use crate::histories::is_as_anew;
 use crate::kinds::key;
-use crate::support::Flow;
 use crate::worlds::World;
 
 /// What the rules of a world are about.
@@ -35,7 +39,8 @@ pub(crate) enum Theme {
     Accounts,
 }
 
-const THEMES: [Theme; 6] = [Theme::Order, Theme::Whom, Theme::Nets, Theme::Packet, Theme::Ports, Theme::Accounts];
+pub(crate) const THEMES: [Theme; 6] =
+    [Theme::Order, Theme::Whom, Theme::Nets, Theme::Packet, Theme::Ports, Theme::Accounts];
 
 /// Which questions are asked of a world.
 #[derive(Clone)]
@@ -62,9 +67,10 @@ impl Picks {
         self.traffics.iter().map(|index| near[index.index(near.len())]).collect()
     }
 
-    /// The flows to ask about.
-    pub(crate) fn flows(&self, flows: Vec<Flow>) -> Vec<Flow> {
-        if flows.is_empty() { flows } else { self.flows.iter().map(|index| flows[index.index(flows.len())]).collect() }
+    /// The flows to ask about, of all.
+    pub(crate) fn flows<T: Clone>(&self, flows: &[T]) -> Vec<T> {
+        let all = self.flows.iter().filter(|_| !flows.is_empty());
+        all.map(|index| flows[index.index(flows.len())].clone()).collect()
     }
 }
 
@@ -120,7 +126,7 @@ fn find(document: &Value, numbers: &mut Vec<u16>, icmp: &mut bool) {
 }
 
 /// One label or two, of few values.
-fn labels() -> impl Strategy<Value = Value> {
+pub(crate) fn labels() -> impl Strategy<Value = Value> {
     let value = || select(vec!["1", "2"]);
     (value(), prop::option::weighted(0.4, value())).prop_map(|(a, b)| match b {
         Some(b) => json!({"a": a, "b": b}),
@@ -194,7 +200,7 @@ fn crowd() -> BoxedStrategy<Vec<Value>> {
         .boxed()
 }
 
-fn calico(kind: &str, namespace: Option<&str>, name: &str, labels: &Value, spec: &Value) -> Value {
+pub(crate) fn calico(kind: &str, namespace: Option<&str>, name: &str, labels: &Value, spec: &Value) -> Value {
     let mut metadata = json!({"name": name, "labels": labels});
     if let Some(namespace) = namespace {
         metadata["namespace"] = json!(namespace);
@@ -348,7 +354,7 @@ fn action() -> impl Strategy<Value = &'static str> {
 }
 
 /// A rule of Calico's.
-fn rule(theme: Theme, egress: bool) -> BoxedStrategy<Value> {
+pub(crate) fn rule(theme: Theme, egress: bool) -> BoxedStrategy<Value> {
     // Mostly of the other end, now and then of the endpoint's own, or of both.
     (of_packet(theme), entity(theme, egress), entity(theme, egress), 0..8u8, action())
         .prop_map(move |(mut rule, one, other, which, action)| {
@@ -378,7 +384,7 @@ fn rule(theme: Theme, egress: bool) -> BoxedStrategy<Value> {
 }
 
 /// The tiers: two share an order, one has none.
-fn tiers() -> impl Strategy<Value = Vec<Value>> {
+pub(crate) fn tiers() -> impl Strategy<Value = Vec<Value>> {
     vec(select(vec!["Deny", "Pass"]), 3).prop_map(|actions| {
         let tiers = [("security", Some(50.0)), ("audit", Some(50.0)), ("leftover", None)];
         let tiers = tiers.iter().zip(actions).map(|((name, order), action)| {
@@ -611,13 +617,61 @@ fn crowded_change() -> BoxedStrategy<(World, World)> {
         .boxed()
 }
 
+/// Whether the generation of a node's table moves with a change of its world, which is taken in step by step.
+fn moves(node: &str, before: &World, after: &World, offline: &[Offline; 2]) -> Result<bool, TestCaseError> {
+    let options = CompileOptions::default();
+    let mut compiler = Compiler::new(options.clone());
+    let generation = Generation::seed(3);
+    let (old, new) = (before.objects(), after.objects());
+    for object in &old {
+        compiler.cluster_mut().upsert(object);
+    }
+    compiler.update(&offline[0].endpoints(node), generation);
+    let known = compiler.table().clone();
+    for object in old.iter().filter(|object| !new.iter().any(|other| other.key() == object.key())) {
+        compiler.cluster_mut().remove(&object.key());
+    }
+    for object in &new {
+        compiler.cluster_mut().upsert(object);
+    }
+    let endpoints = offline[1].endpoints(node);
+    let update = compiler.update(&endpoints, generation);
+    is_as_anew(compiler.table(), &compile(offline[1].cluster(), &endpoints, generation, &options))?;
+    prop_assert_eq!(update.transaction(compiler.table()), known.diff(compiler.table()));
+    let moves = compiler.must_move(&update);
+    prop_assert_eq!(update.before(compiler.table()), known);
+    Ok(moves)
+}
+
 proptest! {
     #![proptest_config(cases(400))]
 
     /// Compiler and oracle, in a crowd: verdicts, and who decides.
     #[test]
     fn a_crowd_is_judged_alike(world in crowded(), picks in picks()) {
-        both_directions(&world, &picks.traffics(&world), |flows| picks.flows(flows))?;
+        both_directions(&world, &picks.traffics(&world), |flows| picks.flows(&flows))?;
+    }
+
+    /// A change that is made to a table in parts: the table is as compiled anew, the transaction leads there, and where the oracle says
+    /// that a flow which was allowed is denied now, the generation moves on the node that is to deny it.
+    #[test]
+    fn what_changes_in_a_crowd_is_kept_up_with((before, after) in crowded_change(), picks in picks()) {
+        let offline = [Offline::new(&before.objects()), Offline::new(&after.objects())];
+        let moved = |node: &str| moves(node, &before, &after, &offline);
+        let moved = BTreeMap::from([("n1", moved("n1")?), ("n2", moved("n2")?)]);
+        let judges = [Judge::new(offline[0].world()), Judge::new(offline[1].world())];
+        for flow in picks.flows(&flows(&offline[1], &[], &picks.traffics(&before))) {
+            let [old, new] = [asked(&judges[0], &flow), asked(&judges[1], &flow)];
+            let ends = [(&old.egress, &new.egress, &new.from), (&old.ingress, &new.ingress, &new.to)];
+            for (old, new, place) in ends {
+                let node = place.node.as_deref().filter(|_| place.pod).unwrap_or_default();
+                prop_assert!(
+                    !old.allowed || new.allowed || moved.get(node).is_none_or(|moved| *moved),
+                    "{flow:?} was allowed on {node}, and now {:?}",
+                    new.reason
+                );
+            }
+        }
     }
 
     /// A change in a crowd that is said not to tighten takes nothing away.

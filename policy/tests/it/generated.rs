@@ -40,7 +40,7 @@ fn other_addresses(world: &World) -> Vec<IpAddr> {
 }
 
 /// Flows between pods, and between pods and nodes, the outside, and `strangers`.
-fn flows(offline: &Offline, strangers: &[IpAddr], traffics: &[Traffic]) -> Vec<Flow> {
+pub(crate) fn flows(offline: &Offline, strangers: &[IpAddr], traffics: &[Traffic]) -> Vec<Flow> {
     let pods = endpoint_addresses(offline);
     let others: Vec<IpAddr> = node_addresses()
         .into_iter()

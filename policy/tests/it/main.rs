@@ -7,6 +7,7 @@ mod explaining;
 mod generated;
 mod histories;
 mod hits;
+mod hosts;
 mod kinds;
 mod listing;
 mod oracle;
