@@ -3,6 +3,7 @@
 use tortie_api::Kind;
 use tortie_api::calico::{Action, HostEndpoint, PolicyRule, PolicySpec, TierAction};
 use tortie_api::k8s::PolicyType;
+use tortie_api::selector::Selector;
 
 use super::calico;
 use super::flow::{self, Flow};
@@ -103,15 +104,18 @@ impl Judge<'_> {
         let failsafe = is_to(flow, begins, direction);
         // An endpoint for all interfaces has no untracked policies. They see single packets: answers of failsafe ports are spared too.
         let untracked = host.spec.interface_name.as_deref() != Some("*") && passage != Passage::ForwardOut;
-        if untracked && !failsafe && !is_from(flow, answers, direction) {
-            if let Some(allowed) = self.by_rules(host, Sort::Untracked, flow, direction) {
-                return decided(allowed, DecidedBy::Untracked);
-            }
+        if untracked
+            && !failsafe
+            && !is_from(flow, answers, direction)
+            && let Some(allowed) = self.by_rules(host, Sort::Untracked, flow, direction)
+        {
+            return decided(allowed, DecidedBy::Untracked);
         }
-        if direction == PolicyType::Ingress && !failsafe {
-            if let Some(allowed) = self.by_rules(host, Sort::PreDnat, flow, direction) {
-                return decided(allowed, DecidedBy::PreDnat);
-            }
+        if direction == PolicyType::Ingress
+            && !failsafe
+            && let Some(allowed) = self.by_rules(host, Sort::PreDnat, flow, direction)
+        {
+            return decided(allowed, DecidedBy::PreDnat);
         }
         let to_or_from = matches!(passage, Passage::ToNode | Passage::FromNode);
         if to_or_from && failsafe {
@@ -188,7 +192,7 @@ impl Judge<'_> {
         // It is in no namespace and runs as nobody.
         let selects = policy.key.kind == Kind::GlobalNetworkPolicy
             && spec.service_account_selector.is_none()
-            && spec.namespace_selector.as_ref().is_none_or(|selector| selector.is_global())
+            && spec.namespace_selector.as_ref().is_none_or(Selector::is_global)
             && spec.selector.matches_with(&|key: &str| member.label(self.world, key));
         let rules = match direction {
             PolicyType::Ingress => &spec.ingress,
