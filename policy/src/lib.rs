@@ -33,6 +33,7 @@ mod intern;
 mod kinds;
 mod labels;
 mod lines;
+mod logging;
 mod marks;
 pub mod matrix;
 mod names;

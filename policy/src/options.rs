@@ -42,7 +42,8 @@ pub struct CompileOptions {
     pub host: HostOptions,
     /// Whether each rule of a policy counts what it decides.
     pub count_hits: bool,
-    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`).
+    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`): in it `%t`, `%k`, `%n` and `%p` stand for the tier,
+    /// kind and name of the rule's policy, and for its name with the namespace.
     pub log_prefix: String,
 }
 
