@@ -19,7 +19,8 @@ const UDP: u8 = 17;
 const SCTP: u8 = 132;
 
 /// Settings for the node's own interfaces. The defaults are Calico's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostOptions {
     /// The HostEndpoints of this node, and what they are for.
     pub interfaces: Vec<HostInterface>,
@@ -32,7 +33,7 @@ pub struct HostOptions {
 }
 
 /// An interface of this node that a HostEndpoint is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostInterface {
     /// The HostEndpoint's name.
     pub endpoint: String,

@@ -14,9 +14,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tortie_api::calico::FelixConfigurationSpec;
+use tortie_api::calico::felix::Layers;
 use tortie_api::k8s::PodIp;
 use tortie_api::meta::StringMap;
-use tortie_api::selector::Selector;
 use tortie_api::{Object, ObjectKey};
 use tortie_nft::Ruleset;
 
@@ -67,20 +67,11 @@ impl Settings {
         }
     }
 
-    /// Of each field the value of the node's own configuration, of the first that selects the node, or of `default`.
+    /// What is in force on a node.
     fn of(&self, node: &str) -> CompileOptions {
-        let labels = self.labels.get(node).cloned().unwrap_or_default();
-        let selects = |(name, spec): &(&String, &FelixConfigurationSpec)| {
-            let selector = spec.node_selector.as_ref().and_then(|selector| Selector::parse(&selector.0).ok());
-            name.as_str() != "default"
-                && !name.starts_with("node.")
-                && selector.is_some_and(|selector| selector.matches(&labels))
-        };
-        let own = self.felix.get(&format!("node.{node}"));
-        let selected = self.felix.iter().find(selects).map(|(_, spec)| spec);
-        let layers = [own, selected, self.felix.get("default")];
-        let spec = layers.into_iter().flatten().fold(FelixConfigurationSpec::default(), FelixConfigurationSpec::or);
-        CompileOptions::of(&spec, self.service_cidrs.clone())
+        let nothing = StringMap::new();
+        let layers = Layers::of_node(&self.felix, node, self.labels.get(node).unwrap_or(&nothing));
+        CompileOptions::of(&layers.spec(), self.service_cidrs.clone())
     }
 }
 
