@@ -99,9 +99,11 @@ fn pod(number: u8) -> (&'static str, String) {
     (["x", "y", "z"][usize::from(number % 3)], format!("pod{}", number / 3))
 }
 
-/// Holds a table that was kept up to date to one that was compiled anew.
+/// Holds a table that was kept up to date to one that was compiled anew. Of counters in which nothing counts it may have more.
 pub(crate) fn is_as_anew(kept: &Ruleset, fresh: &Ruleset) -> Result<(), TestCaseError> {
-    prop_assert_eq!(&without_unused(kept.clone()), fresh);
+    prop_assert_eq!(without_unused(kept.clone()), without_unused(fresh.clone()));
+    let missing: Vec<_> = fresh.counters.iter().filter(|(name, it)| kept.counters.get(*name) != Some(it)).collect();
+    prop_assert!(missing.is_empty(), "{:?}", missing);
     Ok(())
 }
 
