@@ -245,7 +245,7 @@ mod tests {
         }
         let ports = |all: &Configurations| {
             let settings = all.resolve().settings;
-            (settings.rules.vxlan_port, settings.health.port, settings.rules.nat_ports)
+            (settings.rules.vxlan_port, settings.health.port, settings.rules.nat_outgoing.port_range)
         };
         assert_eq!(ports(&all), (2, Some(1), None), "no label yet");
         assert_eq!(all.upsert(&object("Node", "n1", &json!({"labels": {"zone": "a"}}))), CHANGED);

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tortie_api::calico::FelixConfigurationSpec;
 use tortie_api::calico::felix::{
     self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
@@ -12,7 +13,8 @@ use crate::host::HostOptions;
 use crate::marks::MarkMask;
 
 /// The settings of a node's table. The defaults are those of Calico's manifests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CompileOptions {
     /// What the names of pod interfaces begin with, at least one: `cali` (`interfacePrefix`).
     pub interface_prefixes: Vec<String>,
@@ -134,7 +136,7 @@ impl CompileOptions {
 }
 
 /// How a packet is denied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DenyAction {
     /// Silently.
     #[default]
@@ -144,7 +146,7 @@ pub enum DenyAction {
 }
 
 /// What becomes of a pod's packet to its own node once egress policy allows it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndpointToHost {
     /// It passes this table. The host's own rules, in tables of their own, still see it.
     #[default]
@@ -156,7 +158,7 @@ pub enum EndpointToHost {
 }
 
 /// What becomes of a packet to a service address that nobody translated to a backend's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceLoop {
     /// It is dropped.
     #[default]
@@ -168,7 +170,7 @@ pub enum ServiceLoop {
 }
 
 /// How traffic from IPPools with `natOutgoing` leaves the pools.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatOutgoing {
     /// The IPv4 address it leaves with (`natOutgoingAddress`); that of the outgoing interface if there is none, and for IPv6.
     pub address: Option<Ipv4Addr>,
@@ -181,7 +183,7 @@ pub struct NatOutgoing {
 }
 
 /// Destinations that pods reach with their own addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NatExclusions {
     /// All IPPools.
     #[default]
