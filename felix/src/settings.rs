@@ -22,17 +22,12 @@ pub(crate) use routes::refused;
 /// How often rules, routes and interfaces are compared with what they should be, Calico's default.
 const REFRESH: Millis = 90_000;
 
-/// The interface that kube-proxy keeps service addresses on in its mode `ipvs`.
-const EXCLUDED: &str = "kube-ipvs0";
-
 /// How this node is to be treated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// What the table of rules depends on, besides policies and endpoints. Which of the node's interfaces are HostEndpoints', and what
-    /// pods' interfaces from before a change of `interfacePrefix` are called, is not known here.
+    /// What the table of rules depends on, besides policies and pods. Interfaces are not among it: which are a pod's or a HostEndpoint's
+    /// is found out on the node.
     pub rules: CompileOptions,
-    /// `interfaceExclude`: interfaces that are no HostEndpoint's by name or address.
-    pub interface_exclude: String,
     /// `nftablesRefreshInterval`: how often the table is read back and compared; none for never. 90 s by default.
     pub rules_refresh: Option<Millis>,
     /// `routeRefreshInterval`: the same for routes.
@@ -92,7 +87,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             rules: CompileOptions::default(),
-            interface_exclude: EXCLUDED.to_owned(),
             rules_refresh: Some(REFRESH),
             routes_refresh: Some(REFRESH),
             interfaces_refresh: Some(REFRESH),
@@ -129,7 +123,6 @@ impl Settings {
             || spec.prometheus_metrics_client_auth.is_some();
         Self {
             rules: CompileOptions::of(spec, service_cidrs),
-            interface_exclude: spec.interface_exclude.clone().unwrap_or(default.interface_exclude),
             rules_refresh: interval(spec.nftables_refresh_interval, default.rules_refresh),
             routes_refresh: interval(spec.route_refresh_interval, default.routes_refresh),
             interfaces_refresh: interval(spec.interface_refresh_interval, default.interfaces_refresh),

@@ -5,7 +5,7 @@ use super::Felix;
 impl Felix {
     /// Looks again which interfaces are whose. Returns whether rules are others now.
     pub(super) fn resolve_hosts(&mut self) -> bool {
-        let resolved = self.host_endpoints.resolve(&self.prefixes, &self.settings.interface_exclude);
+        let resolved = self.host_endpoints.resolve(&self.prefixes, &self.settings.rules.host.interface_exclude);
         self.host_endpoint_problems = resolved.problems;
         if resolved.interfaces == self.host_interfaces {
             return false;

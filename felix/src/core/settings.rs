@@ -38,6 +38,10 @@ impl Felix {
             self.routes.set_disabled(self.settings.routes_disabled);
             self.read_routes();
         }
+        // What was kept may long be denied.
+        if before.rules.host.keep_connections && !self.settings.rules.host.keep_connections {
+            self.rules.reevaluate();
+        }
         let rules_changed = before.rules != self.settings.rules;
         if rules_changed {
             self.compiler.set_options(self.compile_options());
