@@ -1,7 +1,9 @@
 //! `tortie policy explain`: why a flow passes or does not. Each direction by itself: tier by tier what was asked, what it said, and why
 //! what did not fit did not; on live nodes also where the deciding rule is in the kernel.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -9,6 +11,7 @@ use tortie_admin::client::Client;
 use tortie_admin::types::{NodeStatus, PolicyRule, TraceReport};
 use tortie_api::k8s::PolicyType;
 use tortie_policy::explain::{Explanation, Route, Side, Step};
+use tortie_policy::offline::Offline;
 use tortie_policy::oracle::{Question, Traffic, Wanted};
 
 use crate::cli::Explain;
@@ -55,6 +58,9 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: &Explain) -> 
     let question = question(args)?;
     let cluster = cluster(settings, &args.manifests).await?;
     let explanation = cluster.explain(&question)?;
+    for doubt in doubts(&cluster, &explanation.route) {
+        note(&format!("tortie: warning: {doubt}"));
+    }
     let live = args.manifests.manifests.is_empty();
     let nft_rules = if live { rules(settings, &explanation).await } else { Vec::new() };
     let trace = match args.trace {
@@ -64,6 +70,51 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: &Explain) -> 
     let explained = Explained { explanation, nft_rules, trace };
     output.print(&explained, |output| text(&explained, output.wide()))
 }
+
+/// What may decide besides policies of pods, which are all that is explained: policies of host endpoints that the flow meets, and the
+/// translation of a Service's address. A sentence on each.
+fn doubts(cluster: &Offline, route: &Route) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let ends = [(&route.source_node, route.source_address), (&route.destination_node, route.destination_address)];
+    let nodes: BTreeSet<&String> = ends.iter().filter_map(|(node, _)| node.as_ref()).collect();
+    for node in nodes {
+        let options = cluster.options(node);
+        if options.host.interfaces.is_empty() {
+            continue;
+        }
+        let pods: BTreeSet<IpAddr> = cluster.endpoints(node).into_iter().flat_map(|endpoint| endpoint.ips).collect();
+        let is_node = |(at, address): &(&Option<String>, Option<IpAddr>)| {
+            at.as_ref() == Some(node) && address.is_some_and(|address| !pods.contains(&address))
+        };
+        let chains = if ends.iter().any(is_node) { &HOST_CHAINS[..] } else { &FORWARD_CHAINS[..] };
+        let table = cluster.render(node, &options);
+        if chains.iter().any(|chain| table.chains.contains_key(*chain)) {
+            let names: BTreeSet<&str> = options.host.interfaces.iter().map(|host| host.endpoint.as_str()).collect();
+            doubts.push(format!(
+                "only policies of pods are explained; those of the HostEndpoints of {node} ({}) are asked too, and may deny what is \
+                 allowed here: --trace shows what they do",
+                Vec::from_iter(names).join(", ")
+            ));
+        }
+    }
+    let service = route.destination_address.filter(|address| {
+        let node = route.source_node.as_deref().unwrap_or_default();
+        cluster.options(node).service_cidrs.iter().any(|cidr| cidr.contains(address))
+    });
+    if let Some(address) = service {
+        doubts.push(format!(
+            "{address} is a Service's address, and policies judge the pod that it is translated to: ask --to one of its pods; --trace \
+             follows the translation"
+        ));
+    }
+    doubts
+}
+
+/// The chains of host endpoints that forwarded packets meet.
+const FORWARD_CHAINS: [&str; 4] = ["host_forward_in", "host_forward_out", "pre_dnat", "untracked_in"];
+
+/// Those that packets to or from the node itself meet.
+const HOST_CHAINS: [&str; 4] = ["host_input", "host_output", "pre_dnat", "untracked_in"];
 
 /// The rules that decide, from the agents of the nodes that they are on. An agent that cannot be asked is said, and is no error: the
 /// explanation does not depend on it.
@@ -89,12 +140,25 @@ async fn rules(settings: &Settings, explanation: &Explanation) -> Vec<NftRule> {
         };
         match client.get::<Vec<PolicyRule>>(&format!("/v1/policy/rules?counters={counter}")).await {
             Ok(rules) => {
-                found.extend(rules.into_iter().map(|rule| NftRule { direction, node: node.to_owned(), rule }));
+                let of_family = rules.into_iter().filter(|rule| meets(&rule.rule, route.destination_address));
+                found.extend(of_family.map(|rule| NftRule { direction, node: node.to_owned(), rule }));
             }
             Err(error) => note(&format!("tortie: warning: {node}: where its {direction} rule is: {error}")),
         }
     }
     found
+}
+
+/// Whether packets to this address can match a rule with this text: a policy's rule is often two of the table's, one for each family.
+fn meets(rule: &str, address: Option<IpAddr>) -> bool {
+    let rule = rule.split(" comment \"").next().unwrap_or_default();
+    let speaks_of =
+        |words: [&str; 2]| words.iter().any(|word| rule.starts_with(word) || rule.contains(&format!(" {word}")));
+    match address {
+        Some(IpAddr::V4(_)) => !speaks_of(["ip6 ", "meta nfproto ipv6"]),
+        Some(IpAddr::V6(_)) => !speaks_of(["ip ", "meta nfproto ipv4"]),
+        None => true,
+    }
 }
 
 /// The agents that answer, each with the name of its node.
@@ -163,11 +227,32 @@ fn of_step(step: &Step, wide: bool) -> String {
 }
 
 fn route(route: &Route) -> String {
-    let end = |node: &Option<String>, address: &Option<std::net::IpAddr>| {
+    let end = |node: &Option<String>, address: &Option<IpAddr>| {
         let address = address.map_or_else(|| "an address not known yet".to_owned(), |address| address.to_string());
         node.as_ref().map_or(address.clone(), |node| format!("{address} on {node}"))
     };
     let from = end(&route.source_node, &route.source_address);
     let to = end(&route.destination_node, &route.destination_address);
     format!("\nroute: from {from} to {to}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_the_other_family_are_left_out() {
+        let address = |text: &str| text.parse().ok();
+        for (rule, v4, v6) in [
+            ("ip saddr @xs4_1 counter name \"h_1\" drop", true, false),
+            ("ip6 saddr @xs6_1 counter name \"h_1\" drop", false, true),
+            ("meta nfproto ipv6 tcp dport 80 ip6 saddr @s6_1 goto ok_ingress", false, true),
+            ("tcp dport 80 ip saddr @s4_1 goto ok_ingress comment \"from ip6 nets\"", true, false),
+            ("counter name \"d_1\" drop", true, true),
+        ] {
+            assert_eq!(meets(rule, address("10.0.0.1")), v4, "{rule}");
+            assert_eq!(meets(rule, address("fd00::1")), v6, "{rule}");
+            assert!(meets(rule, None));
+        }
+    }
 }

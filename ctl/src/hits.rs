@@ -24,18 +24,22 @@ fn is_asked(row: &PolicyHits, args: &Hits) -> bool {
 }
 
 fn table(rows: &[PolicyHits], many: bool, wide: bool) -> String {
+    if rows.is_empty() {
+        return "No counters of such policies found.\n".to_owned();
+    }
     if wide {
         let header =
             ["TIER", "KIND", "POLICY", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "REJUDGED", "REJUDGED BYTES"];
         return ask::with_node(many, header, rows.iter().map(|row| (row.node.clone(), wide_cells(row))));
     }
-    let header = ["TIER", "POLICY", "RULE", "ACTION", "PACKETS", "BYTES", "REJUDGED"];
+    let header = ["TIER", "KIND", "POLICY", "RULE", "ACTION", "PACKETS", "BYTES", "REJUDGED"];
     ask::with_node(many, header, rows.iter().map(|row| (row.node.clone(), cells(row))))
 }
 
-fn cells(row: &PolicyHits) -> [String; 7] {
+fn cells(row: &PolicyHits) -> [String; 8] {
     [
         row.tier.clone(),
+        kind(row),
         policy(row),
         rule(row),
         action(row),
@@ -48,7 +52,7 @@ fn cells(row: &PolicyHits) -> [String; 7] {
 fn wide_cells(row: &PolicyHits) -> [String; 10] {
     [
         row.tier.clone(),
-        row.kind.clone().unwrap_or_default(),
+        kind(row),
         policy(row),
         row.direction.clone(),
         row.rule.clone().unwrap_or_else(|| "default".to_owned()),
@@ -58,6 +62,11 @@ fn wide_cells(row: &PolicyHits) -> [String; 10] {
         row.rejudged_packets.to_string(),
         row.rejudged_bytes.to_string(),
     ]
+}
+
+/// The policy's kind, without which its name may be that of several. A tier's default is of no policy alone.
+fn kind(row: &PolicyHits) -> String {
+    row.kind.clone().unwrap_or_else(|| "<none>".to_owned())
 }
 
 /// The policy; of a tier's default, those that made the tier responsible.
@@ -108,11 +117,12 @@ mod tests {
             row("NetworkPolicy shop/web", None, "Deny", 7),
         ];
         let expected = "\
-            TIER      POLICY                   RULE              ACTION          PACKETS   BYTES   REJUDGED\n\
-            default   shop/web                 spec.ingress[0]   Allow           12        720     1\n\
-            default   shop/later               spec.ingress[1]   Deny (staged)   3         180     1\n\
-            default   NetworkPolicy shop/web   ingress default   Deny            7         420     1\n";
+            TIER      KIND            POLICY                   RULE              ACTION          PACKETS   BYTES   REJUDGED\n\
+            default   NetworkPolicy   shop/web                 spec.ingress[0]   Allow           12        720     1\n\
+            default   NetworkPolicy   shop/later               spec.ingress[1]   Deny (staged)   3         180     1\n\
+            default   <none>          NetworkPolicy shop/web   ingress default   Deny            7         420     1\n";
         assert_eq!(table(&rows, false, false), expected);
+        assert_eq!(table(&[], true, false), "No counters of such policies found.\n");
         let args = |name: Option<&str>, namespace: Option<&str>| Hits {
             name: name.map(str::to_owned),
             namespace: namespace.map(str::to_owned),

@@ -182,9 +182,19 @@ fn effect(effect: &Effect, wide: bool) -> String {
     if effect.differences.lines.is_empty() {
         return format!("No verdict changes, of {} pairs.\n", summary.of_pairs);
     }
+    let is = |count, one: &'static str, many: &'static str| if count == 1 { one } else { many };
     let mut text = format!(
-        "{} of {} pods are affected. Of {} pairs {} change: {} verdicts become deny, {} become allow.\n\n",
-        summary.pods, summary.of_pods, summary.of_pairs, summary.pairs, summary.denied, summary.allowed
+        "{} of {} pods {} affected. Of {} pairs {} {}: {} {} deny, {} {} allow.\n\n",
+        summary.pods,
+        summary.of_pods,
+        is(summary.pods, "is", "are"),
+        summary.of_pairs,
+        summary.pairs,
+        is(summary.pairs, "changes", "change"),
+        summary.denied,
+        is(summary.denied, "verdict becomes", "verdicts become"),
+        summary.allowed,
+        is(summary.allowed, "becomes", "become")
     );
     if wide {
         let rows = effect.differences.rows().map(|row| {
@@ -335,7 +345,8 @@ fn nodes(nodes: &[NodePlan], wide: bool) -> String {
     let mut text = output::columns(["NODE", "COMMANDS", "CHAINS", "RULES", "ELEMENTS", "RUNNING-FLOWS"], rows);
     let idle = nodes.len() - busy.len();
     if idle > 0 {
-        let _ = writeln!(text, "{idle} other nodes have nothing to write.");
+        let nodes = if idle == 1 { "node has" } else { "nodes have" };
+        let _ = writeln!(text, "{idle} other {nodes} nothing to write.");
     }
     let shown = if wide { usize::MAX } else { SHOWN_NODES };
     for plan in busy.iter().take(shown) {

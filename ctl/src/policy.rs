@@ -18,7 +18,7 @@ use crate::cli::{Family, Manifests, Policy};
 use crate::output::{self, Format, Output};
 use crate::settings::Settings;
 
-/// How many warnings about pods are shown in full.
+/// How many warnings about a cluster are shown.
 const SHOWN_WARNINGS: usize = 3;
 
 pub(crate) async fn run(settings: &Settings, output: Output, command: Policy) -> Result<()> {
@@ -107,13 +107,15 @@ pub(crate) async fn cluster(settings: &Settings, manifests: &Manifests) -> Resul
     for (key, place) in places {
         cluster.set_source(key, place);
     }
-    // One a pod: a large cluster without addresses should not scroll everything else away.
+    // Some are one a pod: a large cluster without addresses should not scroll everything else away.
     let warnings = cluster.warnings();
     for warning in warnings.iter().take(SHOWN_WARNINGS) {
         output::note(&format!("tortie: warning: {warning}"));
     }
     if warnings.len() > SHOWN_WARNINGS {
-        output::note(&format!("tortie: warning: so it is with {} more pods", warnings.len() - SHOWN_WARNINGS));
+        let more = warnings.len() - SHOWN_WARNINGS;
+        let them = if more == 1 { "warning is" } else { "warnings are" };
+        output::note(&format!("tortie: warning: {more} more {them} left out here"));
     }
     Ok(cluster)
 }

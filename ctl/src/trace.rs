@@ -1,5 +1,6 @@
 //! `tortie policy explain --trace`: what the kernels of the nodes really did with the packets of a flow.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -83,6 +84,10 @@ pub(crate) fn text(reports: &[TraceReport]) -> String {
             number => format!("saw {number} packets of it"),
         };
         let _ = writeln!(text, "\ntrace: {} {packets}", report.node);
+        for (what, count) in drops(report) {
+            let times = if count == 1 { "a packet" } else { &format!("{count} packets") };
+            let _ = writeln!(text, "  DROPPED {times}: {what}");
+        }
         for (number, packet) in report.packets.iter().take(SHOWN).enumerate() {
             text.push_str(&of_packet(number + 1, packet));
         }
@@ -91,6 +96,17 @@ pub(crate) fn text(reports: &[TraceReport]) -> String {
         }
     }
     text
+}
+
+/// What dropped packets on a node, and how many: table, chain and handle of the rule, to be found in its kernel, and what it stands for.
+fn drops(report: &TraceReport) -> BTreeMap<String, usize> {
+    let mut drops = BTreeMap::new();
+    for step in report.packets.iter().flat_map(|packet| &packet.steps).filter(|step| step.verdict == "drop") {
+        let handle = step.handle.map(|handle| format!(", handle {handle}")).unwrap_or_default();
+        let what = step.policy.as_ref().or(step.comment.as_ref()).map(|what| format!(": {what}")).unwrap_or_default();
+        *drops.entry(format!("table {}, chain {}{handle}{what}", step.table, step.chain)).or_default() += 1;
+    }
+    drops
 }
 
 fn of_packet(number: usize, packet: &TracedPacket) -> String {
@@ -104,10 +120,10 @@ fn of_packet(number: usize, packet: &TracedPacket) -> String {
 
 /// A step in words: where, what the rule is for, and what it did.
 fn of_step(step: &TracedStep) -> String {
-    let what = match (step.met.as_str(), &step.comment, &step.rule, step.handle) {
+    let what = match (step.met.as_str(), step.policy.as_ref().or(step.comment.as_ref()), &step.rule, step.handle) {
         ("policy", ..) => "no rule decided".to_owned(),
         ("end", ..) => "at its end".to_owned(),
-        (_, Some(comment), _, _) => comment.clone(),
+        (_, Some(words), _, _) => words.clone(),
         (_, None, Some(rule), _) => format!("`{rule}`"),
         (_, None, None, Some(handle)) => format!("rule of handle {handle}"),
         (_, None, None, None) => "a rule".to_owned(),
@@ -135,6 +151,7 @@ mod tests {
             handle: Some(7),
             rule: None,
             comment: comment.map(str::to_owned),
+            policy: (verdict == "drop").then(|| "NetworkPolicy shop/web ingress rule 1".to_owned()),
             verdict: verdict.into(),
         }
     }
@@ -149,9 +166,11 @@ mod tests {
         let packet = TracedPacket { source: "10.0.0.1".parse().ok(), destination: "10.0.0.2".parse().ok(), steps };
         let report = TraceReport { node: "a".into(), packets: vec![packet] };
         let quiet = TraceReport { node: "b".into(), packets: Vec::new() };
-        let expected = "\ntrace: a saw a packet of it\n  packet 1, 10.0.0.1 to 10.0.0.2:\n    \
+        let expected = "\ntrace: a saw a packet of it\n  \
+            DROPPED a packet: table tortie, chain e_0123, handle 7: NetworkPolicy shop/web ingress rule 1\n  \
+            packet 1, 10.0.0.1 to 10.0.0.2:\n    \
             egress: class of the sender: goes to e_0123\n    \
-            e_0123: rule of handle 7: DROPPED\n    \
+            e_0123: NetworkPolicy shop/web ingress rule 1: DROPPED\n    \
             table filter, FORWARD: no rule decided: accepted here\n\
             \ntrace: b saw no packet of it\n";
         assert_eq!(text(&[report, quiet]), expected);

@@ -76,6 +76,30 @@ fn explain_and_render() {
 }
 
 #[test]
+fn host_endpoints_are_in_the_table_of_their_node() {
+    let hosts = "---
+{apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: n1-eth7, labels: {role: node}},
+ spec: {node: n1, interfaceName: eth7}}
+---
+{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: web},
+ spec: {selector: role == 'node', types: [Ingress], ingress: [{action: Allow, protocol: TCP, destination: {ports: [8080]}}]}}
+";
+    let without = manifests(CLUSTER);
+    let with = manifests(&(CLUSTER.to_owned() + hosts));
+    let render = |folder| text(&tortie(&["policy", "render", "--manifests", path(folder), "--node", "n1"]));
+    assert!(!render(&without).0.contains("host_input"), "a node without host endpoints has no chains for them");
+    let (table, stderr, status) = render(&with);
+    assert_eq!((stderr.as_str(), status), ("", Some(0)));
+    assert!(table.contains("chain host_input") && table.contains("elements = { \"eth7\" }"), "{table}");
+    assert!(table.contains("tcp dport 8080"), "{table}");
+    // A plan has the transaction, although no pod's verdict changes.
+    let change = manifests(hosts);
+    let plan = json_of(&["policy", "plan", "--manifests", path(&without), "-f", path(&change), "-o", "json"]);
+    let commands = plan["nodes"][0]["transaction"].to_string();
+    assert!(commands.contains("create chain inet tortie host_input"), "{plan:#}");
+}
+
+#[test]
 fn resources_by_kind_name_namespace_and_label() {
     let folder = manifests(CLUSTER);
     let store = format!("dir:{}", path(&folder));

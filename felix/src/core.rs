@@ -692,7 +692,7 @@ impl Felix {
             generation: self.rules.generation().number(),
             endpoints: self.endpoints.all().count(),
             problems,
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().cloned().chain(self.compiler.unheeded()).collect(),
         }
     }
 

@@ -1,33 +1,15 @@
-//! Which of the node's interfaces its HostEndpoints are for.
-//!
-//! An endpoint names its interface, or `*` for all that have none of their own, or gives addresses that one of them has. As in Calico a
-//! name comes before addresses, and where two endpoints are for one interface the first by name has it. An interface need not be there
-//! to be named: it is an endpoint's from the moment that it comes.
+//! The node's HostEndpoints, and what there is of interfaces and addresses: [`HostInterfaces`] says which are for which, and this when
+//! that has to be asked anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use regex_lite::Regex;
 use rustc_hash::FxHashMap;
 use tortie_api::calico::{HostEndpoint, HostEndpointSpec};
 use tortie_api::{Kind, Object, ObjectKey};
-use tortie_policy::HostInterface;
+use tortie_policy::{HostInterfaces, Interfaces};
 
 use crate::event::Link;
-
-/// What stands for all interfaces.
-const ALL: &str = "*";
-/// The interface that no policy is for: without it a node does not even reach itself.
-const LOOPBACK: &str = "lo";
-
-/// What came of the endpoints and the interfaces.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Resolved {
-    /// Endpoints with their interfaces, in order.
-    pub(crate) interfaces: Vec<HostInterface>,
-    /// Endpoints that are for nothing, and why.
-    pub(crate) problems: Vec<String>,
-}
 
 /// This node's HostEndpoints, and the interfaces that there are.
 #[derive(Debug)]
@@ -100,80 +82,15 @@ impl HostEndpoints {
     }
 
     /// The interfaces of all endpoints. Names of pods' interfaces begin with one of `prefixes`; `excluded` is `interfaceExclude`.
-    pub(crate) fn resolve(&self, prefixes: &[String], excluded: &str) -> Resolved {
-        let excluded = Excluded::new(excluded);
-        let mut resolved = Resolved::default();
-        let mut taken: BTreeMap<Option<String>, &str> = BTreeMap::new();
-        let is_pods = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
-        let refuse = |name: &str| match name {
-            LOOPBACK => Some("is the loopback interface, which no policy closes"),
-            name if is_pods(name) => Some("is a pod's interface: select the pod"),
-            name if excluded.has(name) => Some("is excluded by interfaceExclude of FelixConfiguration"),
-            _ => None,
-        };
-        // Those that name their interface come first.
-        let by_name = self.endpoints.iter().filter(|(_, spec)| spec.interface_name.is_some());
-        let by_address = self.endpoints.iter().filter(|(_, spec)| spec.interface_name.is_none());
-        for (endpoint, spec) in by_name.chain(by_address) {
-            let wanted = match spec.interface_name.as_deref() {
-                Some(ALL) => vec![None],
-                Some(name) => vec![Some(name.to_owned())],
-                None => self.with_addresses(&spec.expected_ips).into_iter().map(Some).collect(),
-            };
-            if wanted.is_empty() {
-                resolved.problems.push(format!(
-                    "HostEndpoint {endpoint}: no interface of this node has any address of spec.expectedIPs: name the interface, or \
-                     wait for it"
-                ));
-            }
-            for interface in wanted {
-                let name = interface.as_deref().unwrap_or(ALL);
-                if let Some(reason) = refuse(name) {
-                    resolved.problems.push(format!("HostEndpoint {endpoint}: interface {name} {reason}"));
-                    continue;
-                }
-                if let Some(first) = taken.get(&interface) {
-                    resolved.problems.push(format!(
-                        "HostEndpoint {endpoint}: interface {name} is that of HostEndpoint {first}: delete one of them"
-                    ));
-                    continue;
-                }
-                taken.insert(interface.clone(), endpoint);
-                resolved.interfaces.push(HostInterface { endpoint: endpoint.clone(), interface });
-            }
-        }
-        resolved.interfaces.sort();
-        resolved
+    pub(crate) fn resolve(&self, prefixes: &[String], excluded: &str) -> HostInterfaces {
+        HostInterfaces::of(&self.endpoints, self, prefixes, excluded)
     }
+}
 
-    /// The interfaces with any of these addresses.
-    fn with_addresses(&self, addresses: &[IpAddr]) -> BTreeSet<String> {
+impl Interfaces for HostEndpoints {
+    fn with_addresses(&self, addresses: &[IpAddr]) -> Option<BTreeSet<String>> {
         let owners = addresses.iter().flat_map(|address| self.addresses.range((*address, 0)..=(*address, u32::MAX)));
-        owners.filter_map(|(_, index)| self.links.get(index).cloned()).collect()
-    }
-}
-
-/// `interfaceExclude`: names, and regular expressions between slashes, separated by commas.
-#[derive(Debug)]
-struct Excluded {
-    names: Vec<String>,
-    patterns: Vec<Regex>,
-}
-
-impl Excluded {
-    fn new(text: &str) -> Self {
-        let (mut names, mut patterns) = (Vec::new(), Vec::new());
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            match part.strip_prefix('/').and_then(|part| part.strip_suffix('/')) {
-                Some(pattern) => patterns.extend(Regex::new(pattern)),
-                None => names.push(part.to_owned()),
-            }
-        }
-        Self { names, patterns }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.names.iter().any(|excluded| excluded == name) || self.patterns.iter().any(|it| it.is_match(name))
+        Some(owners.filter_map(|(_, index)| self.links.get(index).cloned()).collect())
     }
 }
 

@@ -82,6 +82,8 @@ pub(crate) struct Rules {
     unconfirmed: Option<Update>,
     /// Whether somebody else's hands were in the table: what it allowed meanwhile, and so who carries a live stamp, is not known.
     distrusted: bool,
+    /// Whether all flows are to be judged again for a reason that no table shows.
+    reevaluate: bool,
     /// Who touched the table since it was last read, as far as is known.
     suspect: Option<String>,
     /// What was found that nobody of us wrote, and who did.
@@ -116,6 +118,7 @@ impl Rules {
             mask: MarkMask::default(),
             unconfirmed: None,
             distrusted: false,
+            reevaluate: false,
             suspect: None,
             tampered: Vec::new(),
         }
@@ -125,6 +128,12 @@ impl Rules {
     pub(crate) fn touch(&mut self) -> u64 {
         self.version += 1;
         self.version
+    }
+
+    /// Has all flows judged again with the next version, whatever changes with it.
+    pub(crate) fn reevaluate(&mut self) {
+        self.reevaluate = true;
+        self.touch();
     }
 
     /// The version of the inputs.
@@ -368,14 +377,14 @@ impl Rules {
         }
         // With `policyExistingConnections: Keep`, what an earlier run stamped is taken as it is.
         self.distrusted &= self.claimed || !compiler.keeps_connections();
-        if self.distrusted || self.move_owed.is_some() || compiler.must_move(&update) {
+        if self.distrusted || self.reevaluate || self.move_owed.is_some() || compiler.must_move(&update) {
             // What is denied from now on is denied to new flows at once. Those that are under way end with the move, and who waits for
             // this version waits for that.
             let next = compiler.next_generation(self.generation, &update);
             self.move_owed = self.move_at(now, next);
             match self.move_owed {
                 None => {
-                    self.distrusted = false;
+                    (self.distrusted, self.reevaluate) = (false, false);
                     self.generation = next;
                     self.moves += 1;
                     compiler.move_generation(self.generation, &mut update);

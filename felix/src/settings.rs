@@ -9,17 +9,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tortie_api::calico::felix::{
-    DenyAction, EndpointToHostAction, FelixConfigurationSpec, LogLevel, MTU_INTERFACES, NatOutgoingExclusions,
-    ServiceLoopPrevention, SourceSpoofing, Switch,
-};
+use tortie_api::calico::felix::{FelixConfigurationSpec, LogLevel, MTU_INTERFACES, Switch};
+use tortie_policy::CompileOptions;
 
 use crate::event::Millis;
 
-mod hosts;
 mod routes;
 
-pub use hosts::HostSettings;
 pub use routes::RouteSettings;
 pub(crate) use routes::refused;
 
@@ -29,8 +25,9 @@ const REFRESH: Millis = 90_000;
 /// How this node is to be treated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// What the table of rules depends on.
-    pub rules: RuleSettings,
+    /// What the table of rules depends on, besides policies and pods. Interfaces are not among it: which are a pod's or a HostEndpoint's
+    /// is found out on the node.
+    pub rules: CompileOptions,
     /// `nftablesRefreshInterval`: how often the table is read back and compared; none for never. 90 s by default.
     pub rules_refresh: Option<Millis>,
     /// `routeRefreshInterval`: the same for routes.
@@ -60,67 +57,6 @@ pub struct Settings {
     pub log_level: Option<LogSeverity>,
 }
 
-/// What the table of rules depends on, besides policies and pods.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleSettings {
-    /// `nftablesMarkMask`: the bits of the conntrack mark that are ours.
-    pub mark_mask: u32,
-    /// `nftablesFilterDenyAction` is `Reject`.
-    pub reject: bool,
-    /// `defaultEndpointToHostAction`.
-    pub endpoint_to_host: EndpointToHost,
-    /// `serviceLoopPrevention`.
-    pub service_loop_prevention: ServiceLoops,
-    /// `serviceClusterIPs`, `serviceExternalIPs` and `serviceLoadBalancerIPs` of BGPConfiguration, sorted.
-    pub service_cidrs: Vec<IpNet>,
-    /// `natOutgoingAddress`.
-    pub nat_address: Option<Ipv4Addr>,
-    /// `natPortRange`, both ends in it.
-    pub nat_ports: Option<(u16, u16)>,
-    /// `natOutgoingExclusions` is `IPPoolsAndHostIPs`.
-    pub nat_excludes_hosts: bool,
-    /// `iptablesNATOutgoingInterfaceFilter`; `+` at its end stands for whatever follows.
-    pub nat_interface: Option<String>,
-    /// `workloadSourceSpoofing` is `Any`.
-    pub source_spoofing: bool,
-    /// `allowVXLANPacketsFromWorkloads`.
-    pub allow_vxlan: bool,
-    /// `allowIPIPPacketsFromWorkloads`.
-    pub allow_ipip: bool,
-    /// `vxlanPort`.
-    pub vxlan_port: u16,
-    /// `disableConntrackInvalidCheck`.
-    #[serde(default)]
-    pub allow_invalid: bool,
-    /// How the node's own interfaces are treated.
-    #[serde(default)]
-    pub host: HostSettings,
-}
-
-/// What becomes of a pod's packet to its own node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EndpointToHost {
-    /// It is accepted, as Calico's manifests set it.
-    #[default]
-    Accept,
-    /// It is dropped.
-    Drop,
-    /// The node's own rules decide.
-    Return,
-}
-
-/// What becomes of a packet to a service address that nobody translates.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServiceLoops {
-    /// It is dropped.
-    #[default]
-    Drop,
-    /// Its sender is told.
-    Reject,
-    /// It is forwarded.
-    Allow,
-}
-
 /// What is logged at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LogSeverity {
@@ -147,32 +83,10 @@ pub struct Listener {
     pub port: Option<u16>,
 }
 
-impl Default for RuleSettings {
-    fn default() -> Self {
-        Self {
-            mark_mask: 0xffff_0000,
-            reject: false,
-            endpoint_to_host: EndpointToHost::default(),
-            service_loop_prevention: ServiceLoops::default(),
-            service_cidrs: Vec::new(),
-            nat_address: None,
-            nat_ports: None,
-            nat_excludes_hosts: false,
-            nat_interface: None,
-            source_spoofing: false,
-            allow_vxlan: false,
-            allow_ipip: false,
-            vxlan_port: 4789,
-            allow_invalid: false,
-            host: HostSettings::default(),
-        }
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            rules: RuleSettings::default(),
+            rules: CompileOptions::default(),
             rules_refresh: Some(REFRESH),
             routes_refresh: Some(REFRESH),
             interfaces_refresh: Some(REFRESH),
@@ -208,7 +122,7 @@ impl Settings {
             || spec.prometheus_metrics_key_file.is_some()
             || spec.prometheus_metrics_client_auth.is_some();
         Self {
-            rules: RuleSettings::new(spec, service_cidrs),
+            rules: CompileOptions::of(spec, service_cidrs),
             rules_refresh: interval(spec.nftables_refresh_interval, default.rules_refresh),
             routes_refresh: interval(spec.route_refresh_interval, default.routes_refresh),
             interfaces_refresh: interval(spec.interface_refresh_interval, default.interfaces_refresh),
@@ -246,35 +160,4 @@ pub const CORE: &str = "core";
 /// An address as Calico's fields write it.
 fn host(text: &str) -> Option<IpAddr> {
     if text == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { text.parse().ok() }
-}
-
-impl RuleSettings {
-    fn new(spec: &FelixConfigurationSpec, service_cidrs: Vec<IpNet>) -> Self {
-        let default = Self::default();
-        Self {
-            mark_mask: spec.nftables_mark_mask.unwrap_or(default.mark_mask),
-            reject: spec.nftables_filter_deny_action == Some(DenyAction::Reject),
-            endpoint_to_host: match spec.default_endpoint_to_host_action {
-                Some(EndpointToHostAction::Accept) | None => EndpointToHost::Accept,
-                Some(EndpointToHostAction::Drop) => EndpointToHost::Drop,
-                Some(EndpointToHostAction::Return) => EndpointToHost::Return,
-            },
-            service_loop_prevention: match spec.service_loop_prevention {
-                Some(ServiceLoopPrevention::Drop) | None => ServiceLoops::Drop,
-                Some(ServiceLoopPrevention::Reject) => ServiceLoops::Reject,
-                Some(ServiceLoopPrevention::Disabled) => ServiceLoops::Allow,
-            },
-            service_cidrs,
-            nat_address: spec.nat_outgoing_address,
-            nat_ports: spec.nat_port_range.map(|range| (range.min, range.max)),
-            nat_excludes_hosts: spec.nat_outgoing_exclusions == Some(NatOutgoingExclusions::IpPoolsAndHostIps),
-            nat_interface: spec.iptables_nat_outgoing_interface_filter.clone().map(|filter| filter.0),
-            source_spoofing: spec.workload_source_spoofing == Some(SourceSpoofing::Any),
-            allow_vxlan: spec.allow_vxlan_packets_from_workloads.unwrap_or(default.allow_vxlan),
-            allow_ipip: spec.allow_ipip_packets_from_workloads.unwrap_or(default.allow_ipip),
-            vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
-            allow_invalid: spec.disable_conntrack_invalid_check.unwrap_or(default.allow_invalid),
-            host: HostSettings::new(spec),
-        }
-    }
 }

@@ -38,6 +38,30 @@ fn tighten(world: &mut World, count: usize) {
 }
 
 #[test]
+fn flows_that_were_kept_are_judged_again_once_that_ends() {
+    let mut world = World::new("a");
+    started(&mut world);
+    let keep = |what: &str| {
+        let value = json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration", "metadata": {"name": "default"},
+            "spec": {"policyExistingConnections": what}});
+        serde_json::from_value::<Object>(value).expect("an object")
+    };
+    let before = live(&world);
+    world.apply(vec![keep("Keep")]);
+    for count in 0..4 {
+        tighten(&mut world, count);
+    }
+    assert_eq!(live(&world), before, "whatever is denied now, flows go on");
+    world.apply(vec![keep("Reevaluate")]);
+    world.advance(1_000);
+    let after = live(&world);
+    assert_ne!(after, before, "what was kept is judged again");
+    world.apply(vec![keep("Reevaluate")]);
+    world.advance(1_000);
+    assert_eq!(live(&world), after, "once");
+}
+
+#[test]
 fn a_table_that_is_new_waits_for_a_sweep_of_all_stamps() {
     let mut world = World::new("a");
     world.hold_sweeps = true;

@@ -28,6 +28,7 @@ use crate::cli::Component;
 use crate::instruments::Way;
 use crate::keeper::KeeperHandle;
 use crate::owner::{Message, OwnerHandle};
+use crate::trace::Placed;
 use crate::writers::RuleJob;
 use crate::{bgp, convert};
 
@@ -185,7 +186,9 @@ async fn trace(State(admin): State<Arc<Admin>>, body: Bytes) -> Answer<TraceRepo
     admin.rules.send(RuleJob::Rules(reply));
     // Without the rules' texts their handles still say something.
     let rules = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).and_then(Result::ok);
-    Ok(Json(crate::trace::report(&admin.node, events, &rules.unwrap_or_default())))
+    let rules = Placed::new(rules.unwrap_or_default());
+    let counted = admin.ask(|reply| Message::Counted(rules.counters_met(&events), reply)).await?;
+    Ok(Json(crate::trace::report(&admin.node, events, &rules, &counted)))
 }
 
 async fn rules(State(admin): State<Arc<Admin>>, Query(asked): Query<AskedRules>) -> Answer<Vec<PolicyRule>> {

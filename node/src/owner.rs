@@ -3,7 +3,7 @@
 //! It has a runtime of its own and never waits for a write, so a big transaction or a slow disk delays nobody's question. Everything
 //! that is waiting when it wakes is handed to the core before the core is asked what to do: a burst becomes one transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub(crate) enum Message {
     Render(oneshot::Sender<Option<String>>),
     /// Which maps of the table count by element in these counters.
     CounterMaps(BTreeSet<String>, oneshot::Sender<Vec<(String, String)>>),
+    /// What these counters of the table count, in words.
+    Counted(BTreeSet<String>, oneshot::Sender<BTreeMap<String, String>>),
     /// What policies have decided, from what these counters have counted.
     Hits(Hits, oneshot::Sender<Vec<HitRow>>),
     Numbers(oneshot::Sender<Numbers>),
@@ -274,6 +276,11 @@ impl Owner {
             Message::Render(reply) => drop(reply.send(self.felix.wanted_rules().map(ToString::to_string))),
             Message::CounterMaps(counters, reply) => {
                 drop(reply.send(self.felix.wanted_rules().map(|table| maps_of(table, &counters)).unwrap_or_default()));
+            }
+            Message::Counted(counters, reply) => {
+                let table = self.felix.wanted_rules();
+                let comment = |name: &String| Some((name.clone(), table?.counters.get(name)?.clone()?));
+                drop(reply.send(counters.iter().filter_map(comment).collect()));
             }
             Message::Hits(values, reply) => drop(reply.send(self.felix.hits(&values))),
             Message::Numbers(reply) => drop(reply.send(self.felix.numbers())),

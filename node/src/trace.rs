@@ -1,10 +1,11 @@
 //! What really happens to the packets of one flow, for a bounded time: the kernel's own words, with the rules that they are about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tortie_admin::types::{TraceReport, TraceRequest, TracedPacket, TracedStep};
-use tortie_nft::TABLE;
+use tortie_felix::hits;
+use tortie_nft::{Rule, Statement, TABLE};
 use tortie_nft_netlink::{Flow, Met, PlacedRule, TraceEvent, TraceMonitor, TraceVerdict};
 
 /// No trace is longer.
@@ -38,10 +39,40 @@ pub(crate) fn trace(asked: &TraceRequest) -> Result<Vec<TraceEvent>, String> {
     monitor.collect(lasts, MOST).map_err(|error| error.to_string())
 }
 
-/// The events by packet, in the order in which the packets came, with the rules that they met.
-pub(crate) fn report(node: &str, events: Vec<TraceEvent>, rules: &[PlacedRule]) -> TraceReport {
-    let rules: BTreeMap<(&str, u64), &PlacedRule> =
-        rules.iter().map(|rule| ((rule.chain.as_str(), rule.handle), rule)).collect();
+/// The rules of the agent's table, by chain and handle.
+pub(crate) struct Placed(BTreeMap<(String, u64), Rule>);
+
+impl Placed {
+    pub(crate) fn new(rules: Vec<PlacedRule>) -> Self {
+        Self(rules.into_iter().map(|placed| ((placed.chain, placed.handle), placed.rule)).collect())
+    }
+
+    fn met(&self, event: &TraceEvent) -> Option<&Rule> {
+        let Met::Rule(handle) = event.met else { return None };
+        if event.table == TABLE { self.0.get(&(event.chain.clone(), handle)) } else { None }
+    }
+
+    /// The named counters of the rules that packets met.
+    pub(crate) fn counters_met(&self, events: &[TraceEvent]) -> BTreeSet<String> {
+        events.iter().filter_map(|event| self.met(event)).flat_map(counters).map(str::to_owned).collect()
+    }
+}
+
+/// The named counters that a rule counts in.
+fn counters(rule: &Rule) -> impl Iterator<Item = &str> {
+    rule.statements.iter().filter_map(|statement| match statement {
+        Statement::NamedCounter(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// The events by packet, in the order in which the packets came, with the rules that they met. `counted` says what counters count.
+pub(crate) fn report(
+    node: &str,
+    events: Vec<TraceEvent>,
+    rules: &Placed,
+    counted: &BTreeMap<String, String>,
+) -> TraceReport {
     let mut packets: Vec<TracedPacket> = Vec::new();
     let mut places: BTreeMap<u32, usize> = BTreeMap::new();
     for event in events {
@@ -54,27 +85,30 @@ pub(crate) fn report(node: &str, events: Vec<TraceEvent>, rules: &[PlacedRule]) 
             packet.source.get_or_insert(source);
             packet.destination.get_or_insert(destination);
         }
-        packet.steps.push(step(event, &rules));
+        packet.steps.push(step(event, rules, counted));
     }
     TraceReport { node: node.to_owned(), packets }
 }
 
-fn step(event: TraceEvent, rules: &BTreeMap<(&str, u64), &PlacedRule>) -> TracedStep {
+fn step(event: TraceEvent, rules: &Placed, counted: &BTreeMap<String, String>) -> TracedStep {
+    let rule = rules.met(&event);
     let handle = match event.met {
         Met::Rule(handle) => Some(handle),
         Met::End | Met::Policy => None,
     };
-    let rule = handle.filter(|_| event.table == TABLE).and_then(|handle| rules.get(&(event.chain.as_str(), handle)));
     let met = match event.met {
         Met::Rule(_) => "rule",
         Met::End => "end",
         Met::Policy => "policy",
     };
+    // Counters of reasons have comments too; those of hits are named by what they count.
+    let hit = |name: &str| hits::is_hit_counter(name).then(|| counted.get(name).cloned()).flatten();
     TracedStep {
         table: event.table,
         handle,
-        rule: rule.map(|placed| placed.rule.to_string()),
-        comment: rule.and_then(|placed| placed.rule.comment.clone()),
+        rule: rule.map(ToString::to_string),
+        comment: rule.and_then(|rule| rule.comment.clone()),
+        policy: rule.and_then(|rule| counters(rule).find_map(hit)),
         chain: event.chain,
         met: met.to_owned(),
         verdict: match event.verdict {
@@ -86,5 +120,44 @@ fn step(event: TraceEvent, rules: &BTreeMap<(&str, u64), &PlacedRule>) -> Traced
             TraceVerdict::Return => "return".to_owned(),
             TraceVerdict::Other(code) => format!("verdict {code}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tortie_nft::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_step_names_the_rule_and_the_policy_that_it_stands_for() {
+        let counts = ["h_0123456789ab", "policies"].map(|name| Statement::NamedCounter(name.to_owned()));
+        let statements: Vec<_> = counts.into_iter().chain([Statement::Verdict(Verdict::Drop)]).collect();
+        let rule = Rule::new([], statements);
+        let rules = Placed::new(vec![PlacedRule { chain: "i_1".into(), handle: 7, rule }]);
+        let event = |table: &str, met| TraceEvent {
+            packet: 1,
+            family: 1,
+            table: table.into(),
+            chain: "i_1".into(),
+            met,
+            verdict: TraceVerdict::Drop,
+            iif: None,
+            oif: None,
+            addresses: None,
+        };
+        let events = vec![event(TABLE, Met::Rule(7)), event("other", Met::Rule(7)), event(TABLE, Met::Policy)];
+        assert_eq!(Vec::from_iter(rules.counters_met(&events)), ["h_0123456789ab", "policies"]);
+        let words = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let counted = BTreeMap::from([
+            words("h_0123456789ab", "GlobalNetworkPolicy web ingress rule 1"),
+            words("policies", "what policies do not allow"),
+        ]);
+        let report = report("n", events, &rules, &counted);
+        let steps = &report.packets[0].steps;
+        assert_eq!(steps[0].policy.as_deref(), Some("GlobalNetworkPolicy web ingress rule 1"));
+        assert_eq!((steps[0].handle, steps[0].rule.is_some()), (Some(7), true));
+        assert_eq!((steps[1].handle, &steps[1].rule, &steps[1].policy), (Some(7), &None, &None), "another's table");
+        assert_eq!((steps[2].handle, steps[2].met.as_str()), (None, "policy"));
     }
 }

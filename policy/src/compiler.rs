@@ -234,6 +234,11 @@ impl Compiler {
         endpoints.filter_map(|endpoint| Some(special(endpoint)?.problems(endpoint, &self.options))).flatten().collect()
     }
 
+    /// What policies ask of this node's host endpoints in vain: a sentence on each.
+    pub fn unheeded(&self) -> Vec<String> {
+        crate::host_programs::unheeded(&self.cluster, &self.options.host.interfaces)
+    }
+
     /// Has the next table keep those counters of another that count hits of policies that are there, even where no class uses them: at a
     /// start, those of the kernel's table. To be told before the first update.
     pub fn adopt_counters(&mut self, found: &BTreeMap<String, Option<String>>) {

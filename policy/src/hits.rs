@@ -101,7 +101,7 @@ pub fn without_unused(mut table: Ruleset) -> Ruleset {
 }
 
 /// Whether a counter of this name counts hits.
-pub(crate) fn is_hit_counter(name: &str) -> bool {
+pub fn is_hit_counter(name: &str) -> bool {
     let digits = [RULE, TIER, AGAIN_COUNTER].into_iter().find_map(|prefix| name.strip_prefix(prefix));
     digits.is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }

@@ -19,7 +19,8 @@ const UDP: u8 = 17;
 const SCTP: u8 = 132;
 
 /// Settings for the node's own interfaces. The defaults are Calico's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostOptions {
     /// The HostEndpoints of this node, and what they are for.
     pub interfaces: Vec<HostInterface>,
@@ -29,10 +30,15 @@ pub struct HostOptions {
     pub failsafe_outbound: Vec<Failsafe>,
     /// Whether flows that exist pass whatever the policies of host endpoints say (`policyExistingConnections: Keep`).
     pub keep_connections: bool,
+    /// Interfaces that are no HostEndpoint's by name or address (`interfaceExclude`).
+    pub interface_exclude: String,
 }
 
+/// The interface that kube-proxy keeps service addresses on in its mode `ipvs`.
+const EXCLUDED: &str = "kube-ipvs0";
+
 /// An interface of this node that a HostEndpoint is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostInterface {
     /// The HostEndpoint's name.
     pub endpoint: String,
@@ -88,6 +94,7 @@ impl Default for HostOptions {
             failsafe_inbound: Failsafe::inbound(),
             failsafe_outbound: Failsafe::outbound(),
             keep_connections: false,
+            interface_exclude: EXCLUDED.to_owned(),
         }
     }
 }
@@ -102,6 +109,7 @@ impl HostOptions {
             failsafe_inbound: failsafes(&spec.failsafe_inbound_host_ports).unwrap_or(default.failsafe_inbound),
             failsafe_outbound: failsafes(&spec.failsafe_outbound_host_ports).unwrap_or(default.failsafe_outbound),
             keep_connections: spec.policy_existing_connections == Some(ExistingConnections::Keep),
+            interface_exclude: spec.interface_exclude.clone().unwrap_or(default.interface_exclude),
         }
     }
 }

@@ -40,6 +40,26 @@ pub(crate) fn programs(cluster: &Cluster, hosts: &[HostInterface]) -> Vec<HostPr
     programs.collect()
 }
 
+/// What policies ask of these endpoints in vain: a sentence on each.
+pub(crate) fn unheeded(cluster: &Cluster, hosts: &[HostInterface]) -> Vec<String> {
+    let everywhere = hosts.iter().filter(|host| host.interface.is_none());
+    let known = everywhere.filter_map(|host| Some((&host.endpoint, cluster.host(&host.endpoint)?)));
+    let pairs = known.flat_map(|(endpoint, state)| {
+        let governing = cluster.governing(&state.seen());
+        let untracked = governing.into_iter().filter(|view| is_of(view, Sort::Untracked));
+        untracked.map(move |view| (view.key.clone(), endpoint))
+    });
+    pairs
+        .map(|(policy, endpoint)| {
+            format!(
+                "{} {policy}: spec.doNotTrack: true has no effect on HostEndpoint {endpoint}, whose spec.interfaceName is \"*\": make a \
+                 HostEndpoint for each interface that the policy is meant for",
+                policy.kind
+            )
+        })
+        .collect()
+}
+
 /// What the frame has to have for these.
 pub(crate) fn shape(programs: &[HostPrograms]) -> Shape {
     let mut shape = Shape::default();

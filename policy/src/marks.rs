@@ -1,5 +1,6 @@
 //! Which bits of the ct mark are ours.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// How many bits it takes: fewer would let generations come round too soon.
@@ -7,7 +8,8 @@ pub const MIN_MARK_BITS: u32 = 8;
 
 /// The bits of the ct mark that are ours, at least [`MIN_MARK_BITS`] of them, side by side or not. All others belong to somebody else
 /// (kube-proxy uses 0x4000 and 0x8000) and are left as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct MarkMask(u32);
 
 /// Why a mask will not do.
@@ -26,6 +28,12 @@ impl Default for MarkMask {
     /// The upper half.
     fn default() -> Self {
         Self(0xffff_0000)
+    }
+}
+
+impl From<MarkMask> for u32 {
+    fn from(mask: MarkMask) -> Self {
+        mask.0
     }
 }
 

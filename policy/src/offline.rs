@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_api::calico::FelixConfigurationSpec;
+use tortie_api::calico::felix::Layers;
+use tortie_api::calico::{FelixConfigurationSpec, HostEndpointSpec};
 use tortie_api::k8s::PodIp;
 use tortie_api::meta::StringMap;
-use tortie_api::selector::Selector;
 use tortie_api::{Object, ObjectKey};
 use tortie_nft::Ruleset;
 
@@ -24,9 +24,11 @@ use crate::cluster::{Cluster, PodView};
 use crate::compile::{Endpoint, compile};
 use crate::explain::{Explanation, explain};
 use crate::generation::Generation;
+use crate::host::HostOptions;
+use crate::host_interfaces::{HostInterfaces, Interfaces};
 use crate::options::CompileOptions;
 use crate::oracle::{self, End, Question, World};
-use crate::{host_interface, host_interface_with};
+use crate::{host_interface, host_interface_with, host_programs};
 
 /// The node of pods that name none, where the manifests know no node.
 const DEFAULT_NODE: &str = "node1";
@@ -49,6 +51,17 @@ struct Settings {
     felix: BTreeMap<String, FelixConfigurationSpec>,
     service_cidrs: Vec<IpNet>,
     labels: BTreeMap<String, StringMap>,
+    /// HostEndpoints by node and name.
+    hosts: BTreeMap<String, BTreeMap<String, HostEndpointSpec>>,
+}
+
+/// The interfaces of nodes that nobody looks at.
+struct Unknown;
+
+impl Interfaces for Unknown {
+    fn with_addresses(&self, _: &[IpAddr]) -> Option<BTreeSet<String>> {
+        None
+    }
 }
 
 impl Settings {
@@ -63,24 +76,28 @@ impl Settings {
             Object::Node(node) => {
                 self.labels.insert(node.metadata.name.clone(), node.metadata.labels.clone());
             }
+            Object::HostEndpoint(endpoint) => {
+                let hosts = self.hosts.entry(endpoint.spec.node.clone()).or_default();
+                hosts.insert(endpoint.metadata.name.clone(), endpoint.spec.clone());
+            }
             _ => {}
         }
     }
 
-    /// Of each field the value of the node's own configuration, of the first that selects the node, or of `default`.
+    /// What becomes of a node's HostEndpoints.
+    fn host_interfaces(&self, node: &str, options: &CompileOptions) -> HostInterfaces {
+        let hosts = self.hosts.get(node);
+        let excluded = &options.host.interface_exclude;
+        hosts
+            .map(|hosts| HostInterfaces::of(hosts, &Unknown, &options.interface_prefixes, excluded))
+            .unwrap_or_default()
+    }
+
+    /// What is in force on a node.
     fn of(&self, node: &str) -> CompileOptions {
-        let labels = self.labels.get(node).cloned().unwrap_or_default();
-        let selects = |(name, spec): &(&String, &FelixConfigurationSpec)| {
-            let selector = spec.node_selector.as_ref().and_then(|selector| Selector::parse(&selector.0).ok());
-            name.as_str() != "default"
-                && !name.starts_with("node.")
-                && selector.is_some_and(|selector| selector.matches(&labels))
-        };
-        let own = self.felix.get(&format!("node.{node}"));
-        let selected = self.felix.iter().find(selects).map(|(_, spec)| spec);
-        let layers = [own, selected, self.felix.get("default")];
-        let spec = layers.into_iter().flatten().fold(FelixConfigurationSpec::default(), FelixConfigurationSpec::or);
-        CompileOptions::of(&spec, self.service_cidrs.clone())
+        let nothing = StringMap::new();
+        let layers = Layers::of_node(&self.felix, node, self.labels.get(node).unwrap_or(&nothing));
+        CompileOptions::of(&layers.spec(), self.service_cidrs.clone())
     }
 }
 
@@ -100,7 +117,11 @@ impl Offline {
                  selectors select it, but no ipBlock except /0 does"
             )
         });
-        let warnings = contested(&cluster).into_iter().chain(without).collect();
+        let of_hosts = settings.hosts.keys().flat_map(|node| {
+            let HostInterfaces { interfaces, problems } = settings.host_interfaces(node, &settings.of(node));
+            problems.into_iter().chain(host_programs::unheeded(&cluster, &interfaces))
+        });
+        let warnings = of_hosts.chain(contested(&cluster)).chain(without).collect();
         let default_node = cluster.node_names().first().map_or(DEFAULT_NODE, |node| node).to_owned();
         let stood_in = (!homeless.is_empty()).then(|| stand_in::stand_in(&cluster, &objects));
         let world = World::new(objects.iter().map(Cow::as_ref));
@@ -122,7 +143,8 @@ impl Offline {
         self.world.set_source(key, source);
     }
 
-    /// What should be known of the answers: pods without an address, and addresses that several pods claim, one sentence each.
+    /// What should be known of the answers: HostEndpoints that are left out, what has no effect on others, addresses that several pods
+    /// claim, and pods without one; a sentence on each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -130,15 +152,18 @@ impl Offline {
     /// The nodes that the manifests know, and the one that pods without a node are placed on.
     pub fn nodes(&self) -> BTreeSet<&str> {
         let mut nodes = self.cluster.node_names();
+        nodes.extend(self.settings.hosts.keys().map(String::as_str));
         if nodes.is_empty() {
             nodes.insert(&self.default_node);
         }
         nodes
     }
 
-    /// What the manifests' FelixConfiguration and BGPConfiguration say of a node's table.
+    /// What the manifests' FelixConfiguration, BGPConfiguration and HostEndpoints say of a node's table.
     pub fn options(&self, node: &str) -> CompileOptions {
-        self.settings.of(node)
+        let options = self.settings.of(node);
+        let interfaces = self.settings.host_interfaces(node, &options).interfaces;
+        CompileOptions { host: HostOptions { interfaces, ..options.host }, ..options }
     }
 
     /// [`explain`](crate::explain::explain) with the settings of the node that a pod at either end is on.
@@ -278,5 +303,44 @@ mod tests {
         let offline = Offline::new(&objects);
         let [warning] = offline.warnings() else { panic!("{:?}", offline.warnings()) };
         assert!(warning.contains("demo/a and demo/b") && warning.contains("10.0.0.1"), "{warning}");
+    }
+
+    fn object(value: serde_json::Value) -> Object {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    fn host(name: &str, spec: &serde_json::Value) -> Object {
+        object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
+            "metadata": {"name": name, "labels": {"role": "node"}}, "spec": spec}))
+    }
+
+    #[test]
+    fn host_endpoints_are_for_the_interfaces_that_they_name() {
+        let objects = [
+            host("all", &serde_json::json!({"node": "n1", "interfaceName": "*"})),
+            host("by-address", &serde_json::json!({"node": "n1", "expectedIPs": ["192.0.2.1"]})),
+            host("named", &serde_json::json!({"node": "n1", "interfaceName": "eth0"})),
+            host("excluded", &serde_json::json!({"node": "n1", "interfaceName": "br-1"})),
+            object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+                "metadata": {"name": "fast"}, "spec": {"selector": "role == 'node'", "types": ["Ingress"],
+                    "doNotTrack": true, "applyOnForward": true, "ingress": [{"action": "Allow"}]}})),
+            object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration",
+                "metadata": {"name": "default"}, "spec": {"interfaceExclude": "/^br-/"}})),
+        ];
+        let offline = Offline::new(&objects);
+        assert_eq!(Vec::from_iter(offline.nodes()), ["n1"], "a node that only a HostEndpoint names");
+        let interfaces = offline.options("n1").host.interfaces;
+        let interfaces: Vec<_> = interfaces.iter().map(|it| (it.endpoint.as_str(), it.interface.as_deref())).collect();
+        assert_eq!(interfaces, [("all", None), ("named", Some("eth0"))]);
+        let warnings = offline.warnings();
+        let said = |words: &[&str]| warnings.iter().any(|it| words.iter().all(|word| it.contains(word)));
+        assert!(said(&["HostEndpoint by-address", "spec.expectedIPs", "set spec.interfaceName"]), "{warnings:?}");
+        assert!(said(&["HostEndpoint excluded", "interfaceExclude"]), "{warnings:?}");
+        assert!(said(&["GlobalNetworkPolicy fast: spec.doNotTrack", "HostEndpoint all"]), "{warnings:?}");
+        assert_eq!(warnings.len(), 3, "nothing is in vain for the endpoint that names its interface: {warnings:?}");
+        let table = offline.render("n1", &offline.options("n1")).to_string();
+        assert!(table.contains("chain host_input") && table.contains("chain untracked_in"), "{table}");
+        let elsewhere = offline.render("n2", &offline.options("n2")).to_string();
+        assert!(!elsewhere.contains("chain host_input"), "another node has none: {elsewhere}");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tortie_api::calico::FelixConfigurationSpec;
 use tortie_api::calico::felix::{
     self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
@@ -10,9 +11,11 @@ use tortie_api::calico::felix::{
 
 use crate::host::HostOptions;
 use crate::marks::MarkMask;
+use crate::prefixes::{interface_prefixes, naming_prefix};
 
 /// The settings of a node's table. The defaults are those of Calico's manifests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CompileOptions {
     /// What the names of pod interfaces begin with, at least one: `cali` (`interfacePrefix`).
     pub interface_prefixes: Vec<String>,
@@ -50,7 +53,7 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {
-            interface_prefixes: vec!["cali".to_owned()],
+            interface_prefixes: interface_prefixes(&FelixConfigurationSpec::default()),
             vxlan_port: 4789,
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
@@ -69,23 +72,10 @@ impl Default for CompileOptions {
     }
 }
 
-/// The prefixes of a list, and `cali` if none of them leaves room for the 11 digits that stand for a pod.
-fn with_a_short_one(list: &str) -> Vec<String> {
-    let mut prefixes: Vec<String> = list.split(',').map(str::to_owned).collect();
-    if prefixes.iter().all(|prefix| prefix.len() > LONGEST_NAMING) {
-        prefixes.push("cali".to_owned());
-    }
-    prefixes
-}
-
-/// The kernel takes names of 15 bytes, of which 11 stand for the pod.
-const LONGEST_NAMING: usize = 4;
-
 impl CompileOptions {
     /// What the names of new pods' interfaces begin with.
     pub fn naming_prefix(&self) -> &str {
-        let mut short = self.interface_prefixes.iter().filter(|prefix| prefix.len() <= LONGEST_NAMING);
-        short.next().map_or("cali", String::as_str)
+        naming_prefix(&self.interface_prefixes)
     }
 
     /// What a configuration asks for, and this version's defaults for the fields that it does not have.
@@ -93,10 +83,7 @@ impl CompileOptions {
         let default = Self::default();
         let mask = spec.nftables_mark_mask.and_then(|mask| MarkMask::try_from(mask).ok());
         Self {
-            interface_prefixes: spec
-                .interface_prefix
-                .as_ref()
-                .map_or_else(|| default.interface_prefixes.clone(), |prefixes| with_a_short_one(&prefixes.0)),
+            interface_prefixes: interface_prefixes(spec),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
             allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
             allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
@@ -135,7 +122,7 @@ impl CompileOptions {
 }
 
 /// How a packet is denied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DenyAction {
     /// Silently.
     #[default]
@@ -145,7 +132,7 @@ pub enum DenyAction {
 }
 
 /// What becomes of a pod's packet to its own node once egress policy allows it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndpointToHost {
     /// It passes this table. The host's own rules, in tables of their own, still see it.
     #[default]
@@ -157,7 +144,7 @@ pub enum EndpointToHost {
 }
 
 /// What becomes of a packet to a service address that nobody translated to a backend's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceLoop {
     /// It is dropped.
     #[default]
@@ -169,7 +156,7 @@ pub enum ServiceLoop {
 }
 
 /// How traffic from IPPools with `natOutgoing` leaves the pools.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatOutgoing {
     /// The IPv4 address it leaves with (`natOutgoingAddress`); that of the outgoing interface if there is none, and for IPv6.
     pub address: Option<Ipv4Addr>,
@@ -182,7 +169,7 @@ pub struct NatOutgoing {
 }
 
 /// Destinations that pods reach with their own addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NatExclusions {
     /// All IPPools.
     #[default]

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tortie_policy::{CompileOptions, DenyAction, EndpointToHost, MarkMask, NatExclusions, NatOutgoing, ServiceLoop};
+use tortie_policy::CompileOptions;
 
 use super::Felix;
 use crate::drift::DriftKind;
 use crate::event::Action;
 use crate::host::{Host, HostReport};
-use crate::settings::{self, RuleSettings, ServiceLoops, Settings};
+use crate::settings::Settings;
 
 impl Felix {
     /// The settings that are in force.
@@ -37,6 +37,10 @@ impl Felix {
         if before.routes_disabled != self.settings.routes_disabled {
             self.routes.set_disabled(self.settings.routes_disabled);
             self.read_routes();
+        }
+        // What was kept may long be denied.
+        if before.rules.host.keep_connections && !self.settings.rules.host.keep_connections {
+            self.rules.reevaluate();
         }
         let rules_changed = before.rules != self.settings.rules;
         if rules_changed {
@@ -154,46 +158,8 @@ const POD_DIGITS: usize = 11;
 impl Felix {
     /// What the compiler is told.
     pub(super) fn compile_options(&self) -> CompileOptions {
-        CompileOptions {
-            interface_prefixes: self.prefixes.clone(),
-            host: self.settings.rules.host.options(self.host_interfaces.clone()),
-            ..compile_options(&self.settings.rules)
-        }
-    }
-}
-
-/// What the compiler is told of settings.
-fn compile_options(rules: &RuleSettings) -> CompileOptions {
-    CompileOptions {
-        vxlan_port: rules.vxlan_port,
-        allow_vxlan_from_workloads: rules.allow_vxlan,
-        allow_ipip_from_workloads: rules.allow_ipip,
-        // Validation lets no other mask through.
-        mark_mask: MarkMask::try_from(rules.mark_mask).unwrap_or_default(),
-        deny_action: if rules.reject { DenyAction::Reject } else { DenyAction::Drop },
-        endpoint_to_host: match rules.endpoint_to_host {
-            settings::EndpointToHost::Accept => EndpointToHost::Accept,
-            settings::EndpointToHost::Drop => EndpointToHost::Drop,
-            settings::EndpointToHost::Return => EndpointToHost::Return,
-        },
-        service_loop_prevention: match rules.service_loop_prevention {
-            ServiceLoops::Drop => ServiceLoop::Drop,
-            ServiceLoops::Reject => ServiceLoop::Reject,
-            ServiceLoops::Allow => ServiceLoop::Disabled,
-        },
-        service_cidrs: rules.service_cidrs.clone(),
-        nat_outgoing: NatOutgoing {
-            address: rules.nat_address,
-            port_range: rules.nat_ports,
-            exclusions: if rules.nat_excludes_hosts {
-                NatExclusions::IpPoolsAndHostIps
-            } else {
-                NatExclusions::IpPoolsOnly
-            },
-            interface_filter: rules.nat_interface.clone(),
-        },
-        source_spoofing: rules.source_spoofing,
-        allow_invalid: rules.allow_invalid,
-        ..CompileOptions::default()
+        let mut options = CompileOptions { interface_prefixes: self.prefixes.clone(), ..self.settings.rules.clone() };
+        options.host.interfaces.clone_from(&self.host_interfaces);
+        options
     }
 }

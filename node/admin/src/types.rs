@@ -281,6 +281,9 @@ pub struct TracedStep {
     /// Its comment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
+    /// The rule of a policy, or the default of a tier, that it stands for, where it stands for one that counts what it decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// `accept`, `drop`, `continue`, `return`, `jump CHAIN` or `goto CHAIN`.
     pub verdict: String,
 }
