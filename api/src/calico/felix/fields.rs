@@ -282,16 +282,16 @@ fields! {
     NotYet "text" local_subnet_l2_reachability: L2Reachability = "localSubnetL2Reachability" same "\"Disabled\"";
     /// The node answers ARP for no pods: they are reached by routes.
     NotYet "text" local_subnet_l2_reachability_refresh_interval: Duration = "localSubnetL2ReachabilityRefreshInterval";
-    /// There are no rules that log yet.
-    NotYet "text" log_action_rate_limit: LogRate = "logActionRateLimit";
-    /// There are no rules that log yet.
-    NotYet "plain" log_action_rate_limit_burst: u32 = "logActionRateLimitBurst";
+    /// How many packets each rule that logs puts into the kernel's log, such as `10/second` or `100/hour`; all by default. It counts them all.
+    Honoured "text" log_action_rate_limit: LogRate = "logActionRateLimit";
+    /// How many packets more a rule logs at once where `logActionRateLimit` is set; 5 by default, and at least 1.
+    Honoured "plain" log_action_rate_limit_burst: u32 = "logActionRateLimitBurst";
     /// Which parts log at debug is said by `--log-level`.
     NoEffect "text" log_debug_filename_regex: Pattern = "logDebugFilenameRegex";
     /// The log goes to standard error, for whoever runs the agent to keep.
     NoEffect "text" log_file_path: String = "logFilePath" same "\"none\"", "\"None\"";
-    /// There are no rules that log yet.
-    NotYet "text" log_prefix: LogPrefix = "logPrefix";
+    /// What the kernel's log says ahead of a packet that a rule logs; in it `%t` is the tier, `%k` the kind in short, `%n` the name and `%p` the name with the namespace of the rule's policy. `calico-packet` by default.
+    Honoured "text" log_prefix: LogPrefix = "logPrefix";
     /// The log goes to standard error, see `logSeverityScreen`.
     NoEffect "text" log_severity_file: LogLevel = "logSeverityFile";
     /// What the agent logs; where it is not set, `--log-level` says it.
