@@ -604,6 +604,25 @@ fn ports_are_numbers_ranges_and_names_of_either_end() {
     assert_eq!(rule("source", json!({"notPorts": [53]})), [true, false, false, false]);
 }
 
+/// `demo/web` has a port `dns` of UDP, and no other of that name.
+#[test]
+fn a_port_by_name_is_of_its_protocol() {
+    let traffics = [Traffic::to_port(Protocol::Tcp, 53), Traffic::to_port(Protocol::Udp, 53)];
+    let calico = |protocol: &str| {
+        lets(json!({"action": "Allow", "protocol": protocol, "destination": {"ports": ["dns"]}}), &traffics)
+    };
+    assert_eq!(calico("TCP"), [false, false]);
+    assert_eq!(calico("UDP"), [false, true]);
+    let kubernetes = |protocol: &str| {
+        let rule = json!({"ports": [{"port": "dns", "protocol": protocol}]});
+        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]});
+        let world = world(&[kubernetes("k", spec)]);
+        traffics.map(|traffic| asks(&world, "demo/client", "demo/web", traffic))
+    };
+    assert_eq!(kubernetes("TCP"), [false, false]);
+    assert_eq!(kubernetes("UDP"), [false, true]);
+}
+
 #[test]
 fn a_rule_may_be_about_the_governed_end_too() {
     let to = |destination: Value| under_rule(json!({"action": "Allow", "destination": destination}));
