@@ -13,7 +13,8 @@ use tortie_nft::{Direction, Family, HookPoint};
 use tortie_policy::oracle::{AtHost, DecidedBy, End, Judge, Passage, Question, Traffic, World as Objects};
 use tortie_policy::{CompileOptions, Compiler, Failsafe, Generation, HostInterface, HostOptions, MarkMask, compile};
 
-use crate::crowded::{Picks, Theme, calico, labels, picks, rule, tiers};
+use crate::crowd::{Theme, calico, labels, rule, tiers};
+use crate::crowded::{Picks, picks};
 use crate::generated::cases;
 use crate::histories::is_as_anew;
 use crate::kinds::key;

@@ -453,6 +453,7 @@ fn a_host_endpoint_inherits_labels_and_names_ports() {
 fn service_accounts_are_selected_by_name_and_label() {
     let source = |accounts: Value| json!({"action": "Allow", "source": {"serviceAccounts": accounts}});
     assert_eq!(under_rule(source(json!({"names": ["runner"]}))), PODS);
+    assert_eq!(under_rule(source(json!({"names": ["server"]}))), NONE);
     assert_eq!(under_own_rule(source(json!({"names": ["runner"]}))), OWN);
     assert_eq!(under_rule(source(json!({"names": ["runner"], "selector": "role == 'trusted'"}))), OTHER);
     assert_eq!(under_rule(source(json!({"selector": "projectcalico.org/name == 'runner'"}))), PODS);
@@ -665,7 +666,7 @@ fn staged_policies_decide_nothing_and_are_asked_what_they_would() {
             traffic: WEB,
             family: None,
         };
-        let now = verdict(world.world(), &question).expect("an answer").allowed;
+        let now = asks(&world, "demo/client", "demo/web", WEB);
         (now, Judge::with_staged(world.world()).verdict(&question).expect("an answer").allowed)
     };
     assert_eq!(would(&[calico("StagedGlobalNetworkPolicy", "q", spec("Set")), open.clone()]), (true, false));
