@@ -125,3 +125,22 @@ fn of_many_rules_the_first_that_allows_counts() {
         both_directions(&world, &[Traffic::to_port(Protocol::Tcp, 80)], pick).expect("as the oracle says");
     }
 }
+
+/// A staged policy that would have decided leaves nothing to the staged ones after it in the tier, whoever stands between them.
+#[test]
+fn of_staged_policies_the_first_that_fits_counts() {
+    let policy = |kind: &str, name: &str, order: u8, ports: &Value| {
+        let rule = json!({"action": "Deny", "protocol": "TCP", "destination": {"ports": ports}});
+        json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name},
+            "spec": {"selector": "all()", "order": order, "types": ["Ingress"], "ingress": [rule]}})
+    };
+    let mut documents = frame(&[json!({}), json!({})]);
+    documents.push(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "pod"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]}}));
+    documents.push(policy("StagedGlobalNetworkPolicy", "a", 1, &json!([80])));
+    documents.push(policy("GlobalNetworkPolicy", "b", 2, &json!([81])));
+    documents.push(policy("StagedGlobalNetworkPolicy", "c", 3, &json!([80, 82])));
+    let traffics = [80, 81, 82, 83].map(|port| Traffic::to_port(Protocol::Tcp, port));
+    both_directions(&World { documents }, &traffics, |flows| flows).expect("as the oracle says");
+}
