@@ -3,7 +3,7 @@
 //! It has a runtime of its own and never waits for a write, so a big transaction or a slow disk delays nobody's question. Everything
 //! that is waiting when it wakes is handed to the core before the core is asked what to do: a burst becomes one transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 

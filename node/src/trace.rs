@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_step_names_the_rule_and_the_policy_that_it_stands_for() {
-        let counts = ["h_0123456789ab", "policies"].map(|name| Statement::NamedCounter(name.to_owned()));
-        let rule = Rule::new([], counts.into_iter().chain([Statement::Verdict(Verdict::Drop)]));
+        let [hit, reason] = ["h_0123456789ab", "policies"].map(|name| Statement::NamedCounter(name.to_owned()));
+        let rule = Rule::new([], [hit, reason, Statement::Verdict(Verdict::Drop)]);
         let rules = Placed::new(vec![PlacedRule { chain: "i_1".into(), handle: 7, rule }]);
         let event = |table: &str, met| TraceEvent {
             packet: 1,
