@@ -59,17 +59,17 @@ impl HostInterfaces {
             let wanted = match spec.interface_name.as_deref() {
                 Some(ALL) => vec![None],
                 Some(name) => vec![Some(name.to_owned())],
-                None => match known.with_addresses(&spec.expected_ips) {
-                    Some(names) => names.into_iter().map(Some).collect(),
-                    None => {
+                None => {
+                    let Some(names) = known.with_addresses(&spec.expected_ips) else {
                         resolved.problems.push(format!(
                             "HostEndpoint {endpoint}: only node {} itself knows which of its interfaces has an address of \
                              spec.expectedIPs, so the endpoint is left out here: set spec.interfaceName to have it in",
                             spec.node
                         ));
                         continue;
-                    }
-                },
+                    };
+                    names.into_iter().map(Some).collect()
+                }
             };
             if wanted.is_empty() {
                 resolved.problems.push(format!(

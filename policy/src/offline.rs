@@ -280,6 +280,7 @@ pub(crate) fn name(pod: PodView<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use tortie_api::k8s::Pod;
 
     use super::*;
@@ -318,22 +319,22 @@ mod tests {
         serde_json::from_value(value).expect("an object")
     }
 
-    fn host(name: &str, spec: serde_json::Value) -> Object {
-        object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
+    fn host(name: &str, spec: &serde_json::Value) -> Object {
+        object(json!({"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
             "metadata": {"name": name, "labels": {"role": "node"}}, "spec": spec}))
     }
 
     #[test]
     fn host_endpoints_are_for_the_interfaces_that_they_name() {
         let objects = [
-            host("all", serde_json::json!({"node": "n1", "interfaceName": "*"})),
-            host("by-address", serde_json::json!({"node": "n1", "expectedIPs": ["192.0.2.1"]})),
-            host("named", serde_json::json!({"node": "n1", "interfaceName": "eth0"})),
-            host("excluded", serde_json::json!({"node": "n1", "interfaceName": "br-1"})),
-            object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            host("all", &json!({"node": "n1", "interfaceName": "*"})),
+            host("by-address", &json!({"node": "n1", "expectedIPs": ["192.0.2.1"]})),
+            host("named", &json!({"node": "n1", "interfaceName": "eth0"})),
+            host("excluded", &json!({"node": "n1", "interfaceName": "br-1"})),
+            object(json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
                 "metadata": {"name": "fast"}, "spec": {"selector": "role == 'node'", "types": ["Ingress"],
                     "doNotTrack": true, "applyOnForward": true, "ingress": [{"action": "Allow"}]}})),
-            object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration",
+            object(json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration",
                 "metadata": {"name": "default"}, "spec": {"interfaceExclude": "/^br-/"}})),
         ];
         let offline = Offline::new(&objects);
