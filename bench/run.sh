@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p target/bench
 cargo build --release --locked -p tortie-bench
-for name in nft fib policy scale delta start; do
+for name in nft fib policy path scale delta start; do
     echo "bench: $name"
     "target/release/bench-$name" --json "target/bench/$name.json"
 done

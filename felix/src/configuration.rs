@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use tortie_api::calico::FelixConfigurationSpec;
+use tortie_api::calico::felix::{Layers, is_by_name};
 use tortie_api::k8s::{Bandwidth, Pod};
 use tortie_api::meta::StringMap;
-use tortie_api::selector::Selector;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::settings::{self, Settings};
 
-/// The name of the configuration for all nodes, of both kinds.
+/// The name of the BGPConfiguration for all nodes.
 const DEFAULT: &str = "default";
 
 /// A pod by namespace and name.
@@ -153,33 +153,23 @@ impl Configurations {
 
     /// The settings that follow: of each field the value of the node's own configuration, of the one that selects it, or of `default`.
     pub(crate) fn resolve(&self) -> Resolved {
+        let layers = Layers::of_node(&self.felix, &self.node, &self.labels);
         let mut warnings = Vec::new();
-        let own = format!("node.{}", self.node);
-        let mut selecting = self.felix.iter().filter(|(name, spec)| {
-            let selector = spec.node_selector.as_ref().and_then(|selector| Selector::parse(&selector.0).ok());
-            name.as_str() != DEFAULT
-                && !name.starts_with("node.")
-                && selector.is_some_and(|it| it.matches(&self.labels))
-        });
-        let selected = selecting.next();
-        for (name, _) in selecting {
-            let winner = selected.map_or("", |(name, _)| name);
+        let selected = layers.in_force.iter().find(|(name, _)| !is_by_name(name));
+        for (name, (winner, _)) in layers.shadowed.iter().zip(selected.into_iter().cycle()) {
             warnings.push(format!(
                 "FelixConfiguration {name}: its nodeSelector selects this node, as that of {winner} does, which is in force: only \
                  the first by name is"
             ));
         }
-        let idle = self.felix.iter().filter(|(name, spec)| {
-            spec.node_selector.is_none() && name.as_str() != DEFAULT && !name.starts_with("node.")
-        });
+        let idle = self.felix.iter().filter(|(name, spec)| spec.node_selector.is_none() && !is_by_name(name));
         warnings.extend(idle.map(|(name, _)| {
             format!(
                 "FelixConfiguration {name}: it is for no node: name it \"default\" or \"node.NAME\", or give it a nodeSelector"
             )
         }));
         let mut spec = FelixConfigurationSpec::default();
-        let chain = [self.felix.get_key_value(&own), selected, self.felix.get_key_value(DEFAULT)];
-        for (name, layer) in chain.into_iter().flatten() {
+        for (name, layer) in layers.in_force {
             let hidden = spec.fields();
             let unheeded = layer.unheeded().into_iter().filter(|unheeded| !hidden.contains(&unheeded.field));
             warnings.extend(unheeded.map(|unheeded| {

@@ -131,8 +131,9 @@ mod tests {
 
     #[test]
     fn a_step_names_the_rule_and_the_policy_that_it_stands_for() {
-        let [hit, reason] = ["h_0123456789ab", "policies"].map(|name| Statement::NamedCounter(name.to_owned()));
-        let rule = Rule::new([], [hit, reason, Statement::Verdict(Verdict::Drop)]);
+        let counts = ["h_0123456789ab", "policies"].map(|name| Statement::NamedCounter(name.to_owned()));
+        let statements: Vec<_> = counts.into_iter().chain([Statement::Verdict(Verdict::Drop)]).collect();
+        let rule = Rule::new([], statements);
         let rules = Placed::new(vec![PlacedRule { chain: "i_1".into(), handle: 7, rule }]);
         let event = |table: &str, met| TraceEvent {
             packet: 1,

@@ -139,7 +139,7 @@ impl Builder<'_> {
             if !names.is_empty()
                 && let Some(family) = family
             {
-                let set = self.named_ports(&names, protocol, family, used.inverse());
+                let set = self.named_ports(&names, end.not_ports.hosts, protocol, family, used.inverse());
                 let key = vec![place.view.address(side, family), Field::L4Proto, field];
                 common.push(in_set(key, Op::Ne, &set));
             }
@@ -157,7 +157,7 @@ impl Builder<'_> {
         if !names.is_empty()
             && let Some(family) = family
         {
-            let set = self.named_ports(&names, protocol, family, used);
+            let set = self.named_ports(&names, ports.hosts, protocol, family, used);
             let key = vec![place.view.address(side, family), Field::L4Proto, field];
             any.push(vec![in_set(key, Op::Eq, &set)]);
         }
@@ -184,7 +184,7 @@ fn asks_for_family(place: Place<'_>, side: Side, end: &Entity) -> bool {
 
 /// Whether this end is the endpoint itself.
 fn is_own(place: Place<'_>, side: Side) -> bool {
-    side != peer(place.direction)
+    place.view.site.own && side != peer(place.direction)
 }
 
 /// Ranges of ports by protocol, where it is not the rule's; and the names that are left.

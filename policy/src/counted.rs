@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, PodPort, PodView};
 use crate::followed::{Followed, Whom};
 use crate::index::SelectionIndex;
 use crate::peers::Peers;
-use crate::selection::{Seen, Selection};
+use crate::selection::{Seen, Selection, Species};
 use crate::territory::Territory;
 use crate::union::{Claim, On, Share};
 
@@ -221,7 +221,6 @@ impl Builder<'_> {
             let mut addresses = BTreeSet::new();
             if counted.has_others() {
                 addresses.extend(cluster.endpoints().flat_map(PodView::ips));
-                addresses.extend(cluster.hosts().flat_map(|host| host.spec.expected_ips.iter().copied()));
             } else {
                 let selections = counted.selections().cloned().collect();
                 addresses = builder.resolver.addresses(&selections, family == Family::V4);
@@ -253,7 +252,9 @@ impl Builder<'_> {
 
 /// The elements of a map of ports by name for an address.
 pub(crate) fn port_elements(cluster: &Cluster, counted: &CountedPorts, address: IpAddr) -> BTreeMap<Key, String> {
-    let of_each = cluster.seen_at(address).flat_map(|(seen, ports)| counted.elements_of(address, &seen, ports));
+    // Kubernetes' policies know names of pods' ports only.
+    let pods = cluster.seen_at(address).filter(|(seen, _)| seen.species == Species::Pod);
+    let of_each = pods.flat_map(|(seen, ports)| counted.elements_of(address, &seen, ports));
     let mut elements = BTreeMap::new();
     for (key, counter) in of_each {
         // Where two endpoints claim an address the one that names itself first in the alphabet of counters has it, in any order.

@@ -74,7 +74,8 @@ impl Followed {
                     }
                 }
                 Whom::Named(named) => {
-                    for Named { protocol, name, peers } in named {
+                    let meant = |named: &&Named| named.hosts || seen.species == Species::Pod;
+                    for Named { protocol, name, peers, .. } in named.iter().filter(meant) {
                         if peers.everyone || peers.has_address(address) || selected(&peers.pods) {
                             let ports = ports.iter();
                             let ports =

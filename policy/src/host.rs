@@ -20,6 +20,7 @@ const SCTP: u8 = 132;
 
 /// Settings for the node's own interfaces. The defaults are Calico's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostOptions {
     /// The HostEndpoints of this node, and what they are for.
     pub interfaces: Vec<HostInterface>,

@@ -13,7 +13,7 @@ use tortie_api::k8s::PolicyType;
 use tortie_nft::{Chain, Key, Value, Verdict};
 
 use crate::chains::{Builder, Whose, verdict};
-use crate::cluster::{Cluster, HostState, PodPort, PolicyKey, PolicyView, Spec};
+use crate::cluster::{Cluster, HostState, PolicyKey, PolicyView, Spec};
 use crate::describe::shortened;
 use crate::host::HostInterface;
 use crate::host_frame::{OK_ANYWAY, OK_FORWARD, OK_INPUT, OK_OUTPUT, OK_PRE_DNAT, OK_UNTRACKED, Place, Shape};
@@ -29,8 +29,6 @@ const ALLOW_ALL: &str = "projectcalico-default-allow";
 pub(crate) struct HostPrograms {
     /// Which endpoint it is, and what it is for.
     pub(crate) host: HostInterface,
-    /// The ports that rules may name.
-    ports: Vec<PodPort>,
     /// What is asked at each place where something is.
     pub(crate) places: BTreeMap<Place, Program>,
 }
@@ -38,11 +36,7 @@ pub(crate) struct HostPrograms {
 /// Those of these endpoints that exist.
 pub(crate) fn programs(cluster: &Cluster, hosts: &[HostInterface]) -> Vec<HostPrograms> {
     let known = hosts.iter().filter_map(|host| Some((host, cluster.host(&host.endpoint)?)));
-    let programs = known.map(|(host, state)| HostPrograms {
-        host: host.clone(),
-        ports: state.ports.clone(),
-        places: places(cluster, host, state),
-    });
+    let programs = known.map(|(host, state)| HostPrograms { host: host.clone(), places: places(cluster, host, state) });
     programs.collect()
 }
 
@@ -203,6 +197,7 @@ fn site(place: Place) -> Site {
         allowed: Verdict::Goto(allowed.to_owned()),
         replies: place.is_tracked(),
         drops: !matches!(place, Place::Ingress | Place::ForwardIngress | Place::ForwardEgress),
+        own: false,
         whom: "host endpoints",
     }
 }
@@ -219,7 +214,7 @@ pub(crate) struct Leads {
 /// Writes the classes.
 pub(crate) fn write(builder: &mut Builder<'_>, programs: &[HostPrograms]) -> Leads {
     let mut leads = Leads::default();
-    for HostPrograms { host, ports, places } in programs {
+    for HostPrograms { host, places } in programs {
         let endpoint = format!("HostEndpoint {}", host.endpoint);
         for (place, program) in places {
             let policies: Vec<String> = program.policies().map(|policy| policy.key.to_string()).take(2).collect();
@@ -231,7 +226,7 @@ pub(crate) fn write(builder: &mut Builder<'_>, programs: &[HostPrograms]) -> Lea
             // Where it is asked once more nothing is counted once more.
             let counts = builder.counts;
             builder.counts &= !matches!(place, Place::AnywayIngress | Place::AnywayEgress);
-            let class = builder.program(&site(*place), program, ports, &whose);
+            let class = builder.program(&site(*place), program, &[], &whose);
             builder.counts = counts;
             if let Some(interface) = &host.interface {
                 let key = vec![Value::IfName(interface.clone())];

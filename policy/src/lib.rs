@@ -44,6 +44,7 @@ mod options;
 pub mod oracle;
 mod peers;
 pub mod plan;
+mod prefixes;
 mod program;
 mod references;
 mod resolver;
@@ -68,6 +69,7 @@ pub use host_interfaces::{HostInterfaces, Interfaces};
 pub use kinds::KINDS;
 pub use marks::{MIN_MARK_BITS, MarkMask, MarkMaskError};
 pub use options::{CompileOptions, DenyAction, EndpointToHost, NatExclusions, NatOutgoing, ServiceLoop};
+pub use prefixes::{interface_prefixes, naming_prefix, refused_prefixes};
 pub use references::References;
 pub use tightens::tightens;
 

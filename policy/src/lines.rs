@@ -148,7 +148,7 @@ fn entity(namespace: Option<&str>, rule: &EntityRule, side: Side) -> Entity {
             RulePort::Named(name) => Some(name.clone()),
             RulePort::Range(..) => None,
         });
-        Ports::new(ranges, names)
+        Ports { hosts: true, ..Ports::new(ranges, names) }
     };
     Entity {
         blocks: (!rule.nets.is_empty()).then(|| blocks(&rule.nets)),
@@ -206,7 +206,7 @@ fn clauses(
 fn kubernetes_ports(ports: &[NetworkPolicyPort]) -> Vec<(Option<u8>, Option<Ports>)> {
     let mut by_protocol: BTreeMap<u8, Ports> = BTreeMap::new();
     for port in ports {
-        let Ports { ranges, names } = by_protocol.entry(port.protocol.number()).or_default();
+        let Ports { ranges, names, .. } = by_protocol.entry(port.protocol.number()).or_default();
         match (&port.port, port.end_port) {
             (None, None) => ranges.push((0, u16::MAX)),
             (Some(PortOrName::Number(first)), last) => ranges.push((*first, last.unwrap_or(*first))),
@@ -217,7 +217,7 @@ fn kubernetes_ports(ports: &[NetworkPolicyPort]) -> Vec<(Option<u8>, Option<Port
     }
     by_protocol
         .into_iter()
-        .map(|(protocol, Ports { ranges, names })| {
+        .map(|(protocol, Ports { ranges, names, .. })| {
             let ports = Ports::new(ranges, names);
             (Some(protocol), (ports.ranges != [(0, u16::MAX)]).then_some(ports))
         })

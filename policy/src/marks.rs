@@ -31,18 +31,18 @@ impl Default for MarkMask {
     }
 }
 
+impl From<MarkMask> for u32 {
+    fn from(mask: MarkMask) -> Self {
+        mask.0
+    }
+}
+
 impl TryFrom<u32> for MarkMask {
     type Error = MarkMaskError;
 
     fn try_from(mask: u32) -> Result<Self, MarkMaskError> {
         let bits = mask.count_ones();
         if bits < MIN_MARK_BITS { Err(MarkMaskError { mask, bits }) } else { Ok(Self(mask)) }
-    }
-}
-
-impl From<MarkMask> for u32 {
-    fn from(mask: MarkMask) -> Self {
-        mask.0
     }
 }
 

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tortie_api::calico::felix::Layers;
 use tortie_api::calico::{FelixConfigurationSpec, HostEndpointSpec};
 use tortie_api::k8s::PodIp;
 use tortie_api::meta::StringMap;
-use tortie_api::selector::Selector;
 use tortie_api::{Object, ObjectKey};
 use tortie_nft::Ruleset;
 
@@ -93,20 +93,11 @@ impl Settings {
             .unwrap_or_default()
     }
 
-    /// Of each field the value of the node's own configuration, of the first that selects the node, or of `default`.
+    /// What is in force on a node.
     fn of(&self, node: &str) -> CompileOptions {
-        let labels = self.labels.get(node).cloned().unwrap_or_default();
-        let selects = |(name, spec): &(&String, &FelixConfigurationSpec)| {
-            let selector = spec.node_selector.as_ref().and_then(|selector| Selector::parse(&selector.0).ok());
-            name.as_str() != "default"
-                && !name.starts_with("node.")
-                && selector.is_some_and(|selector| selector.matches(&labels))
-        };
-        let own = self.felix.get(&format!("node.{node}"));
-        let selected = self.felix.iter().find(selects).map(|(_, spec)| spec);
-        let layers = [own, selected, self.felix.get("default")];
-        let spec = layers.into_iter().flatten().fold(FelixConfigurationSpec::default(), FelixConfigurationSpec::or);
-        CompileOptions::of(&spec, self.service_cidrs.clone())
+        let nothing = StringMap::new();
+        let layers = Layers::of_node(&self.felix, node, self.labels.get(node).unwrap_or(&nothing));
+        CompileOptions::of(&layers.spec(), self.service_cidrs.clone())
     }
 }
 
@@ -280,7 +271,6 @@ pub(crate) fn name(pod: PodView<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use tortie_api::k8s::Pod;
 
     use super::*;
@@ -320,21 +310,21 @@ mod tests {
     }
 
     fn host(name: &str, spec: &serde_json::Value) -> Object {
-        object(json!({"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
+        object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint",
             "metadata": {"name": name, "labels": {"role": "node"}}, "spec": spec}))
     }
 
     #[test]
     fn host_endpoints_are_for_the_interfaces_that_they_name() {
         let objects = [
-            host("all", &json!({"node": "n1", "interfaceName": "*"})),
-            host("by-address", &json!({"node": "n1", "expectedIPs": ["192.0.2.1"]})),
-            host("named", &json!({"node": "n1", "interfaceName": "eth0"})),
-            host("excluded", &json!({"node": "n1", "interfaceName": "br-1"})),
-            object(json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            host("all", &serde_json::json!({"node": "n1", "interfaceName": "*"})),
+            host("by-address", &serde_json::json!({"node": "n1", "expectedIPs": ["192.0.2.1"]})),
+            host("named", &serde_json::json!({"node": "n1", "interfaceName": "eth0"})),
+            host("excluded", &serde_json::json!({"node": "n1", "interfaceName": "br-1"})),
+            object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
                 "metadata": {"name": "fast"}, "spec": {"selector": "role == 'node'", "types": ["Ingress"],
                     "doNotTrack": true, "applyOnForward": true, "ingress": [{"action": "Allow"}]}})),
-            object(json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration",
+            object(serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration",
                 "metadata": {"name": "default"}, "spec": {"interfaceExclude": "/^br-/"}})),
         ];
         let offline = Offline::new(&objects);

@@ -11,6 +11,7 @@ use tortie_api::calico::felix::{
 
 use crate::host::HostOptions;
 use crate::marks::MarkMask;
+use crate::prefixes::{interface_prefixes, naming_prefix};
 
 /// The settings of a node's table. The defaults are those of Calico's manifests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {
-            interface_prefixes: vec!["cali".to_owned()],
+            interface_prefixes: interface_prefixes(&FelixConfigurationSpec::default()),
             vxlan_port: 4789,
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
@@ -70,23 +71,10 @@ impl Default for CompileOptions {
     }
 }
 
-/// The prefixes of a list, and `cali` if none of them leaves room for the 11 digits that stand for a pod.
-fn with_a_short_one(list: &str) -> Vec<String> {
-    let mut prefixes: Vec<String> = list.split(',').map(str::to_owned).collect();
-    if prefixes.iter().all(|prefix| prefix.len() > LONGEST_NAMING) {
-        prefixes.push("cali".to_owned());
-    }
-    prefixes
-}
-
-/// The kernel takes names of 15 bytes, of which 11 stand for the pod.
-const LONGEST_NAMING: usize = 4;
-
 impl CompileOptions {
     /// What the names of new pods' interfaces begin with.
     pub fn naming_prefix(&self) -> &str {
-        let mut short = self.interface_prefixes.iter().filter(|prefix| prefix.len() <= LONGEST_NAMING);
-        short.next().map_or("cali", String::as_str)
+        naming_prefix(&self.interface_prefixes)
     }
 
     /// What a configuration asks for, and this version's defaults for the fields that it does not have.
@@ -94,10 +82,7 @@ impl CompileOptions {
         let default = Self::default();
         let mask = spec.nftables_mark_mask.and_then(|mask| MarkMask::try_from(mask).ok());
         Self {
-            interface_prefixes: spec
-                .interface_prefix
-                .as_ref()
-                .map_or_else(|| default.interface_prefixes.clone(), |prefixes| with_a_short_one(&prefixes.0)),
+            interface_prefixes: interface_prefixes(spec),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
             allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
             allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),

@@ -13,12 +13,13 @@
 //! may not speak VXLAN, because nodes would take it for their own. For explanations it also knows what a node's settings say:
 //! whether the node takes anything from its pods, which addresses are services', and that nobody sends from an address of a pool that
 //! is no pod's. Translation of sources changes nothing here: policies never see it. What policies say about the traffic of host
-//! endpoints themselves is not its subject; as peers it knows them.
+//! endpoints themselves is asked of it apart ([`Judge::at_host`]): whether a flow passes by one is not known from its two ends.
 
 mod calico;
 mod cluster;
 mod decision;
 mod flow;
+mod host;
 mod judge;
 mod kubernetes;
 mod members;
@@ -30,6 +31,7 @@ use tortie_api::calico::{Action, TierAction};
 use tortie_api::k8s::{PolicyType, Protocol};
 
 pub use decision::{Asked, Decision, Half, LookedAt, Misfit, Place, Reason, Step, WouldBe};
+pub use host::{AtHost, DecidedBy, Passage};
 pub use judge::Judge;
 pub use question::{CLIENT_PORT, End, Error, Question, Traffic, Wanted};
 pub use world::World;

@@ -41,8 +41,8 @@ impl Program {
     ) -> Self {
         let mut tiers: Vec<Tier> = Vec::new();
         for view in governing.into_iter().filter(|view| view.spec.governs(direction)) {
-            // What would take a policy away, or is set aside, says nothing.
-            if matches!(view.spec.staged_action(), Some(StagedAction::Delete | StagedAction::Ignore)) {
+            // What would take a policy away, is still learned or set aside, says nothing.
+            if view.spec.staged_action().is_some_and(|action| action != StagedAction::Set) {
                 continue;
             }
             let name = view.spec.tier();
@@ -217,6 +217,9 @@ pub(crate) struct Named {
     pub(crate) protocol: Protocol,
     /// The port's name.
     pub(crate) name: String,
+    /// Whether ports of host endpoints are meant as well as those of pods: Kubernetes' own kinds know names of pods' ports only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) hosts: bool,
     /// Whom.
     #[serde(serialize_with = "crate::names::shared")]
     pub(crate) peers: Arc<Peers>,
@@ -229,10 +232,12 @@ pub(crate) struct Ports {
     pub(crate) ranges: Vec<(u16, u16)>,
     /// Ports that the endpoint itself has under these names.
     pub(crate) names: BTreeSet<String>,
+    /// Whether host endpoints are meant by names, and not pods alone.
+    pub(crate) hosts: bool,
 }
 
 impl Ports {
-    /// These ranges, in any order, and names.
+    /// These ranges, in any order, and names of pods' ports.
     pub(crate) fn new(ranges: impl IntoIterator<Item = (u16, u16)>, names: impl IntoIterator<Item = String>) -> Self {
         let mut all: Vec<(u16, u16)> = ranges.into_iter().filter(|(first, last)| first <= last).collect();
         all.sort_unstable();
@@ -243,7 +248,7 @@ impl Ports {
                 _ => ranges.push((first, last)),
             }
         }
-        Self { ranges, names: names.into_iter().collect() }
+        Self { ranges, names: names.into_iter().collect(), hosts: false }
     }
 
     /// Whether none is.

@@ -155,17 +155,19 @@ impl Builder<'_> {
         })
     }
 
-    /// The set of all endpoints' ports of these names, of one protocol or of all.
+    /// The set of all pods' ports of these names, and with `hosts` those of host endpoints, of one protocol or of all.
     pub(crate) fn named_ports(
         &mut self,
         names: &BTreeSet<String>,
+        hosts: bool,
         protocol: Option<u8>,
         family: Family,
         used: Use,
     ) -> String {
         let protocols = Protocol::ALL.into_iter().filter(|it| protocol.is_none_or(|wanted| wanted == it.number()));
         let named = |protocol| {
-            names.iter().map(move |name| Named { protocol, name: name.clone(), peers: Arc::new(Peers::everyone()) })
+            let peers = Arc::new(Peers::everyone());
+            names.iter().map(move |name| Named { protocol, name: name.clone(), hosts, peers: Arc::clone(&peers) })
         };
         self.named_set(&protocols.flat_map(named).collect(), family, used)
     }
@@ -290,7 +292,7 @@ impl Builder<'_> {
                 let pod = cluster.pod_by_id(id);
                 add(pod.ports(), &mut pod.ips());
             }
-            for host in cluster.hosts().filter(|host| peer.selects(&host.seen())) {
+            for host in cluster.hosts().filter(|host| named.hosts && peer.selects(&host.seen())) {
                 add(&host.ports, &mut host.spec.expected_ips.iter().copied());
             }
         }
@@ -299,7 +301,7 @@ impl Builder<'_> {
             for pod in cluster.endpoints() {
                 add(pod.ports(), &mut pod.ips().filter(may));
             }
-            for host in cluster.hosts() {
+            for host in cluster.hosts().filter(|_| named.hosts) {
                 add(&host.ports, &mut host.spec.expected_ips.iter().copied().filter(may));
             }
         }

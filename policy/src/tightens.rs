@@ -285,7 +285,9 @@ impl<'a> Comparison<'a> {
                     let known = turns(&had);
                     let led_away = has.iter().filter(|rule| is_turn(rule) && !known.contains(&rule.matches.as_slice()));
                     let led_away: Vec<&'a str> = led_away.filter_map(|rule| target(rule)).collect();
-                    had.iter().all(|rule| self.rule_is_matched(rule, &has))
+                    // What came out at the end of the one must not be denied at that of the other.
+                    (ends(&of_old.rules) || !ends(&of_new.rules))
+                        && had.iter().all(|rule| self.rule_is_matched(rule, &has))
                         && led_away.into_iter().all(|chain| self.chain_allows(old, chain))
                 } else {
                     had.len() == has.len() && had.iter().zip(&has).all(|(old, new)| self.rule_stays(old, new))

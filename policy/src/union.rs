@@ -108,7 +108,7 @@ impl Union {
         match (protocol, &destination.ports) {
             (None, _) => claim(On::Everything),
             (Some(protocol), None) => claim(On::Range(protocol, 0, u16::MAX)),
-            (Some(protocol), Some(Ports { ranges, names })) => {
+            (Some(protocol), Some(Ports { ranges, names, .. })) => {
                 for &(first, last) in ranges {
                     claim(On::Range(protocol, first, last));
                 }
@@ -143,6 +143,7 @@ impl Union {
                     let named = Protocol::ALL.into_iter().find(|it| it.number() == *protocol).map(|protocol| Named {
                         protocol,
                         name: name.clone(),
+                        hosts: false,
                         peers: Arc::clone(peers),
                     });
                     self.named.extend(named.map(|named| (*rank, named)));

@@ -17,6 +17,9 @@ pub(crate) struct Site {
     pub(crate) replies: bool,
     /// Whether what is denied there is dropped although senders are to be told: not every hook may tell them.
     pub(crate) drops: bool,
+    /// Whether the governed end of all that comes there is the endpoint itself, so that its ports by name are known. A host endpoint
+    /// forwards, and comes before DNAT: its names stand for ports of the addresses that it expects.
+    pub(crate) own: bool,
     /// Whose policies they are, for people.
     pub(crate) whom: &'static str,
 }
@@ -28,7 +31,14 @@ impl Site {
             PolicyType::Egress => ("e_", OK_EGRESS),
             PolicyType::Ingress => ("i_", OK_INGRESS),
         };
-        Self { prefix, allowed: Verdict::Goto(allowed.to_owned()), replies: true, drops: false, whom: "pods" }
+        Self {
+            prefix,
+            allowed: Verdict::Goto(allowed.to_owned()),
+            replies: true,
+            drops: false,
+            own: true,
+            whom: "pods",
+        }
     }
 }
 

@@ -252,11 +252,18 @@ fn crowd(rows: &mut Vec<Work>) -> Result<(), String> {
     Ok(())
 }
 
+/// One of the measurements; adds rows.
+type Measure = fn(&mut Vec<Work>) -> Result<(), String>;
+
+const MEASURES: [(&str, Measure); 4] =
+    [("agent", agent), ("remote-pods", remote_pods), ("crowd", crowd), ("first", first)];
+
+/// Measures everything, or what `TORTIE_BENCH_SCALE` names, for a profile of it alone.
 fn main() -> Result<(), String> {
+    let only = std::env::var("TORTIE_BENCH_SCALE").ok();
     let mut works = Vec::new();
-    agent(&mut works)?;
-    remote_pods(&mut works)?;
-    crowd(&mut works)?;
-    first(&mut works)?;
+    for (_, measure) in MEASURES.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
+        measure(&mut works)?;
+    }
     report(&works.iter().flat_map(Work::rows).collect::<Vec<_>>())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tortie_policy::{CompileOptions, HostOptions};
+use tortie_policy::CompileOptions;
 
 use super::Felix;
 use crate::drift::DriftKind;
@@ -158,11 +158,8 @@ const POD_DIGITS: usize = 11;
 impl Felix {
     /// What the compiler is told.
     pub(super) fn compile_options(&self) -> CompileOptions {
-        let rules = self.settings.rules.clone();
-        CompileOptions {
-            interface_prefixes: self.prefixes.clone(),
-            host: HostOptions { interfaces: self.host_interfaces.clone(), ..rules.host },
-            ..rules
-        }
+        let mut options = CompileOptions { interface_prefixes: self.prefixes.clone(), ..self.settings.rules.clone() };
+        options.host.interfaces.clone_from(&self.host_interfaces);
+        options
     }
 }

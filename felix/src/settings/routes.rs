@@ -5,30 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tortie_api::calico::felix::FelixConfigurationSpec;
+use tortie_policy::{interface_prefixes, naming_prefix, refused_prefixes};
 
 use crate::{ROUTE_METRIC, ROUTE_PROTOCOL};
-
-/// What the names of pods' interfaces begin with where nobody says otherwise.
-const POD_PREFIX: &str = "cali";
-
-/// A pod's interface has 11 digits after its prefix, as Calico names it, of the 15 bytes that the kernel takes.
-const LONGEST_NAMING: usize = 4;
-
-/// Interfaces of a node as others name them. What they begin with is no prefix of pods': the node would be cut off.
-const NOT_PODS: [&str; 12] = [
-    "lo",
-    "eth0",
-    "ens3",
-    "enp0s3",
-    "eno1",
-    "wlan0",
-    "bond0",
-    "tunl0",
-    "vxlan.calico",
-    "docker0",
-    "kube-ipvs0",
-    "tifb0",
-];
 
 /// Numbers that routes of others bear whatever runs on a node: what has none, redirects, the kernel's own, what scripts and people
 /// write (`boot`, `static`), router advertisements and DHCP. With one of these, their routes would be ours to delete.
@@ -63,7 +42,7 @@ impl Default for RouteSettings {
             source_ipv4: None,
             source_ipv6: None,
             remove_external: false,
-            interface_prefixes: vec![POD_PREFIX.to_owned()],
+            interface_prefixes: interface_prefixes(&FelixConfigurationSpec::default()),
         }
     }
 }
@@ -73,7 +52,6 @@ impl RouteSettings {
         let default = Self::default();
         let metric = |field: Option<u32>, default: u32| field.filter(|metric| *metric > 0).unwrap_or(default);
         let protocol = spec.device_route_protocol.filter(|number| !OTHERS_PROTOCOLS.contains(number));
-        let prefixes = spec.interface_prefix.as_ref();
         Self {
             protocol: protocol.unwrap_or(default.protocol),
             metric_ipv4: metric(spec.ipv4_normal_route_priority, default.metric_ipv4),
@@ -81,7 +59,7 @@ impl RouteSettings {
             source_ipv4: spec.device_route_source_address,
             source_ipv6: spec.device_route_source_address_ipv6,
             remove_external: spec.remove_external_routes.unwrap_or(default.remove_external),
-            interface_prefixes: prefixes.map_or(default.interface_prefixes, |prefixes| usable(&prefixes.0)),
+            interface_prefixes: interface_prefixes(spec),
         }
     }
 
@@ -108,27 +86,8 @@ impl RouteSettings {
 
     /// What new interfaces of pods are named by: the first prefix that leaves room for the rest of the name.
     pub fn naming_prefix(&self) -> &str {
-        let mut short = self.interface_prefixes.iter().filter(|prefix| prefix.len() <= LONGEST_NAMING);
-        short.next().map_or(POD_PREFIX, String::as_str)
+        naming_prefix(&self.interface_prefixes)
     }
-}
-
-/// The prefixes of a list that may be pods', and `cali` if none of them leaves room for a name.
-fn usable(list: &str) -> Vec<String> {
-    let mut prefixes: Vec<String> = Vec::new();
-    for prefix in list.split(',').filter(|prefix| !is_others(prefix)) {
-        if prefixes.iter().all(|known| known != prefix) {
-            prefixes.push(prefix.to_owned());
-        }
-    }
-    if prefixes.iter().all(|prefix| prefix.len() > LONGEST_NAMING) {
-        prefixes.push(POD_PREFIX.to_owned());
-    }
-    prefixes
-}
-
-fn is_others(prefix: &str) -> bool {
-    NOT_PODS.iter().any(|interface| interface.starts_with(prefix))
 }
 
 /// The fields of one configuration that are honoured, but not with the values that they have, each with the reason.
@@ -152,19 +111,7 @@ pub(crate) fn refused(spec: &FelixConfigurationSpec) -> Vec<(&'static str, Strin
             refused.push((field, reason));
         }
     }
-    let Some(prefixes) = spec.interface_prefix.as_ref().map(|prefixes| &prefixes.0) else { return refused };
-    for prefix in prefixes.split(',').filter(|prefix| is_others(prefix)) {
-        let reason =
-            format!("{prefix}... are interfaces of the node itself, and never taken for pods': choose another");
-        refused.push(("interfacePrefix", reason));
-    }
-    if !prefixes.split(',').any(|prefix| prefix.len() <= LONGEST_NAMING && !is_others(prefix)) {
-        let reason = format!(
-            "{prefixes} leaves no room for names of interfaces, so new ones are named {POD_PREFIX}...: put a prefix of at \
-             most {LONGEST_NAMING} characters into the list"
-        );
-        refused.push(("interfacePrefix", reason));
-    }
+    refused.extend(refused_prefixes(spec).into_iter().map(|reason| ("interfacePrefix", reason)));
     refused
 }
 

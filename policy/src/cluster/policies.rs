@@ -2,7 +2,7 @@
 //!
 //! Policies are kept as they were written, those that say the same once, and are filed by what they select: of tens of thousands, those
 //! that may govern an endpoint are found without a look at the others. Their order is that of Calico: by tier, then by `order`, then by
-//! name.
+//! name, namespace and kind.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,14 +52,22 @@ impl PolicyKey {
         )
     }
 
-    /// The name by which policies of a tier and an order are ordered: Calico's name for it.
-    pub(crate) fn calico_name(&self, spec: &Spec) -> String {
-        match (self.kind, spec.tier()) {
-            (Kind::NetworkPolicy | Kind::StagedKubernetesNetworkPolicy, _) => format!("knp.default.{}", self.name),
-            (Kind::ClusterNetworkPolicy, KUBE_ADMIN_TIER) => format!("kcnp.admin.{}", self.name),
-            (Kind::ClusterNetworkPolicy, _) => format!("kcnp.baseline.{}", self.name),
-            _ => self.name.to_string(),
-        }
+    /// By what policies of a tier and an order are ordered, as Calico has it: the name that it gives them, their namespace and their
+    /// kind, as one text with slashes between.
+    fn tie_break(&self, spec: &Spec) -> impl Iterator<Item = u8> {
+        let prefix = match (self.kind, spec.tier()) {
+            (Kind::NetworkPolicy | Kind::StagedKubernetesNetworkPolicy, _) => "knp.default.",
+            (Kind::ClusterNetworkPolicy, KUBE_ADMIN_TIER) => "kcnp.admin.",
+            (Kind::ClusterNetworkPolicy, _) => "kcnp.baseline.",
+            _ => "",
+        };
+        let kind = match self.kind {
+            Kind::NetworkPolicy => "KubernetesNetworkPolicy",
+            Kind::ClusterNetworkPolicy => "KubernetesClusterNetworkPolicy",
+            other => other.manifest_kind(),
+        };
+        let namespace = self.namespace.as_deref().unwrap_or_default();
+        [prefix, &self.name, "/", namespace, "/", kind].into_iter().flat_map(str::bytes)
     }
 }
 
@@ -325,7 +333,7 @@ impl Policies {
         governing
     }
 
-    /// Brings policies into order: by tier, then by `order`, by name, by kind, and by namespace.
+    /// Brings policies into order: by tier, then by `order`, by name, by namespace, and by kind.
     pub(crate) fn sort(&self, policies: &mut [PolicyView<'_>]) {
         // Nearly always all are of one tier and one order.
         policies.sort_by(|a, b| {
@@ -336,14 +344,7 @@ impl Policies {
             };
             tiers
                 .then_with(|| compare_orders(a.spec.order(), b.spec.order()))
-                .then_with(|| {
-                    if a.key.kind == b.key.kind {
-                        a.key.name.cmp(&b.key.name)
-                    } else {
-                        a.key.calico_name(a.spec).cmp(&b.key.calico_name(b.spec))
-                    }
-                })
-                .then_with(|| (a.key.kind, &a.key.namespace).cmp(&(b.key.kind, &b.key.namespace)))
+                .then_with(|| a.key.tie_break(a.spec).cmp(b.key.tie_break(b.spec)))
         });
     }
 

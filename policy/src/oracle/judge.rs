@@ -94,12 +94,7 @@ impl<'a> Judge<'a> {
         let mut tiers: Vec<Tier<'_>> = tiers.into_values().collect();
         tiers.sort_by(|a, b| by_order(a.order, b.order).then(a.name.cmp(b.name)));
         for tier in &mut tiers {
-            tier.policies.sort_by(|a, b| {
-                by_order(a.order, b.order)
-                    .then_with(|| sorted_name(a).cmp(&sorted_name(b)))
-                    .then_with(|| a.key.kind.as_str().cmp(b.key.kind.as_str()))
-                    .then_with(|| a.key.cmp(&b.key))
-            });
+            tier.policies.sort_by(|a, b| by_order(a.order, b.order).then_with(|| sorted_name(a).cmp(&sorted_name(b))));
         }
         let mut at: BTreeMap<IpAddr, Vec<&Pod>> = BTreeMap::new();
         for pod in world.pods.values().filter(|pod| pod.is_endpoint()) {
@@ -127,15 +122,19 @@ fn by_order(a: Option<f64>, b: Option<f64>) -> Ordering {
     }
 }
 
-/// The name by which policies of one order are sorted: Calico knows Kubernetes' policies by longer ones.
+/// The text by which policies of one order are sorted: `NAME/NAMESPACE/KIND`, in Calico's words. It knows Kubernetes' policies by longer
+/// names, and as kinds of its own.
 fn sorted_name(policy: &Policy<'_>) -> String {
-    let prefix = match (policy.body, tier_of(policy.body)) {
-        (Body::Kubernetes(..), _) => "knp.default.",
-        (Body::Cluster(_), "kube-admin") => "kcnp.admin.",
-        (Body::Cluster(_), _) => "kcnp.baseline.",
-        (Body::Calico(_), _) => "",
-    };
-    format!("{prefix}{}", policy.key.name)
+    let ObjectKey { kind, namespace, name } = &policy.key;
+    let namespace = namespace.as_deref().unwrap_or_default();
+    match (policy.body, tier_of(policy.body)) {
+        (Body::Kubernetes(_, None), _) => format!("knp.default.{name}/{namespace}/KubernetesNetworkPolicy"),
+        (Body::Kubernetes(_, Some(_)), _) => format!("knp.default.{name}/{namespace}/StagedKubernetesNetworkPolicy"),
+        (Body::Cluster(_), "kube-admin") => format!("kcnp.admin.{name}//KubernetesClusterNetworkPolicy"),
+        (Body::Cluster(_), _) => format!("kcnp.baseline.{name}//KubernetesClusterNetworkPolicy"),
+        (Body::Calico(_), _) if *kind == Kind::CalicoNetworkPolicy => format!("{name}/{namespace}/NetworkPolicy"),
+        (Body::Calico(_), _) => format!("{name}/{namespace}/{}", kind.as_str()),
+    }
 }
 
 fn tier_of(body: &Body) -> &str {

@@ -60,12 +60,12 @@ fn traffics() -> impl Strategy<Value = Vec<Traffic>> {
 }
 
 proptest! {
-    #![proptest_config(cases(300))]
+    #![proptest_config(cases(60))]
 
     /// All kinds of policies and of packets together.
     #[test]
     fn all_kinds_are_judged_alike(world in full_world().prop_map(placed), traffics in traffics()) {
-        both_directions(&world, &traffics)?;
+        both_directions(&world, &traffics, |flows| flows)?;
     }
 
     /// A change of any kind that is said not to tighten takes nothing away either.

@@ -271,8 +271,19 @@ pub(crate) fn a_calico_policy() -> BoxedStrategy<Value> {
             .prop_map(move |(namespace, name, spec)| object(kind, Some(namespace), &name, &json!({}), &spec))
     };
     let global = |kind: &'static str, staged| {
-        (a_name(), spec(staged), seldom(name_selector(&NAMESPACES))).prop_map(move |(name, mut spec, namespaces)| {
+        let sorts = select(vec![None, None, None, Some("applyOnForward"), Some("preDNAT"), Some("doNotTrack")]);
+        let parts = (a_name(), spec(staged), seldom(name_selector(&NAMESPACES)), sorts);
+        parts.prop_map(move |(name, mut spec, namespaces, sort)| {
             set(&mut spec, "namespaceSelector", namespaces);
+            if let Some(sort) = sort.filter(|_| spec["stagedAction"] != "Delete") {
+                spec["applyOnForward"] = json!(true);
+                spec[sort] = json!(true);
+                if sort == "preDNAT" {
+                    // It knows neither direction but this.
+                    spec.as_object_mut().expect("fields").remove("egress");
+                    set(&mut spec, "types", Some(vec!["Ingress"]));
+                }
+            }
             object(kind, None, &name, &json!({}), &spec)
         })
     };
@@ -324,7 +335,7 @@ pub(crate) fn a_network_set() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// A HostEndpoint: here it is a peer alone, since no interface of the nodes is called so.
+/// A HostEndpoint. Without settings that say so none of the node's interfaces is its, and it is a peer alone.
 pub(crate) fn a_host_endpoint() -> BoxedStrategy<Value> {
     let addresses = subsequence(vec!["10.0.0.250", "10.0.0.251", "192.0.2.1", "fd00::250", "2001:db8::1"], 1..3);
     (0..NAMES, labels(), addresses, select(NODES.to_vec()), any::<bool>(), prop::option::of(Just("shared")))
@@ -339,9 +350,12 @@ pub(crate) fn a_host_endpoint() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// The one Profile, with labels for host endpoints.
+/// The one Profile, with labels and rules for host endpoints.
 pub(crate) fn a_profile() -> impl Strategy<Value = Value> {
-    labels().prop_map(|labels| object("Profile", None, "shared", &json!({}), &json!({"labelsToApply": labels})))
+    (labels(), vec(rule("ingress"), 0..2), vec(rule("egress"), 0..2)).prop_map(|(labels, ingress, egress)| {
+        let spec = json!({"labelsToApply": labels, "ingress": ingress, "egress": egress});
+        object("Profile", None, "shared", &json!({}), &spec)
+    })
 }
 
 /// A ServiceAccount.
@@ -432,8 +446,8 @@ pub(crate) fn any_document() -> BoxedStrategy<Value> {
         2 => a_cluster_policy(),
         1 => a_tier(),
         2 => a_network_set(),
-        1 => a_host_endpoint(),
-        1 => a_profile(),
+        3 => a_host_endpoint(),
+        2 => a_profile(),
         1 => an_account(),
         1 => a_slice(),
     ]

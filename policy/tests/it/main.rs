@@ -1,10 +1,13 @@
 //! Tests of policy from the outside: resources in, verdicts of interpreted packets out.
 
 mod all_kinds;
+mod crowded;
 mod documents;
 mod explaining;
 mod generated;
 mod histories;
+mod hits;
+mod hosts;
 mod kinds;
 mod listing;
 mod oracle;

@@ -159,6 +159,40 @@ fn policies_are_asked_by_order_then_by_name_and_none_is_last() {
     assert_eq!(of(Some(-0.5), Some(-0.25)), ALL, "fractions and negative orders");
 }
 
+/// Who comes first of two policies with the same order says Calico's `NAME/NAMESPACE/KIND`, in which Kubernetes' policies have names and
+/// kinds of their own.
+#[test]
+fn ties_are_broken_by_name_then_namespace_then_kind() {
+    let rules =
+        |order: f64, action: &str| json!({"order": order, "selector": "app == 'web'", "ingress": [{"action": action}]});
+    let global = |name: &str, action| calico("GlobalNetworkPolicy", name, rules(1000.0, action));
+    let namespaced = |name: &str, action| calico("NetworkPolicy", &format!("demo/{name}"), rules(1000.0, action));
+    let open = kubernetes("k", json!({"podSelector": {}, "ingress": [{}]}));
+    let first_wins = |first: &dyn Fn(&'static str) -> Value, second: &dyn Fn(&'static str) -> Value, what: &str| {
+        assert_eq!(reach(&[first("Allow"), second("Deny")]), ALL, "{what}");
+        assert_eq!(reach(&[second("Allow"), first("Deny")]), NONE, "{what}");
+    };
+    first_wins(&|action| global("a", action), &|action| namespaced("a", action), "what is in no namespace");
+    first_wins(&|action| namespaced("a", action), &|action| global("b", action), "the name comes before the namespace");
+    first_wins(&|action| global("a-b", action), &|action| global("a", action), "of one text, - is before the slash");
+    assert_eq!(
+        reach(&[open.clone(), namespaced("knp.default.k", "Deny")]),
+        ALL,
+        "KubernetesNetworkPolicy, NetworkPolicy"
+    );
+    assert_eq!(reach(&[open, namespaced("knp.default.j", "Deny")]), NONE, "by name");
+    let admin = |order: f64, name: &str| {
+        let spec =
+            json!({"tier": "kube-admin", "order": order, "selector": "app == 'web'", "ingress": [{"action": "Deny"}]});
+        reach(&[calico("GlobalNetworkPolicy", name, spec), cluster_policy("c", "Admin", 10, "Accept", json!({}))])
+    };
+    assert_eq!([admin(10.0, "kcnp-z"), admin(10.0, "kd")], [NONE, PODS], "kcnp.admin.c");
+    let accepting = |name| cluster_policy(name, "Admin", 10, "Accept", json!({}));
+    let denying = |name| cluster_policy(name, "Admin", 10, "Deny", json!({}));
+    assert_eq!(reach(&[accepting("c"), denying("c-x")]), OUTSIDE);
+    assert_eq!(reach(&[denying("c"), accepting("c-x")]), ALL);
+}
+
 #[test]
 fn tiers_are_asked_by_order_then_by_name_and_none_is_last() {
     let of = |a: Option<f64>, b: Option<f64>| {
@@ -405,6 +439,12 @@ fn a_host_endpoint_inherits_labels_and_names_ports() {
     let ssh = world(&[host(&spec), egress]);
     let tcp = |port| asks(&ssh, "demo/client", "192.0.2.1", Traffic::to_port(Protocol::Tcp, port));
     assert_eq!([tcp(22), tcp(23)], [true, false]);
+    // To Kubernetes' own policies a name is that of a pod's port.
+    let to_port = json!({"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"],
+        "egress": [{"ports": [{"port": "ssh"}]}, {"ports": [{"port": "http"}]}]});
+    let ssh = world(&[host(&spec), kubernetes("k", to_port.clone())]);
+    let tcp = |to: &str, port| asks(&ssh, "demo/client", to, Traffic::to_port(Protocol::Tcp, port));
+    assert_eq!([tcp("192.0.2.1", 22), tcp("demo/web", 80)], [false, true]);
     spec["profiles"] = json!(["gone"]);
     assert_eq!(reach(&[host(&spec), profile, policy]), NONE);
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tortie_api::{Decoded, Object, decode};
 use tortie_nft::interpreter::{Conntrack, FlowState, Interpreter, Outcome, Packet};
 use tortie_nft::{Direction, HookPoint, Ruleset};
+use tortie_policy::hits::Counted;
 use tortie_policy::offline::Offline;
 use tortie_policy::oracle::Traffic;
 use tortie_policy::{Cluster, CompileOptions, Endpoint, Generation, compile, host_interface};
@@ -117,12 +118,21 @@ fn answer_to(kind: u8) -> u8 {
 
 /// Whether a node lets the packet through to `oif`, or to itself where that is empty.
 pub(crate) fn passes(table: &Interpreter, packet: &mut Packet, oif: &str) -> bool {
-    if table.run(HookPoint::Prerouting, packet) == Outcome::Drop {
+    passes_noting(table, packet, oif, &mut Vec::new())
+}
+
+/// The same, and which named counters counted the packet.
+fn passes_noting(table: &Interpreter, packet: &mut Packet, oif: &str, counted: &mut Vec<String>) -> bool {
+    let mut run = |hook, packet: &mut Packet| {
+        let walk = table.trace(hook, packet);
+        counted.extend(walk.counted);
+        walk.outcome == Outcome::Accept
+    };
+    if !run(HookPoint::Prerouting, packet) {
         return false;
     }
     oif.clone_into(&mut packet.oif);
-    let hook = if oif.is_empty() { HookPoint::Input } else { HookPoint::Forward };
-    table.run(hook, packet) == Outcome::Accept
+    run(if oif.is_empty() { HookPoint::Input } else { HookPoint::Forward }, packet)
 }
 
 /// Where an address is.
@@ -195,11 +205,25 @@ impl Network {
         state: FlowState,
         marks: &mut BTreeMap<String, u32>,
     ) -> bool {
+        self.send_noting(flow, direction, state, marks, &mut Vec::new())
+    }
+
+    /// The same, and what the counters of hits that counted the packet say that they count, in order.
+    pub(crate) fn send_noting(
+        &self,
+        flow: &Flow,
+        direction: Direction,
+        state: FlowState,
+        marks: &mut BTreeMap<String, u32>,
+        hits: &mut Vec<String>,
+    ) -> bool {
         for (name, iif, oif) in self.hops(flow, direction) {
             let (Some(iif), Some(table)) = (iif, self.tables.get(&name)) else { continue };
             let mut packet = flow.packet(direction, state, marks.get(&name).copied().unwrap_or(0), &iif);
             let oif = oif.unwrap_or_default();
-            let passed = passes(table, &mut packet, &oif);
+            let mut counted = Vec::new();
+            let passed = passes_noting(table, &mut packet, &oif, &mut counted);
+            hits.extend(counted.iter().filter_map(|counter| self.hit(&name, counter)));
             let mark = packet.ct.mark().expect("a tracked packet");
             if iif.starts_with("cali") || oif.starts_with("cali") {
                 marks.insert(name, mark);
@@ -211,6 +235,15 @@ impl Network {
             }
         }
         true
+    }
+
+    /// What a counter counts, in words; none if it counts no hits.
+    fn hit(&self, node: &str, counter: &str) -> Option<String> {
+        let counts_hits = ["h_", "d_", "a_"].iter().any(|prefix| counter.starts_with(prefix));
+        let comment = self.rulesets[node].counters.get(counter).expect("a counter of the table").as_deref();
+        let comment = comment.filter(|_| counts_hits)?;
+        assert!(Counted::of(counter, comment).is_some(), "{counter} is not named after {comment:?}");
+        Some(comment.to_owned())
     }
 
     /// The nodes that judge a flow: those on its way where one of its ends is a pod, but not a pod's node that begins it itself.

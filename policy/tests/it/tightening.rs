@@ -5,7 +5,7 @@ use tortie_api::Object;
 use tortie_nft::Ruleset;
 use tortie_policy::{Endpoint, Generation, tightens};
 
-use crate::support::{cluster, endpoint, node, pod, policy};
+use crate::support::{cluster, endpoint, node, object, pod, policy};
 
 fn compiled(documents: &[Object], endpoints: &[Endpoint]) -> Ruleset {
     node(&cluster(documents), endpoints, Generation::seed(1)).0
@@ -109,6 +109,26 @@ fn a_new_pod_tightens_only_if_it_is_isolated() {
     let mut documents = documents;
     documents.push(policy("p", &json!({"podSelector": {"matchLabels": {"app": "client"}}})));
     assert!(tightens(&compiled(&documents, &web()), &compiled(&documents, &both)));
+}
+
+/// A tier whose policies decide little, ahead of one that decides the rest.
+#[test]
+fn a_tier_that_denies_what_it_passed_tightens() {
+    let with = |default_action: &str| {
+        let tier = json!({"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "first"},
+            "spec": {"order": 1, "defaultAction": default_action}});
+        let policy = |name: &str, tier: &str, peer: &str| {
+            let rule = json!({"action": "Allow", "source": {"selector": peer}});
+            json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": name},
+                "spec": {"tier": tier, "selector": "app == 'web'", "ingress": [rule]}})
+        };
+        let policies = [tier, policy("a", "first", "app == 'nobody'"), policy("b", "default", "app == 'client'")];
+        let documents: Vec<Object> = pods().into_iter().chain(policies.iter().map(object)).collect();
+        compiled(&documents, &web())
+    };
+    let (passes, denies) = (with("Pass"), with("Deny"));
+    assert!(tightens(&passes, &denies));
+    assert!(!tightens(&denies, &passes));
 }
 
 #[test]

@@ -35,7 +35,12 @@ impl Change {
     pub(crate) fn choose(chance: &mut Chance, cluster: &Cluster) -> Self {
         let (mut put, mut gone) = (Vec::new(), Vec::new());
         for _ in 0..=chance.below(3) {
-            let document = if chance.below(2) == 0 { guest(chance, cluster) } else { policy(chance) };
+            let document = if chance.below(2) == 0 {
+                let number = chance.below(GUESTS);
+                guest(number, chance, cluster)
+            } else {
+                policy(chance)
+            };
             let name = key(&document);
             if put.iter().chain(&gone).any(|other| key(other) == name) {
                 continue;
@@ -52,14 +57,12 @@ impl Change {
         Self { put, gone }
     }
 
-    /// A guest who comes, whoever was there before.
-    pub(crate) fn one_guest(chance: &mut Chance, cluster: &Cluster) -> Self {
-        loop {
-            let guest = guest(chance, cluster);
-            if !cluster.documents.contains_key(&key(&guest)) {
-                return Self { put: vec![guest], gone: Vec::new() };
-            }
-        }
+    /// A guest who comes, if not all are there already.
+    pub(crate) fn one_guest(chance: &mut Chance, cluster: &Cluster) -> Option<Self> {
+        let is_absent = |guest: &Value| !cluster.documents.contains_key(&key(guest));
+        let absent: Vec<Value> = (0..GUESTS).map(|number| guest(number, chance, cluster)).filter(is_absent).collect();
+        let guest = (!absent.is_empty()).then(|| chance.pick(&absent).clone())?;
+        Some(Self { put: vec![guest], gone: Vec::new() })
     }
 
     /// The agent that has to wire or unwire a pod, if one has.
@@ -101,9 +104,12 @@ impl Change {
     }
 }
 
-/// One of eight pods of another namespace; a guest that comes again may come to another node.
-fn guest(chance: &mut Chance, cluster: &Cluster) -> Value {
-    let name = format!("guest{}", chance.below(8));
+/// How many guests there may be: pods of another namespace than those that are watched.
+const GUESTS: u64 = 8;
+
+/// One of the guests; who comes again may come to another node.
+fn guest(number: u64, chance: &mut Chance, cluster: &Cluster) -> Value {
+    let name = format!("guest{number}");
     let app = *chance.pick(&["guest", "visitor"]);
     pod("guests", &name, app, &chance.pick(&cluster.agents).node)
 }

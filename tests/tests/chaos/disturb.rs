@@ -94,7 +94,10 @@ impl Step {
             11 => Self::Flush { agent },
             12 => Self::RouteStranger { agent, pick: Some(chance.below(1000)), dead: chance.below(2) == 0 },
             13 => Self::RouteStranger { agent, pick: None, dead: chance.below(2) == 0 },
-            14 => Self::LinkStranger { guest: Change::one_guest(chance, cluster) },
+            14 => match Change::one_guest(chance, cluster) {
+                Some(guest) => Self::LinkStranger { guest },
+                None => Self::Just(Change::choose(chance, cluster)),
+            },
             _ if own_machine() && chance.below(2) == 0 => {
                 let seconds = *chance.pick(&[-86_400, 86_400, 400_000_000, 2_000_000_000]);
                 Self::ClockJump { seconds, change: Change::choose(chance, cluster) }

@@ -6,12 +6,14 @@
 //! `docs/felixconfiguration.md` is that table for operators.
 
 mod fields;
+mod layers;
 mod values;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use fields::{FIELDS, FelixConfigurationSpec};
+pub use layers::{Layers, is_by_name};
 pub use values::*;
 
 use crate::meta::ObjectMeta;
