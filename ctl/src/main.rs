@@ -3,6 +3,7 @@
 
 mod ask;
 mod bgp;
+mod checksystem;
 mod clean;
 mod cli;
 mod columns;
@@ -57,6 +58,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Apply(files) => edit::apply(&settings, output, &files).await?,
         Command::Delete(args) => edit::delete(&settings, output, &args).await?,
         Command::Validate(files) => edit::validate(output, &files)?,
+        Command::Node(Node::Checksystem) => checksystem::run(output).await?,
         Command::Node(Node::Clean(args)) => clean::run(&settings, output, &args).await?,
         Command::Node(Node::Status) => node::run(&settings, output).await?,
         Command::Bgp(command) => bgp::run(&settings, output, command).await?,

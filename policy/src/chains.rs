@@ -29,6 +29,7 @@ use crate::describe::shortened;
 use crate::followed::Followed;
 use crate::frame::REJECT;
 use crate::hits::Counters;
+use crate::log_prefix;
 use crate::names::Names;
 use crate::options::{CompileOptions, DenyAction};
 
@@ -312,9 +313,9 @@ impl Builder<'_> {
                 let union = Rc::clone(self.unions.entry(run.as_ptr().addr()).or_insert_with(made));
                 rules.extend(self.union(place, &union));
             } else if first.passes() {
-                rules.extend(self.policy(place, first));
+                rules.extend(self.policy(place, &tier.name, first));
             } else {
-                let asked = self.policy(place, first);
+                let asked = self.policy(place, &tier.name, first);
                 if !asked.is_empty() {
                     let name = self.own_chain("po_", &asked.clone(), || asked);
                     rules.push(verdict(Vec::new(), Verdict::Jump(name)));
@@ -332,8 +333,8 @@ impl Builder<'_> {
     }
 
     /// A policy's rules.
-    fn policy(&mut self, place: Place<'_>, policy: &Policy) -> Vec<Rule> {
-        let mut rules: Vec<Rule> = policy.lines.iter().flat_map(|line| self.line(place, policy, line)).collect();
+    fn policy(&mut self, place: Place<'_>, tier: &str, policy: &Policy) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = policy.lines.iter().flat_map(|line| self.line(place, tier, policy, line)).collect();
         if let Some(first) = rules.first_mut() {
             *first = first.clone().commented(&policy.key.to_string());
         }
@@ -341,7 +342,7 @@ impl Builder<'_> {
     }
 
     /// One rule.
-    fn line(&mut self, place: Place<'_>, policy: &Policy, line: &Line) -> Vec<Rule> {
+    fn line(&mut self, place: Place<'_>, tier: &str, policy: &Policy, line: &Line) -> Vec<Rule> {
         let used = if line.action == Action::Allow { Use::Allows } else { Use::Other };
         let hit =
             self.hit(place, &RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number });
@@ -352,7 +353,9 @@ impl Builder<'_> {
                 statements.extend(Reason::Policy.counted(Statement::Verdict(denial(self.action(place.view.site)))));
             }
             Action::Pass => statements.push(Statement::Verdict(Verdict::Return)),
-            Action::Log => statements.push(Statement::Log { prefix: self.log_prefix.clone() }),
+            Action::Log => {
+                statements.push(Statement::Log { prefix: log_prefix::of(&self.log_prefix, tier, &policy.key) });
+            }
         }
         let rules = self.line_rules(place, line, used, &statements);
         if line.action == Action::Log { self.once(rules) } else { rules }

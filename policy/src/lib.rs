@@ -34,6 +34,7 @@ mod intern;
 mod kinds;
 mod labels;
 mod lines;
+mod log_prefix;
 mod marks;
 pub mod matrix;
 mod names;

@@ -45,7 +45,7 @@ pub struct CompileOptions {
     pub host: HostOptions,
     /// Whether each rule of a policy counts what it decides.
     pub count_hits: bool,
-    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`).
+    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`), with `%t`, `%k`, `%n` and `%p` still in it.
     pub log_prefix: String,
 }
 

@@ -282,16 +282,16 @@ fields! {
     NotYet "text" local_subnet_l2_reachability: L2Reachability = "localSubnetL2Reachability" same "\"Disabled\"";
     /// The node answers ARP for no pods: they are reached by routes.
     NotYet "text" local_subnet_l2_reachability_refresh_interval: Duration = "localSubnetL2ReachabilityRefreshInterval";
-    /// There are no rules that log yet.
+    /// Rules with the action Log log each packet that they meet.
     NotYet "text" log_action_rate_limit: LogRate = "logActionRateLimit";
-    /// There are no rules that log yet.
+    /// Rules with the action Log log each packet that they meet.
     NotYet "plain" log_action_rate_limit_burst: u32 = "logActionRateLimitBurst";
     /// Which parts log at debug is said by `--log-level`.
     NoEffect "text" log_debug_filename_regex: Pattern = "logDebugFilenameRegex";
     /// The log goes to standard error, for whoever runs the agent to keep.
     NoEffect "text" log_file_path: String = "logFilePath" same "\"none\"", "\"None\"";
-    /// There are no rules that log yet.
-    NotYet "text" log_prefix: LogPrefix = "logPrefix";
+    /// What the kernel's log says ahead of a packet that a rule with the action Log meets, before `: `; `%t` is the tier, `%k` the policy's kind in short, `%n` its name and `%p` its name with its namespace. By default `calico-packet`.
+    Honoured "text" log_prefix: LogPrefix = "logPrefix";
     /// The log goes to standard error, see `logSeverityScreen`.
     NoEffect "text" log_severity_file: LogLevel = "logSeverityFile";
     /// What the agent logs; where it is not set, `--log-level` says it.
