@@ -332,7 +332,7 @@ impl Builder<'_> {
         rules
     }
 
-    /// A policy's rules.
+    /// A policy's rules, in the tier of this name.
     fn policy(&mut self, place: Place<'_>, tier: &str, policy: &Policy) -> Vec<Rule> {
         let mut rules: Vec<Rule> = policy.lines.iter().flat_map(|line| self.line(place, tier, policy, line)).collect();
         if let Some(first) = rules.first_mut() {

@@ -9,7 +9,8 @@ use crate::cluster::PolicyKey;
 const END: &str = ": ";
 
 /// The prefix for the rules of a policy in a tier: `%t` is the tier, `%k` the policy's kind in short, `%n` its name and `%p` its name
-/// with its namespace, if it has one. Anything else stands for itself.
+/// with its namespace, if it has one; a profile is in no tier. Anything else stands for itself. What is longer than the kernel takes is
+/// cut.
 pub(crate) fn of(template: &str, tier: &str, policy: &PolicyKey) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -17,6 +18,7 @@ pub(crate) fn of(template: &str, tier: &str, policy: &PolicyKey) -> String {
         text.push_str(before);
         let specifier = after.chars().next().unwrap_or_default();
         match specifier {
+            't' if policy.kind == Kind::Profile => {}
             't' => text.push_str(tier),
             'k' => text.push_str(short(policy.kind)),
             'n' => text.push_str(&policy.name),
@@ -39,10 +41,13 @@ pub(crate) fn of(template: &str, tier: &str, policy: &PolicyKey) -> String {
 /// A kind as Calico abbreviates it.
 const fn short(kind: Kind) -> &'static str {
     match kind {
+        Kind::NetworkPolicy => "knp",
+        Kind::ClusterNetworkPolicy => "kcnp",
         Kind::CalicoNetworkPolicy => "np",
         Kind::GlobalNetworkPolicy => "gnp",
         Kind::StagedNetworkPolicy => "snp",
         Kind::StagedGlobalNetworkPolicy => "sgnp",
+        Kind::StagedKubernetesNetworkPolicy => "sknp",
         Kind::Profile => "pro",
         other => other.as_str(),
     }
@@ -56,12 +61,16 @@ mod tests {
     fn specifiers_stand_for_the_policy_and_all_else_for_itself() {
         let web = PolicyKey { namespace: Some("shop".into()), name: "web".into(), kind: Kind::CalicoNetworkPolicy };
         let all = PolicyKey { namespace: None, name: "all".into(), kind: Kind::GlobalNetworkPolicy };
+        // What a name says is not looked at again.
+        let profile = PolicyKey { namespace: None, name: "%t".into(), kind: Kind::Profile };
         for (template, policy, expected) in [
             ("calico-packet", &web, "calico-packet: "),
             ("%t %k %n", &web, "default np web: "),
             ("[%p]", &web, "[shop/web]: "),
             ("%k:%p", &all, "gnp:all: "),
             ("100% %x%", &all, "100% %x%: "),
+            ("a%n%%t", &all, "aall%default: "),
+            ("%t/%k/%n", &profile, "/pro/%t: "),
             ("", &all, ": "),
         ] {
             assert_eq!(of(template, "default", policy), expected, "{template}");

@@ -81,13 +81,13 @@ fn near(world: &World) -> Vec<Traffic> {
     for document in &world.documents {
         find(document, &mut numbers, &mut icmp);
     }
-    let around = numbers.iter().flat_map(|port| [port.saturating_sub(1), *port, port.saturating_add(1)]);
-    let mut ports: Vec<u16> = around.collect();
-    ports.sort_unstable();
-    ports.dedup();
     let mut near: Vec<Traffic> = Vec::new();
-    for port in ports {
-        near.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| Traffic::to_port(protocol, port)));
+    numbers.sort_unstable();
+    numbers.dedup();
+    for port in numbers {
+        near.extend([Traffic::to_port(Protocol::Tcp, port); 3]);
+        near.extend([Traffic::to_port(Protocol::Udp, port); 2]);
+        near.extend([port - 1, port + 1].map(|port| Traffic::to_port(Protocol::Tcp, port)));
         near.push(Traffic::Ports { protocol: Protocol::Tcp, source: port, port: 80 });
     }
     near.push(Traffic::to_port(Protocol::Sctp, 80));
@@ -493,6 +493,7 @@ fn a_kubernetes_policy() -> BoxedStrategy<Value> {
     let port = select(vec![
         json!({"port": 80}),
         json!({"port": 80, "endPort": 81}),
+        json!({"port": "web"}),
         json!({"port": "web"}),
         json!({"port": "dns", "protocol": "UDP"}),
         json!({"port": 53, "endPort": 80, "protocol": "UDP"}),

@@ -1,9 +1,11 @@
 //! What settings, pools and annotations make of the table, by interpreted packets and by what a change of them tightens.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use tortie_api::Object;
 use tortie_nft::interpreter::{Interpreter, Outcome, Packet, Translation};
-use tortie_nft::{Command, HookPoint, RejectWith, Ruleset};
+use tortie_nft::{Command, HookPoint, RejectWith, Ruleset, Statement};
 use tortie_policy::offline::Offline;
 use tortie_policy::{
     CompileOptions, Compiler, DenyAction, Endpoint, EndpointToHost, Generation, MarkMask, NatExclusions, NatOutgoing,
@@ -49,6 +51,27 @@ fn translated(ruleset: &Ruleset, saddr: &str, daddr: &str, l4proto: u8, oif: &st
     let table = Interpreter::new(ruleset).expect("a sound ruleset");
     let mut packet = Packet { oif: oif.to_owned(), ..packet("calia", saddr, daddr, l4proto) };
     table.trace(HookPoint::Postrouting, &mut packet).translation
+}
+
+#[test]
+fn rules_that_log_say_whose_they_are() {
+    let rules = json!([{"action": "Log"}, {"action": "Allow"}]);
+    let spec = json!({"selector": "shut == 'yes'", "tier": "default", "ingress": rules});
+    let log = json!({"apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "demo", "name": "noted"}, "spec": spec});
+    let documents: Vec<Object> = documents().into_iter().chain([object(&log)]).collect();
+    let said = |format: &str| {
+        let ruleset = table(&documents, &CompileOptions { log_prefix: format.to_owned(), ..CompileOptions::default() });
+        let statements = ruleset.chains.values().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.statements);
+        let prefixes = statements.filter_map(|statement| match statement {
+            Statement::Log { prefix } => Some(prefix.clone()),
+            _ => None,
+        });
+        prefixes.collect::<BTreeSet<String>>()
+    };
+    assert_eq!(said("%t|%k|%p"), BTreeSet::from(["default|np|demo/noted: ".to_owned()]));
+    let default = CompileOptions::default().log_prefix;
+    assert_eq!(said(&default), BTreeSet::from(["calico-packet: ".to_owned()]));
 }
 
 #[test]
@@ -247,9 +270,7 @@ fn limits_are_each_pods_own_and_gone_with_the_last() {
     let one = table(&documents, &CompileOptions::default());
     documents[1] = annotated("shut", "10.244.0.2", &limit);
     let two = table(&documents, &CompileOptions::default());
-    let chains = |table: &Ruleset| {
-        table.maps["limit_ingress"].elements.values().cloned().collect::<std::collections::BTreeSet<_>>()
-    };
+    let chains = |table: &Ruleset| table.maps["limit_ingress"].elements.values().cloned().collect::<BTreeSet<_>>();
     assert_eq!((chains(&one).len(), chains(&two).len()), (1, 2), "two pods never share an allowance");
     assert!(chains(&two).is_superset(&chains(&one)), "and one's is not touched for the other");
     assert!(!plain.maps.contains_key("limit_ingress") && !plain.chains.contains_key("limits"));
