@@ -15,6 +15,7 @@ mod ipam;
 mod lab;
 mod node;
 mod output;
+mod passages;
 mod plan;
 mod policy;
 mod routes;

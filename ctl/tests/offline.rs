@@ -76,6 +76,22 @@ fn explain_and_render() {
 }
 
 #[test]
+fn lines_of_the_kernels_log_begin_as_asked() {
+    let policy = "---
+{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: noted, namespace: x},
+ spec: {selector: app == 'a', types: [Ingress], ingress: [{action: Log}, {action: Allow}]}}
+";
+    let asked = "---
+{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: {logPrefix: '%t %k %p'}}
+";
+    for (more, prefix) in [("", "calico-packet: "), (asked, "default np x/noted: ")] {
+        let folder = manifests(&format!("{CLUSTER}{policy}{more}"));
+        let (table, _, _) = text(&tortie(&["policy", "render", "--manifests", path(&folder), "--node", "n1"]));
+        assert!(table.contains(&format!("log prefix \"{prefix}\" level info")), "{prefix}: {table}");
+    }
+}
+
+#[test]
 fn host_endpoints_are_in_the_table_of_their_node() {
     let hosts = "---
 {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: n1-eth7, labels: {role: node}},

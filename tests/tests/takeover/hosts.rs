@@ -112,6 +112,20 @@ fn an_agent_killed_amid_changes_leaves_no_node_open_and_none_shut() {
         [endpoint("node1-eth0", "eth0", &json!({"role": "node"})), policy("open", &json!({}), &udp("Allow", 8080))];
     node.write_all(&base);
     node.settle();
+    // What is explained is what is seen below.
+    let explained = |from: IpAddr, to: IpAddr, protocol: &str, port: u16| {
+        let (from, to, port) = (from.to_string(), to.to_string(), port.to_string());
+        let ends = ["policy", "explain", "--from", &from, "--to", &to, "--protocol", protocol, "--port", &port];
+        node.lab.json(&ends)["hostEndpoints"][0]["verdict"].clone()
+    };
+    for (from, to, protocol, port, verdict) in [
+        (there, here, "tcp", SSH, "allow"),
+        (there, here, "udp", 8080, "allow"),
+        (there, here, "udp", 9000, "deny"),
+        (here, there, "udp", 9001, "deny"),
+    ] {
+        assert_eq!(explained(from, to, protocol, port), verdict, "{from} to {to}, {protocol}/{port}");
+    }
     let began = Instant::now();
     let knocking = Knocking::start(&outside, &netns, (here, SSH).into());
     let mut open = Stream::start((&outside, there), (&netns, here, 8080));
