@@ -293,13 +293,17 @@ impl Seen {
                     return Err(format!("{states:#x} is no set of ct states"));
                 }
             }
-            Match::LimitOver { packets_per_second: 0, .. } | Match::LimitOver { burst: 0, .. } => {
+            Match::LimitOver { packets_per_second: 0, .. }
+            | Match::LimitOver { burst: 0, .. }
+            | Match::LimitWithin { packets: 0, .. }
+            | Match::LimitWithin { burst: 0, .. } => {
                 return Err("a limit of no packets; drop them without a limit".into());
             }
             Match::L4Proto(Op::Ne, _)
             | Match::CtDirection(_)
             | Match::CtStatusDnat(_)
             | Match::LimitOver { .. }
+            | Match::LimitWithin { .. }
             | Match::CtCountOver(_) => {}
             Match::InSet { key, set, .. } => self.check_lookup(key, set, Content::Keys, find)?,
         }

@@ -392,6 +392,7 @@ impl Interpreter {
             Condition::Direction(direction) => fields.direction() == Some(*direction),
             Condition::Dnat(dnat) => fields.dnat() == Some(*dnat),
             Condition::Over => false,
+            Condition::Within => true,
             Condition::InSet { key, negate, set } => {
                 fields.key(key).is_some_and(|key| self.rules.sets[*set].lookup(&key).is_some() != *negate)
             }

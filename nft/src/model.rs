@@ -445,6 +445,15 @@ pub enum Match {
         /// How many more at once, at least 1.
         burst: u32,
     },
+    /// `limit rate 10/minute burst 5 packets`: what is within that. The rule's own bucket, likewise.
+    LimitWithin {
+        /// Packets in each unit of time, at least 1.
+        packets: u32,
+        /// The unit.
+        per: LimitUnit,
+        /// How many more at once, at least 1.
+        burst: u32,
+    },
     /// `ct count over 20`: a packet of a flow beyond that many that this rule has seen and that still live.
     CtCountOver(u32),
     /// `iifname . ip saddr @own4`.
@@ -456,6 +465,45 @@ pub enum Match {
         /// The set's name.
         set: String,
     },
+}
+
+/// The unit of time of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitUnit {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+}
+
+impl LimitUnit {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Second, Self::Minute, Self::Hour, Self::Day];
+
+    /// Its length in seconds.
+    pub const fn seconds(self) -> u64 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        }
+    }
+
+    /// Its name, as nft spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
 }
 
 /// An effect.

@@ -346,6 +346,10 @@ fn match_text(condition: &Match, protocol: Option<u8>, range: bool) -> String {
         Match::LimitOver { packets_per_second, burst } => {
             format!("limit rate over {packets_per_second}/second burst {burst} packets")
         }
+        Match::LimitWithin { packets, per, burst: 5 } => format!("limit rate {packets}/{}", per.as_str()),
+        Match::LimitWithin { packets, per, burst } => {
+            format!("limit rate {packets}/{} burst {burst} packets", per.as_str())
+        }
         Match::CtCountOver(count) => format!("ct count over {count}"),
         Match::InSet { key, op, set } => {
             // nft needs the `==` after a mask, where it would else read on.

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tortie_nft::interpreter::{Conntrack, Error, FlowState, Interpreter, Outcome, Packet, Step, Translation};
 use tortie_nft::{
-    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, Match, Op, RejectWith, Rule,
-    Ruleset, Set, Side, Statement, Value, Verdict, VerdictMap,
+    Chain, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, KeyType, LimitUnit, Match, Op, RejectWith,
+    Rule, Ruleset, Set, Side, Statement, Value, Verdict, VerdictMap,
 };
 
 fn packet() -> Packet {
@@ -360,6 +360,8 @@ fn limits_are_never_exceeded_and_the_status_of_a_flow_is_its_own() {
         base(0, vec![drop_if(Match::LimitOver { packets_per_second: 1, burst: 1 }), drop_if(Match::CtCountOver(0))]),
     )]);
     assert_eq!(run(&limited), Outcome::Accept);
+    let within = Match::LimitWithin { packets: 1, per: LimitUnit::Day, burst: 1 };
+    assert_eq!(run(&ruleset(vec![("b", base(0, vec![drop_if(within)]))])), Outcome::Drop);
     for (condition, dnat, ct, outcome) in [
         (true, true, Conntrack::NEW, Outcome::Drop),
         (true, false, Conntrack::NEW, Outcome::Accept),

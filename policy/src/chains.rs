@@ -31,8 +31,7 @@ use crate::frame::REJECT;
 use crate::hits::Counters;
 use crate::log_prefix;
 use crate::names::Names;
-use crate::options::{CompileOptions, DenyAction};
-
+use crate::options::{CompileOptions, DenyAction, LogLimit};
 use crate::program::{Last, Line, Policy, Program, RuleId, Tier};
 use crate::resolver::Resolver;
 use crate::selection::Selection;
@@ -106,6 +105,7 @@ impl Whose {
 pub(crate) struct Builder<'a> {
     deny: DenyAction,
     log_prefix: String,
+    log_limit: Option<LogLimit>,
     /// Whether rules count what they decide.
     pub(crate) counts: bool,
     pub(crate) resolver: Resolver<'a>,
@@ -131,6 +131,7 @@ impl<'a> Builder<'a> {
         Self {
             deny: options.deny_action,
             log_prefix: options.log_prefix.clone(),
+            log_limit: options.log_limit,
             counts: options.count_hits,
             resolver: Resolver::new(cluster),
             ruleset,
@@ -344,8 +345,8 @@ impl Builder<'_> {
     /// One rule.
     fn line(&mut self, place: Place<'_>, tier: &str, policy: &Policy, line: &Line) -> Vec<Rule> {
         let used = if line.action == Action::Allow { Use::Allows } else { Use::Other };
-        let hit =
-            self.hit(place, &RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number });
+        let id = RuleId { policy: policy.key.clone(), direction: place.direction, number: line.number };
+        let hit = self.hit(place, &id);
         let mut statements: Vec<Statement> = hit.into_iter().collect();
         match line.action {
             Action::Allow => statements.push(Statement::Verdict(place.view.site.allowed.clone())),
@@ -354,11 +355,25 @@ impl Builder<'_> {
             }
             Action::Pass => statements.push(Statement::Verdict(Verdict::Return)),
             Action::Log => {
-                statements.push(Statement::Log { prefix: log_prefix::of(&self.log_prefix, tier, &policy.key) });
+                let prefix = log_prefix::of(&self.log_prefix, tier, &policy.key);
+                statements.push(match self.log_limit {
+                    Some(limit) => Statement::Verdict(Verdict::Jump(self.limited_log(&id, prefix, limit))),
+                    None => Statement::Log { prefix },
+                });
             }
         }
         let rules = self.line_rules(place, line, used, &statements);
         if line.action == Action::Log { self.once(rules) } else { rules }
+    }
+
+    /// The chain that logs packets of a rule, as many as the limit allows. What the rule counts is what it matches, logged or not.
+    fn limited_log(&mut self, id: &RuleId, prefix: String, LogLimit { packets, per, burst }: LogLimit) -> String {
+        let within = Match::LimitWithin { packets, per, burst };
+        let rules = vec![rule(vec![within], vec![Statement::Log { prefix }]).commented(&format!("{} logs", id.policy))];
+        // Each rule has a limit of its own.
+        let RuleId { policy, direction, number } = id;
+        let whose = (policy.kind.as_str(), policy.namespace.as_deref(), &*policy.name, direction, number);
+        self.own_chain("ll_", &(whose, &rules.clone()), || rules)
     }
 
     /// The rules that do this with what a line matches.
@@ -373,7 +388,15 @@ impl Builder<'_> {
             return rules;
         }
         for rule in &mut rules {
-            rule.statements.push(Statement::Verdict(Verdict::Return));
+            match rule.statements.last_mut() {
+                // What comes to the end of the other chain is back where this one was called.
+                Some(Statement::Verdict(verdict @ Verdict::Jump(_))) => {
+                    if let Verdict::Jump(chain) = std::mem::replace(verdict, Verdict::Return) {
+                        *verdict = Verdict::Goto(chain);
+                    }
+                }
+                _ => rule.statements.push(Statement::Verdict(Verdict::Return)),
+            }
         }
         let name = self.own_chain("lg_", &rules.clone(), || rules);
         vec![verdict(Vec::new(), Verdict::Jump(name))]

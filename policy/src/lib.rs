@@ -68,7 +68,7 @@ pub use host::{Failsafe, HostInterface, HostOptions};
 pub use host_interfaces::{HostInterfaces, Interfaces};
 pub use kinds::KINDS;
 pub use marks::{MIN_MARK_BITS, MarkMask, MarkMaskError};
-pub use options::{CompileOptions, DenyAction, EndpointToHost, NatExclusions, NatOutgoing, ServiceLoop};
+pub use options::{CompileOptions, DenyAction, EndpointToHost, LogLimit, NatExclusions, NatOutgoing, ServiceLoop};
 pub use prefixes::{interface_prefixes, naming_prefix, refused_prefixes};
 pub use references::References;
 pub use tightens::tightens;

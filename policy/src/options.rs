@@ -9,6 +9,8 @@ use tortie_api::calico::felix::{
     self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
 };
 
+use tortie_nft::LimitUnit;
+
 use crate::host::HostOptions;
 use crate::marks::MarkMask;
 use crate::prefixes::{interface_prefixes, naming_prefix};
@@ -47,6 +49,34 @@ pub struct CompileOptions {
     pub count_hits: bool,
     /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`), with `%t`, `%k`, `%n` and `%p` still in it.
     pub log_prefix: String,
+    /// How many packets each rule that logs puts into the log (`logActionRateLimit`, `logActionRateLimitBurst`); all by default.
+    pub log_limit: Option<LogLimit>,
+}
+
+/// How often a rule logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimit {
+    /// Packets in each unit of time, at least 1.
+    pub packets: u32,
+    /// The unit.
+    pub per: LimitUnit,
+    /// How many more at once, at least 1.
+    pub burst: u32,
+}
+
+/// How many packets at once are logged beyond a rate where nobody says so, as in Calico.
+const LOG_BURST: u32 = 5;
+
+impl LogLimit {
+    /// What a configuration asks for. The kernel knows no burst of nothing, so that 0 is one packet.
+    fn of(spec: &FelixConfigurationSpec) -> Option<Self> {
+        let (packets, per) = spec.log_action_rate_limit.as_ref()?.0.split_once('/')?;
+        Some(Self {
+            packets: packets.parse().ok().filter(|packets| *packets > 0)?,
+            per: LimitUnit::ALL.into_iter().find(|unit| unit.as_str() == per)?,
+            burst: spec.log_action_rate_limit_burst.unwrap_or(LOG_BURST).max(1),
+        })
+    }
 }
 
 impl Default for CompileOptions {
@@ -67,6 +97,7 @@ impl Default for CompileOptions {
             host: HostOptions::default(),
             count_hits: true,
             log_prefix: "calico-packet".to_owned(),
+            log_limit: None,
         }
     }
 }
@@ -116,6 +147,7 @@ impl CompileOptions {
             host: HostOptions::of(spec),
             count_hits: default.count_hits,
             log_prefix: spec.log_prefix.as_ref().map_or(default.log_prefix, |prefix| prefix.0.clone()),
+            log_limit: LogLimit::of(spec),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use tortie_nft::keys::IFNAMSIZ;
 use tortie_nft::{
-    CtStates, Direction, Family, Field, ICMP, ICMPV6, Match, Op, RejectWith, Rule, Side, Statement, Verdict,
+    CtStates, Direction, Family, Field, ICMP, ICMPV6, LimitUnit, Match, Op, RejectWith, Rule, Side, Statement, Verdict,
 };
 
 use crate::attributes::Attributes;
@@ -184,12 +184,18 @@ impl Lift {
 
     fn limit(&mut self, data: Attributes<'_>) -> Option<()> {
         let wide = |kind| Some(u64::from_be_bytes(*data.get(kind)?.payload.first_chunk::<8>()?));
-        let ours = data.number(NFTA_LIMIT_TYPE).unwrap_or(NFT_LIMIT_PKTS) == NFT_LIMIT_PKTS
-            && data.number(NFTA_LIMIT_FLAGS)? == NFT_LIMIT_F_INV
-            && wide(NFTA_LIMIT_UNIT)? == 1;
-        ours.then_some(())?;
-        let packets_per_second = u32::try_from(wide(NFTA_LIMIT_RATE)?).ok()?;
-        self.condition(Match::LimitOver { packets_per_second, burst: data.number(NFTA_LIMIT_BURST)? })
+        (data.number(NFTA_LIMIT_TYPE).unwrap_or(NFT_LIMIT_PKTS) == NFT_LIMIT_PKTS).then_some(())?;
+        let seconds = wide(NFTA_LIMIT_UNIT)?;
+        let packets = u32::try_from(wide(NFTA_LIMIT_RATE)?).ok()?;
+        let burst = data.number(NFTA_LIMIT_BURST)?;
+        match data.number(NFTA_LIMIT_FLAGS).unwrap_or_default() {
+            NFT_LIMIT_F_INV if seconds == 1 => self.condition(Match::LimitOver { packets_per_second: packets, burst }),
+            0 => {
+                let per = LimitUnit::ALL.into_iter().find(|unit| unit.seconds() == seconds)?;
+                self.condition(Match::LimitWithin { packets, per, burst })
+            }
+            _ => None,
+        }
     }
 
     fn masquerade(&mut self, data: Attributes<'_>) -> Option<()> {

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_nft::{Direction, Field, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
+use tortie_nft::{Direction, Field, LimitUnit, Match, Op, RejectWith, Rule, Side, Statement, Verdict, keys};
 
 use crate::consts::*;
 use crate::wire::Writer;
@@ -88,13 +88,10 @@ fn lower_match(w: &mut Writer, condition: &Match, range: bool) {
             bitwise(w, NFT_REG_1, &IPS_DST_NAT.to_ne_bytes(), &[0; 4]);
             compare(w, if *dnat { NFT_CMP_NEQ } else { NFT_CMP_EQ }, &[0; 4]);
         }
-        Match::LimitOver { packets_per_second, burst } => expression(w, "limit", |w| {
-            w.attribute(NFTA_LIMIT_RATE, &u64::from(*packets_per_second).to_be_bytes());
-            w.attribute(NFTA_LIMIT_UNIT, &1u64.to_be_bytes());
-            w.number(NFTA_LIMIT_BURST, *burst);
-            w.number(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
-            w.number(NFTA_LIMIT_FLAGS, NFT_LIMIT_F_INV);
-        }),
+        Match::LimitOver { packets_per_second, burst } => {
+            limit(w, *packets_per_second, LimitUnit::Second, *burst, NFT_LIMIT_F_INV);
+        }
+        Match::LimitWithin { packets, per, burst } => limit(w, *packets, *per, *burst, 0),
         Match::CtCountOver(count) => expression(w, "connlimit", |w| {
             w.number(NFTA_CONNLIMIT_COUNT, *count);
             w.number(NFTA_CONNLIMIT_FLAGS, NFT_CONNLIMIT_F_INV);
@@ -323,6 +320,16 @@ fn expression(w: &mut Writer, name: &str, body: impl FnOnce(&mut Writer)) {
     body(w);
     w.close(data);
     w.close(element);
+}
+
+fn limit(w: &mut Writer, packets: u32, per: LimitUnit, burst: u32, flags: u32) {
+    expression(w, "limit", |w| {
+        w.attribute(NFTA_LIMIT_RATE, &u64::from(packets).to_be_bytes());
+        w.attribute(NFTA_LIMIT_UNIT, &per.seconds().to_be_bytes());
+        w.number(NFTA_LIMIT_BURST, burst);
+        w.number(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
+        w.number(NFTA_LIMIT_FLAGS, flags);
+    });
 }
 
 fn value(w: &mut Writer, kind: u16, bytes: &[u8]) {

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netns::{in_netns, new_netns, nft, nft_load};
 use support::generate;
 use tortie_nft::{
-    Chain, Command, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, Match, Op,
-    RejectWith, Rule, Ruleset, Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
+    Chain, Command, CounterMap, CtStates, Direction, Family, Field, Hook, HookPoint, Key, KeyType, LimitUnit, Match,
+    Op, RejectWith, Rule, Ruleset, Set, Side, Statement, Transaction, Value, Verdict, VerdictMap,
 };
 use tortie_nft_netlink::NftSocket;
 
@@ -252,6 +252,12 @@ fn every_shape() -> Ruleset {
     }
     for (packets_per_second, burst) in [(1, 1), (100, 5), (100, 6), (u32::MAX, u32::MAX)] {
         conditions.push(vec![Match::LimitOver { packets_per_second, burst }]);
+    }
+    for (packets, per) in
+        [(1, LimitUnit::Second), (9_999, LimitUnit::Minute), (10, LimitUnit::Hour), (7, LimitUnit::Day)]
+    {
+        conditions.push(vec![Match::LimitWithin { packets, per, burst: 5 }]);
+        conditions.push(vec![tcp(), Match::LimitWithin { packets, per, burst: 9_999 }]);
     }
     for count in [0, 20, u32::MAX] {
         conditions.push(vec![tcp(), Match::CtCountOver(count)]);

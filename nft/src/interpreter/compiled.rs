@@ -93,6 +93,8 @@ pub(super) enum Condition {
     Dnat(bool),
     /// More than a limit allows: of no packet here.
     Over,
+    /// No more than a limit allows: of every packet here.
+    Within,
     InSet {
         key: Vec<Field>,
         negate: bool,
@@ -321,6 +323,7 @@ impl<'a> Names<'a> {
             Match::CtDirection(direction) => Condition::Direction(*direction),
             Match::CtStatusDnat(dnat) => Condition::Dnat(*dnat),
             Match::LimitOver { .. } | Match::CtCountOver(_) => Condition::Over,
+            Match::LimitWithin { .. } => Condition::Within,
             Match::InSet { key, op, set } => {
                 Condition::InSet { key: key.clone(), negate: *op == Op::Ne, set: self.set(set)? }
             }

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use proptest::sample::subsequence;
 use serde_json::Value;
 use tortie_api::ObjectKey;
-use tortie_nft::Ruleset;
+use tortie_nft::{LimitUnit, Ruleset};
 use tortie_policy::hits::without_unused;
 use tortie_policy::{
-    CompileOptions, Compiler, DenyAction, Endpoint, EndpointToHost, Generation, HostInterface, HostOptions, MarkMask,
-    NatExclusions, NatOutgoing, ServiceLoop, compile, tightens,
+    CompileOptions, Compiler, DenyAction, Endpoint, EndpointToHost, Generation, HostInterface, HostOptions, LogLimit,
+    MarkMask, NatExclusions, NatOutgoing, ServiceLoop, compile, tightens,
 };
 
 use crate::documents::change_documents;
@@ -78,6 +78,7 @@ fn settings() -> impl Strategy<Value = CompileOptions> {
                 ..NatOutgoing::default()
             },
             source_spoofing: spoofing,
+            log_limit: reject.then_some(LogLimit { packets: 10, per: LimitUnit::Minute, burst: 5 }),
             ..CompileOptions::default()
         },
     )

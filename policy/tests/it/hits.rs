@@ -1,10 +1,16 @@
 //! Which rules count a flow: what the oracle names as deciding, as the comments of counters say it.
 
+use serde_json::{Value, json};
 use tortie_api::calico::{Action, TierAction};
-use tortie_api::k8s::PolicyType;
+use tortie_api::k8s::{PolicyType, Protocol};
 use tortie_api::{Object, ObjectKey};
 use tortie_nft::comment;
-use tortie_policy::oracle::{Asked, Half, Reason, Step};
+use tortie_policy::oracle::{Asked, Half, Reason, Step, Traffic};
+
+use crate::documents::frame;
+use crate::generated::both_directions;
+use crate::support::{Flow, addr};
+use crate::worlds::World;
 
 /// The tiers that deny what their policies do not decide.
 pub(crate) struct Denying(Vec<String>);
@@ -80,5 +86,42 @@ const fn word(direction: PolicyType) -> &'static str {
     match direction {
         PolicyType::Ingress => "ingress",
         PolicyType::Egress => "egress",
+    }
+}
+
+/// Many rules about one port are looked up in one map, where each address has the counter of the first rule that allows it: by a
+/// selector or by a block, whichever comes first.
+#[test]
+fn of_many_rules_the_first_that_allows_counts() {
+    let pod = |number: u8, labels: &Value| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "x", "name": format!("pod{number}"), "labels": labels},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 80}]}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": format!("10.0.0.{number}")}]}})
+    };
+    let policy = |name: &str, peer: &Value, port: &Value| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"namespace": "x", "name": name},
+            "spec": {"podSelector": {"matchLabels": {"a": "1"}}, "ingress": [{"from": [peer], "ports": [port]}]}})
+    };
+    let (clients, all) = (json!({"podSelector": {"matchLabels": {"a": "2"}}}), json!({"podSelector": {}}));
+    let block = |cidr: &str| json!({"ipBlock": {"cidr": cidr}});
+    let peers = [clients, block("10.0.0.2/31"), block("192.0.2.0/24"), all, block("10.0.0.0/24"), block("0.0.0.0/0")];
+    let ports = [json!({"port": 80}), json!({"port": "web"}), json!({"port": 79, "endPort": 81})];
+    let mut documents = frame(&[json!({}), json!({})]);
+    documents.extend(
+        [json!({"a": "1"}), json!({"a": "2"}), json!({"a": "2"}), json!({"a": "1", "b": "1"})]
+            .iter()
+            .zip(1..)
+            .map(|(labels, number)| pod(number, labels)),
+    );
+    // Each comes first once: the order of the rules is that of their names.
+    for (turn, port) in (0..peers.len()).flat_map(|turn| ports.iter().map(move |port| (turn, port))) {
+        let mut world = World { documents: documents.clone() };
+        for (index, name) in ["a", "b", "c", "d", "e", "f"].iter().enumerate() {
+            world.documents.push(policy(name, &peers[(index + turn) % peers.len()], port));
+        }
+        let to_first = |flow: &Flow| flow.to == addr("10.0.0.1");
+        let pick = |flows: Vec<Flow>| flows.into_iter().filter(to_first).collect();
+        both_directions(&world, &[Traffic::to_port(Protocol::Tcp, 80)], pick).expect("as the oracle says");
     }
 }

@@ -13,11 +13,12 @@ use tortie_nft::{Direction, Family, HookPoint};
 use tortie_policy::oracle::{AtHost, DecidedBy, End, Judge, Passage, Question, Traffic, World as Objects};
 use tortie_policy::{CompileOptions, Compiler, Failsafe, Generation, HostInterface, HostOptions, MarkMask, compile};
 
-use crate::crowded::{Picks, Theme, calico, labels, picks, rule, tiers};
+use crate::crowd::{Theme, calico, labels, rule, tiers};
+use crate::crowded::{Picks, picks};
 use crate::generated::cases;
 use crate::histories::is_as_anew;
 use crate::kinds::key;
-use crate::support::{CLIENT_PORT, Flow, addr};
+use crate::support::{CLIENT_PORT, Flow, addr, object};
 use crate::worlds::World;
 
 /// The node's own addresses, and those of others.
@@ -249,6 +250,42 @@ fn change(endpoints: Endpoints) -> BoxedStrategy<(World, World)> {
             (before, after)
         })
         .boxed()
+}
+
+/// What concerns a host endpoint without being a policy of its.
+#[test]
+fn tiers_and_profiles_change_what_host_endpoints_say() {
+    let endpoints = Endpoints { eth0: Some("host0"), eth1: None, others: None };
+    let options = options(endpoints);
+    let spec = json!({"node": "n1", "interfaceName": "eth0", "expectedIPs": OWN, "profiles": ["shared"]});
+    let host = calico("HostEndpoint", None, "host0", &json!({}), &spec);
+    let tier = |action: &str| calico("Tier", None, "first", &json!({}), &json!({"order": 1, "defaultAction": action}));
+    let profile =
+        |action: &str| calico("Profile", None, "shared", &json!({}), &json!({"ingress": [{"action": action}]}));
+    let nothing = json!({"tier": "first", "selector": "all()", "types": ["Ingress"]});
+    let policy = calico("GlobalNetworkPolicy", None, "p", &json!({}), &nothing);
+    let mut compiler = Compiler::new(options.clone());
+    for document in [&host, &tier("Pass"), &profile("Allow"), &policy] {
+        compiler.cluster_mut().upsert(&object(document));
+    }
+    let generation = Generation::seed(3);
+    compiler.update(&[], generation);
+    let lets = |compiler: &Compiler| {
+        let table = Interpreter::new(compiler.table()).expect("a table");
+        let (from, to) = (addr(OTHERS[0]), addr(OWN[0]));
+        let flow = Flow { from, to, traffic: Traffic::to_port(Protocol::Tcp, 80) };
+        let mut packet = flow.packet(Direction::Original, FlowState::New, 0, "eth0");
+        Way { iif: "eth0", oif: "" }.lets(&table, &mut packet)
+    };
+    assert!(lets(&compiler));
+    for (change, back) in [(tier("Deny"), tier("Pass")), (profile("Deny"), profile("Allow"))] {
+        compiler.cluster_mut().upsert(&object(&change));
+        let update = compiler.follow(generation);
+        assert!(!lets(&compiler) && compiler.must_move(&update), "{change}");
+        compiler.cluster_mut().upsert(&object(&back));
+        compiler.follow(generation);
+        assert!(lets(&compiler), "{back}");
+    }
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Tests of policy from the outside: resources in, verdicts of interpreted packets out.
 
 mod all_kinds;
+mod crowd;
 mod crowded;
 mod documents;
 mod explaining;

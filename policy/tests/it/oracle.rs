@@ -453,6 +453,7 @@ fn a_host_endpoint_inherits_labels_and_names_ports() {
 fn service_accounts_are_selected_by_name_and_label() {
     let source = |accounts: Value| json!({"action": "Allow", "source": {"serviceAccounts": accounts}});
     assert_eq!(under_rule(source(json!({"names": ["runner"]}))), PODS);
+    assert_eq!(under_rule(source(json!({"names": ["server"]}))), NONE);
     assert_eq!(under_own_rule(source(json!({"names": ["runner"]}))), OWN);
     assert_eq!(under_rule(source(json!({"names": ["runner"], "selector": "role == 'trusted'"}))), OTHER);
     assert_eq!(under_rule(source(json!({"selector": "projectcalico.org/name == 'runner'"}))), PODS);
@@ -604,6 +605,25 @@ fn ports_are_numbers_ranges_and_names_of_either_end() {
     assert_eq!(rule("source", json!({"notPorts": [53]})), [true, false, false, false]);
 }
 
+/// `demo/web` has a port `dns` of UDP, and no other of that name.
+#[test]
+fn a_port_by_name_is_of_its_protocol() {
+    let traffics = [Traffic::to_port(Protocol::Tcp, 53), Traffic::to_port(Protocol::Udp, 53)];
+    let calico = |protocol: &str| {
+        lets(json!({"action": "Allow", "protocol": protocol, "destination": {"ports": ["dns"]}}), &traffics)
+    };
+    assert_eq!(calico("TCP"), [false, false]);
+    assert_eq!(calico("UDP"), [false, true]);
+    let kubernetes = |protocol: &str| {
+        let rule = json!({"ports": [{"port": "dns", "protocol": protocol}]});
+        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]});
+        let world = world(&[kubernetes("k", spec)]);
+        traffics.map(|traffic| asks(&world, "demo/client", "demo/web", traffic))
+    };
+    assert_eq!(kubernetes("TCP"), [false, false]);
+    assert_eq!(kubernetes("UDP"), [false, true]);
+}
+
 #[test]
 fn a_rule_may_be_about_the_governed_end_too() {
     let to = |destination: Value| under_rule(json!({"action": "Allow", "destination": destination}));
@@ -646,7 +666,7 @@ fn staged_policies_decide_nothing_and_are_asked_what_they_would() {
             traffic: WEB,
             family: None,
         };
-        let now = verdict(world.world(), &question).expect("an answer").allowed;
+        let now = asks(&world, "demo/client", "demo/web", WEB);
         (now, Judge::with_staged(world.world()).verdict(&question).expect("an answer").allowed)
     };
     assert_eq!(would(&[calico("StagedGlobalNetworkPolicy", "q", spec("Set")), open.clone()]), (true, false));

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use tortie_api::Object;
+use tortie_api::calico::FelixConfigurationSpec;
 use tortie_nft::interpreter::{Interpreter, Outcome, Packet, Translation};
-use tortie_nft::{Command, HookPoint, RejectWith, Ruleset, Statement};
+use tortie_nft::{Command, HookPoint, LimitUnit, Match, RejectWith, Rule, Ruleset, Statement};
 use tortie_policy::offline::Offline;
 use tortie_policy::{
     CompileOptions, Compiler, DenyAction, Endpoint, EndpointToHost, Generation, MarkMask, NatExclusions, NatOutgoing,
@@ -72,6 +73,42 @@ fn rules_that_log_say_whose_they_are() {
     assert_eq!(said("%t|%k|%p"), BTreeSet::from(["default|np|demo/noted: ".to_owned()]));
     let default = CompileOptions::default().log_prefix;
     assert_eq!(said(&default), BTreeSet::from(["calico-packet: ".to_owned()]));
+}
+
+/// Each rule has a limit of its own, shared by all forms of its classes; it counts all the same what it matches.
+#[test]
+fn rules_log_no_more_than_their_limit() {
+    let log = |addresses: &[&str]| json!({"action": "Log", "source": {"nets": addresses, "selector": "all()"}});
+    let rules = json!([log(&["10.244.0.0/16"]), log(&["10.244.0.0/16"]), {"action": "Allow"}]);
+    let spec = json!({"selector": "shut == 'yes'", "order": 1, "ingress": rules});
+    let noted = json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "noted"}, "spec": spec});
+    let set = json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet", "metadata": {"name": "all"},
+        "spec": {"nets": ["10.0.0.0/8"]}});
+    let documents: Vec<Object> = documents().into_iter().chain([object(&noted), object(&set)]).collect();
+    let configured: FelixConfigurationSpec =
+        serde_json::from_value(json!({"logActionRateLimit": "100/hour", "logActionRateLimitBurst": 7}))
+            .expect("a configuration");
+    let options = CompileOptions::of(&configured, Vec::new());
+    let ruleset = table(&documents, &options);
+    let logging: Vec<&Vec<Rule>> = ruleset
+        .chains
+        .values()
+        .map(|chain| &chain.rules)
+        .filter(|rules| rules.iter().any(|rule| rule.statements.iter().any(|it| matches!(it, Statement::Log { .. }))))
+        .collect();
+    assert_eq!(logging.len(), 2, "one for each rule");
+    for rules in logging {
+        let [only] = rules.as_slice() else { panic!("{rules:?}") };
+        assert_eq!(only.matches, [Match::LimitWithin { packets: 100, per: LimitUnit::Hour, burst: 7 }]);
+    }
+    let interpreter = Interpreter::new(&ruleset).expect("a sound ruleset");
+    let to_shut = host_interface("demo", "shut");
+    let mut packet = Packet { oif: to_shut, ..packet("eth0", "10.244.0.1", "10.244.0.2", 6) };
+    let walk = interpreter.trace(HookPoint::Forward, &mut packet);
+    assert_eq!(walk.outcome, Outcome::Accept);
+    let comments = walk.counted.iter().filter_map(|counter| ruleset.counters[counter].clone());
+    let hits: Vec<String> = comments.filter(|comment| comment.contains("rule")).collect();
+    assert_eq!(hits, [1, 2, 3].map(|rule| format!("GlobalNetworkPolicy noted ingress rule {rule}")));
 }
 
 #[test]

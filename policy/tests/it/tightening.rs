@@ -99,6 +99,20 @@ fn peers_that_go_tighten_and_peers_that_come_do_not() {
 }
 
 #[test]
+fn a_peer_that_comes_to_be_denied_tightens() {
+    let documents = |peers: usize| {
+        let mut documents = pods();
+        documents.truncate(1 + peers);
+        let rules = json!([{"action": "Deny", "source": {"selector": "app == 'client'"}}, {"action": "Allow"}]);
+        documents.push(object(&json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": "p"}, "spec": {"selector": "app == 'web'", "ingress": rules}})));
+        compiled(&documents, &web())
+    };
+    assert!(tightens(&documents(0), &documents(1)));
+    assert!(!tightens(&documents(1), &documents(1)));
+}
+
+#[test]
 fn a_new_pod_tightens_only_if_it_is_isolated() {
     let documents = pods();
     let both = [web(), vec![endpoint("demo", "client", &["10.0.0.2"])]].concat();

@@ -282,10 +282,10 @@ fields! {
     NotYet "text" local_subnet_l2_reachability: L2Reachability = "localSubnetL2Reachability" same "\"Disabled\"";
     /// The node answers ARP for no pods: they are reached by routes.
     NotYet "text" local_subnet_l2_reachability_refresh_interval: Duration = "localSubnetL2ReachabilityRefreshInterval";
-    /// Rules with the action Log log each packet that they meet.
-    NotYet "text" log_action_rate_limit: LogRate = "logActionRateLimit";
-    /// Rules with the action Log log each packet that they meet.
-    NotYet "plain" log_action_rate_limit_burst: u32 = "logActionRateLimitBurst";
+    /// How many packets each rule that logs puts into the kernel's log, such as `10/second` or `100/hour`; all by default. It counts them all.
+    Honoured "text" log_action_rate_limit: LogRate = "logActionRateLimit";
+    /// How many packets more a rule logs at once where `logActionRateLimit` is set; 5 by default, and at least 1.
+    Honoured "plain" log_action_rate_limit_burst: u32 = "logActionRateLimitBurst";
     /// Which parts log at debug is said by `--log-level`.
     NoEffect "text" log_debug_filename_regex: Pattern = "logDebugFilenameRegex";
     /// The log goes to standard error, for whoever runs the agent to keep.
