@@ -6,7 +6,6 @@
 //! although its caller left.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -470,14 +469,9 @@ fn datastore(error: &StoreError) -> CniError {
 }
 
 fn disk(run_dir: &Path, error: &std::io::Error) -> CniError {
-    let remedy = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            ": make room there, of bytes (`df`) and of files (`df -i`), or give the agent another --run-dir"
-        }
-        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => ": the agent must be able to write there",
-        _ => "",
-    };
-    let details = format!("{}: {error}{remedy}", run_dir.join("endpoints").display());
+    let remedy = tortie_datastore::remedy(error);
+    let other = if remedy.is_empty() { "" } else { ", or give the agent another --run-dir" };
+    let details = format!("{}: {error}{remedy}{other}", run_dir.join("endpoints").display());
     CniError::new(CniError::TRY_AGAIN, "the endpoint's record could not be written to the run directory", details)
 }
 

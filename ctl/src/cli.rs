@@ -128,6 +128,8 @@ pub(crate) struct Delete {
 pub(crate) enum Node {
     /// The agent's state, and its BGP peers
     Status,
+    /// Try whether the kernel of this machine has what agents need, and say what to do where it does not
+    Checksystem,
     /// Remove from this machine what Calico or flannel left on it, and with --all everything of Tortie
     Clean(Clean),
 }

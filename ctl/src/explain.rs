@@ -1,7 +1,6 @@
 //! `tortie policy explain`: why a flow passes or does not. Each direction by itself: tier by tier what was asked, what it said, and why
 //! what did not fit did not; on live nodes also where the deciding rule is in the kernel.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -11,11 +10,13 @@ use tortie_admin::client::Client;
 use tortie_admin::types::{NodeStatus, PolicyRule, TraceReport};
 use tortie_api::k8s::PolicyType;
 use tortie_policy::explain::{Explanation, Route, Side, Step};
+use tortie_policy::matrix::Verdict;
 use tortie_policy::offline::Offline;
 use tortie_policy::oracle::{Question, Traffic, Wanted};
 
 use crate::cli::Explain;
 use crate::output::{Output, note};
+use crate::passages::{self, Passed};
 use crate::policy::cluster;
 use crate::settings::Settings;
 
@@ -24,6 +25,9 @@ use crate::settings::Settings;
 struct Explained {
     #[serde(flatten)]
     explanation: Explanation,
+    /// What host endpoints on its way make of it; empty where none has a say.
+    #[serde(rename = "hostEndpoints", skip_serializing_if = "Vec::is_empty")]
+    host_endpoints: Vec<Passed>,
     /// The rules of nodes' tables that decide; empty where no agent was asked.
     #[serde(rename = "nftRules", skip_serializing_if = "Vec::is_empty")]
     nft_rules: Vec<NftRule>,
@@ -57,9 +61,11 @@ pub(crate) fn question(args: &Explain) -> Result<Question> {
 pub(crate) async fn run(settings: &Settings, output: Output, args: &Explain) -> Result<()> {
     let question = question(args)?;
     let cluster = cluster(settings, &args.manifests).await?;
-    let explanation = cluster.explain(&question)?;
-    for doubt in doubts(&cluster, &explanation.route) {
-        note(&format!("tortie: warning: {doubt}"));
+    let mut explanation = cluster.explain(&question)?;
+    let host_endpoints = passages::of(&cluster, &question, &explanation.route);
+    heed(&mut explanation, &host_endpoints);
+    if let Some(translated) = translated(&cluster, &explanation.route) {
+        note(&format!("tortie: warning: {translated}"));
     }
     let live = args.manifests.manifests.is_empty();
     let nft_rules = if live { rules(settings, &explanation).await } else { Vec::new() };
@@ -67,54 +73,37 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: &Explain) -> 
         Some(seconds) => crate::trace::collect(settings, args, question.traffic, &explanation.route, seconds).await?,
         None => Vec::new(),
     };
-    let explained = Explained { explanation, nft_rules, trace };
+    let explained = Explained { explanation, host_endpoints, nft_rules, trace };
     output.print(&explained, |output| text(&explained, output.wide()))
 }
 
-/// What may decide besides policies of pods, which are all that is explained: policies of host endpoints that the flow meets, and the
-/// translation of a Service's address. A sentence on each.
-fn doubts(cluster: &Offline, route: &Route) -> Vec<String> {
-    let mut doubts = Vec::new();
-    let ends = [(&route.source_node, route.source_address), (&route.destination_node, route.destination_address)];
-    let nodes: BTreeSet<&String> = ends.iter().filter_map(|(node, _)| node.as_ref()).collect();
-    for node in nodes {
-        let options = cluster.options(node);
-        if options.host.interfaces.is_empty() {
-            continue;
-        }
-        let pods: BTreeSet<IpAddr> = cluster.endpoints(node).into_iter().flat_map(|endpoint| endpoint.ips).collect();
-        let is_node = |(at, address): &(&Option<String>, Option<IpAddr>)| {
-            at.as_ref() == Some(node) && address.is_some_and(|address| !pods.contains(&address))
-        };
-        let chains = if ends.iter().any(is_node) { &HOST_CHAINS[..] } else { &FORWARD_CHAINS[..] };
-        let table = cluster.render(node, &options);
-        if chains.iter().any(|chain| table.chains.contains_key(*chain)) {
-            let names: BTreeSet<&str> = options.host.interfaces.iter().map(|host| host.endpoint.as_str()).collect();
-            doubts.push(format!(
-                "only policies of pods are explained; those of the HostEndpoints of {node} ({}) are asked too, and may deny what is \
-                 allowed here: --trace shows what they do",
-                Vec::from_iter(names).join(", ")
-            ));
-        }
-    }
-    let service = route.destination_address.filter(|address| {
-        let node = route.source_node.as_deref().unwrap_or_default();
-        cluster.options(node).service_cidrs.iter().any(|cidr| cidr.contains(address))
-    });
-    if let Some(address) = service {
-        doubts.push(format!(
-            "{address} is a Service's address, and policies judge the pod that it is translated to: ask --to one of its pods; --trace \
-             follows the translation"
-        ));
-    }
-    doubts
+/// What says that an address is not what policies judge by: a sentence, if it is a Service's.
+fn translated(cluster: &Offline, route: &Route) -> Option<String> {
+    let node = route.source_node.as_deref().unwrap_or_default();
+    let cidrs = cluster.options(node).service_cidrs;
+    let address = route.destination_address.filter(|address| cidrs.iter().any(|cidr| cidr.contains(address)))?;
+    Some(format!(
+        "{address} is a Service's address, and policies judge the pod that it is translated to: ask --to one of its pods; --trace \
+         follows the translation"
+    ))
 }
 
-/// The chains of host endpoints that forwarded packets meet.
-const FORWARD_CHAINS: [&str; 4] = ["host_forward_in", "host_forward_out", "pre_dnat", "untracked_in"];
-
-/// Those that packets to or from the node itself meet.
-const HOST_CHAINS: [&str; 4] = ["host_input", "host_output", "pre_dnat", "untracked_in"];
+/// Takes in what host endpoints on the way make of a flow that policies of pods allow.
+fn heed(explanation: &mut Explanation, passed: &[Passed]) {
+    let denies = passed.iter().find(|passed| passed.ends);
+    if let (Verdict::Allow, Some(denies)) = (explanation.verdict, denies) {
+        explanation.verdict = Verdict::Deny;
+        explanation.summary = format!("denied: {}", denies.text());
+    }
+    if explanation.verdict == Verdict::Allow
+        && let Some(denies) = passed.iter().find(|passed| passed.verdict == "deny")
+    {
+        note(&format!(
+            "tortie: warning: it is denied all the same if it takes interface {} of {}: --trace shows what it takes",
+            denies.interface, denies.node
+        ));
+    }
+}
 
 /// The rules that decide, from the agents of the nodes that they are on. An agent that cannot be asked is said, and is no error: the
 /// explanation does not depend on it.
@@ -181,6 +170,12 @@ fn text(explained: &Explained, wide: bool) -> String {
             let PolicyRule { chain, handle, rule: words, .. } = &rule.rule;
             let _ = writeln!(text, "  nftables of {}: chain {chain}, handle {handle}: {words}", rule.node);
         }
+    }
+    if !explained.host_endpoints.is_empty() {
+        text.push_str("\nhost endpoints:\n");
+    }
+    for passed in &explained.host_endpoints {
+        let _ = writeln!(text, "  {}", passed.text());
     }
     text.push_str(&route(&explanation.route));
     text.push_str(&crate::trace::text(&explained.trace));

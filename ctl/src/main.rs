@@ -3,6 +3,7 @@
 
 mod ask;
 mod bgp;
+mod checksystem;
 mod clean;
 mod cli;
 mod columns;
@@ -14,6 +15,7 @@ mod ipam;
 mod lab;
 mod node;
 mod output;
+mod passages;
 mod plan;
 mod policy;
 mod routes;
@@ -57,6 +59,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Apply(files) => edit::apply(&settings, output, &files).await?,
         Command::Delete(args) => edit::delete(&settings, output, &args).await?,
         Command::Validate(files) => edit::validate(output, &files)?,
+        Command::Node(Node::Checksystem) => checksystem::run(output).await?,
         Command::Node(Node::Clean(args)) => clean::run(&settings, output, &args).await?,
         Command::Node(Node::Status) => node::run(&settings, output).await?,
         Command::Bgp(command) => bgp::run(&settings, output, command).await?,

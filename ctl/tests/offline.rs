@@ -1,4 +1,4 @@
-//! The command line without a cluster: policy from manifests, resources of a directory, errors and their exit status.
+//! The command line without a cluster: policy from manifests, resources of a directory, what a kernel lacks, errors and their exit status.
 
 mod common;
 
@@ -73,6 +73,22 @@ fn explain_and_render() {
     let (_, stderr, status) = text(&tortie(&["policy", "render", "--manifests", path(&folder), "--node", "n9"]));
     assert_eq!(status, Some(1));
     assert!(stderr.contains("n9"), "{stderr}");
+}
+
+#[test]
+fn lines_of_the_kernels_log_begin_as_asked() {
+    let policy = "---
+{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: noted, namespace: x},
+ spec: {selector: app == 'a', types: [Ingress], ingress: [{action: Log}, {action: Allow}]}}
+";
+    let asked = "---
+{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: {logPrefix: '%t %k %p'}}
+";
+    for (more, prefix) in [("", "calico-packet: "), (asked, "default np x/noted: ")] {
+        let folder = manifests(&format!("{CLUSTER}{policy}{more}"));
+        let (table, _, _) = text(&tortie(&["policy", "render", "--manifests", path(&folder), "--node", "n1"]));
+        assert!(table.contains(&format!("log prefix \"{prefix}\" level info")), "{prefix}: {table}");
+    }
 }
 
 #[test]
@@ -193,4 +209,36 @@ fn a_block_that_cannot_be_read_is_not_passed_over() {
     let (stdout, stderr, status) = show();
     assert!(stdout.contains("10.244.0.0/16") && status == Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("10-244-0-0-26.json") && stderr.contains("restore the file"), "{stderr}");
+}
+
+#[test]
+fn a_kernel_that_runs_agents_has_all_that_they_need() {
+    let before = std::fs::read_to_string("/proc/net/dev").expect("the interfaces can be read").lines().count();
+    let rows = json_of(&["node", "checksystem", "-o", "json"]);
+    let rows = rows.as_array().expect("a list");
+    assert!(rows.len() > 15, "{rows:#?}");
+    for row in rows {
+        assert!(row["present"] == true || row["required"] == false, "{row:#}");
+        assert_eq!(row["present"] == false, row["remedy"].is_string(), "{row:#}");
+    }
+    for feature in ["nf_tables, family inet", "conntrack by netlink", "veth", "masquerade", "snat"] {
+        let row = rows.iter().find(|row| row["feature"] == feature).unwrap_or_else(|| panic!("{feature}: {rows:#?}"));
+        assert_eq!(row["present"], true, "{row:#}");
+    }
+    let (stdout, _, status) = text(&tortie(&["node", "checksystem"]));
+    assert!(stdout.starts_with("Linux ") && stdout.contains("\nFEATURE "), "{stdout}");
+    assert_eq!(status, Some(0));
+    let after = std::fs::read_to_string("/proc/net/dev").expect("the interfaces can be read").lines().count();
+    assert_eq!(before, after, "nothing is left in this namespace");
+}
+
+#[test]
+fn who_has_no_right_to_try_is_told_so() {
+    let output = Command::new("setpriv")
+        .args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_tortie"), "node", "checksystem"])
+        .output()
+        .expect("setpriv runs");
+    let (stdout, stderr, status) = text(&output);
+    assert_eq!((stdout.as_str(), status), ("", Some(1)), "{stderr}");
+    assert!(stderr.contains("run it as root") && stderr.contains("CAP_NET_ADMIN"), "{stderr}");
 }

@@ -342,7 +342,10 @@ impl Edit {
                 }
                 None => std::fs::remove_file(path),
             };
-            result.map_err(|error| Error::Write { file: path.display().to_string(), reason: error.to_string() })?;
+            result.map_err(|error| Error::Write {
+                file: path.display().to_string(),
+                reason: format!("{error}{}", files::remedy(&error)),
+            })?;
         }
         Ok(())
     }

@@ -82,6 +82,18 @@ impl Stamp {
     }
 }
 
+/// What to do where a file cannot be written, as the end of a sentence; nothing where the error says enough. A disk is full of bytes or of
+/// files, and the kernel has one word for both.
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": make room there, of bytes (`df`) and of files (`df -i`)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => ": it must be writable for this process",
+        _ => "",
+    }
+}
+
 /// Says that a file cannot be read.
 pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Problem {
     Problem {

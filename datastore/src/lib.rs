@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
+pub use files::remedy;
+
 /// What changed between two consistent readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {

@@ -47,7 +47,7 @@ use crate::record::Recorder;
 use crate::rundir::RunDir;
 use crate::serve::{address, serve};
 use crate::sole::Sole;
-use crate::writers::Writers;
+use crate::writers::{RuleJob, Writers};
 use crate::{bgp, convert, host_firewall, instruments, metrics, watch as listen};
 
 /// How long requests under way have when the agent stops.
@@ -152,6 +152,7 @@ async fn supervise(
         rules: way_to_rules.clone(),
         speaker: speaker_seen.clone(),
         settings: settings_seen.clone(),
+        hits: Arc::default(),
     };
     let settings_for_cni = settings_seen.clone();
     let (health_at, metrics_at) = (options.health_address, options.metrics_address);
@@ -174,6 +175,7 @@ async fn supervise(
     } else {
         None
     };
+    let farewell = way_to_rules.clone();
     let admin = Arc::new(Admin {
         node,
         datastore: options.datastore.to_string(),
@@ -212,6 +214,9 @@ async fn supervise(
     if let Some(handle) = handle {
         let _ = tokio::time::timeout(FAREWELL, handle.shutdown(false)).await;
     }
+    let (kept, done) = oneshot::channel();
+    farewell.send(RuleJob::Keep(kept));
+    let _ = tokio::time::timeout(FAREWELL, done).await;
     let signal = result?;
     info!("{signal}: tortie-node stops; rules and routes stay in force");
     Ok(())

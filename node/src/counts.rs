@@ -68,7 +68,9 @@ impl KeptCounts {
             file.write_all(text.as_bytes())?;
             std::fs::rename(&new, &self.path)
         };
-        write().map_err(|error| format!("cannot write {}: {error}: make room there", self.path.display()))?;
+        write().map_err(|error| {
+            format!("cannot write {}: {error}{}", self.path.display(), tortie_datastore::remedy(&error))
+        })?;
         self.written = counted;
         Ok(())
     }

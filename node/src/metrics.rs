@@ -27,9 +27,11 @@ use crate::writers::RuleJob;
 mod estimate;
 mod exposition;
 mod families;
+mod hits;
 mod process;
 
 use estimate::{Histogram, Summary};
+use hits::{Labels, Totals};
 
 /// How long one part of the agent may take to answer; the page then comes without what it would have said.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -204,6 +206,8 @@ pub(crate) struct Source {
     pub(crate) rules: Way<RuleJob>,
     pub(crate) speaker: watch::Receiver<Option<Handle>>,
     pub(crate) settings: watch::Receiver<Settings>,
+    /// One page at a time adds up what has grown since the last.
+    pub(crate) hits: Arc<tokio::sync::Mutex<Totals>>,
 }
 
 impl Source {
@@ -234,11 +238,29 @@ impl Source {
     }
 }
 
+/// The sums of hits with what these counters have counted. Where the owner does not answer, they are those of before.
+async fn sums(source: &Source, counters: &Counters) -> BTreeMap<Labels, u64> {
+    let mut totals = source.hits.lock().await;
+    let grown = totals.grown(counters);
+    let rows = if grown.is_empty() {
+        Some(Vec::new())
+    } else {
+        let asked = source.owner.ask(|reply| Message::Hits(grown, reply));
+        tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
+    };
+    if let Some(rows) = rows {
+        totals.add(counters, &rows);
+    }
+    totals.sums().clone()
+}
+
 async fn page(State(source): State<Source>) -> impl IntoResponse {
     let numbers = tokio::time::timeout(PATIENCE, source.owner.ask(Message::Numbers)).await.ok().flatten();
     let (bgp, counters) = tokio::join!(source.bgp(), source.counters());
     let process = if source.settings.borrow().process_metrics { process::Process::read().ok() } else { None };
-    let text = families::text(&mut source.metrics.note(), numbers.as_ref(), bgp.as_ref(), &counters, process.as_ref());
+    let hits = sums(&source, &counters).await;
+    let counted = families::Counted { counters: &counters, hits: &hits };
+    let text = families::text(&mut source.metrics.note(), numbers.as_ref(), bgp.as_ref(), counted, process.as_ref());
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text)
 }
 

@@ -135,7 +135,9 @@ impl RouteMarks {
             file.write_all(text.as_bytes())?;
             std::fs::rename(&new, &self.path)
         };
-        write().map_err(|error| format!("cannot write {}: {error}: make room there", self.path.display()))?;
+        write().map_err(|error| {
+            format!("cannot write {}: {error}{}", self.path.display(), tortie_datastore::remedy(&error))
+        })?;
         self.known = pairs;
         Ok(())
     }

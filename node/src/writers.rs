@@ -34,6 +34,8 @@ pub(crate) enum RuleJob {
     Sweep(Sweep),
     /// Tell what the table's counters have counted, packets and bytes.
     Counters(oneshot::Sender<BTreeMap<String, (u64, u64)>>),
+    /// Note what they have counted now, for there may be no later.
+    Keep(oneshot::Sender<()>),
     /// Tell the table's rules, with their handles.
     Rules(oneshot::Sender<Result<Vec<PlacedRule>, String>>),
 }
@@ -118,10 +120,7 @@ fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool,
                 keep(&mut socket, &mut counts);
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                keep(&mut socket, &mut counts);
-                return;
-            }
+            Err(RecvTimeoutError::Disconnected) => return,
         };
         let began = Instant::now();
         let event = match job {
@@ -142,6 +141,11 @@ fn write_rules(jobs: &Receiver<RuleJob>, owner: &OwnerHandle, plain_table: bool,
             RuleJob::Counters(reply) => {
                 let result = with_socket(&mut socket, open, NftSocket::counter_values);
                 let _ = reply.send(result.unwrap_or_default());
+                None
+            }
+            RuleJob::Keep(reply) => {
+                keep(&mut socket, &mut counts);
+                let _ = reply.send(());
                 None
             }
             RuleJob::Rules(reply) => {

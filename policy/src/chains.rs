@@ -29,7 +29,7 @@ use crate::describe::shortened;
 use crate::followed::Followed;
 use crate::frame::REJECT;
 use crate::hits::Counters;
-use crate::logging;
+use crate::log_prefix;
 use crate::names::Names;
 use crate::options::{CompileOptions, DenyAction, LogLimit};
 use crate::program::{Last, Line, Policy, Program, RuleId, Tier};
@@ -355,7 +355,7 @@ impl Builder<'_> {
             }
             Action::Pass => statements.push(Statement::Verdict(Verdict::Return)),
             Action::Log => {
-                let prefix = logging::prefix(&self.log_prefix, tier, &policy.key);
+                let prefix = log_prefix::of(&self.log_prefix, tier, &policy.key);
                 statements.push(match self.log_limit {
                     Some(limit) => Statement::Verdict(Verdict::Jump(self.limited_log(&id, prefix, limit))),
                     None => Statement::Log { prefix },

@@ -34,7 +34,7 @@ mod intern;
 mod kinds;
 mod labels;
 mod lines;
-mod logging;
+mod log_prefix;
 mod marks;
 pub mod matrix;
 mod names;

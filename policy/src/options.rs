@@ -47,8 +47,7 @@ pub struct CompileOptions {
     pub host: HostOptions,
     /// Whether each rule of a policy counts what it decides.
     pub count_hits: bool,
-    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`): in it `%t`, `%k`, `%n` and `%p` stand for the tier,
-    /// kind and name of the rule's policy, and for its name with the namespace.
+    /// What the kernel's log says ahead of a packet that a rule logs (`logPrefix`), with `%t`, `%k`, `%n` and `%p` still in it.
     pub log_prefix: String,
     /// How many packets each rule that logs puts into the log (`logActionRateLimit`, `logActionRateLimitBurst`); all by default.
     pub log_limit: Option<LogLimit>,

@@ -2,6 +2,7 @@
 //!
 //! A packet a millisecond shows whether forwarding stalls while the table is written. The exact figures are printed, and kept in
 //! docs/perf/; the bounds here are wide, for a busy machine. Built for release it is a node with 500 pods and 10,000 policies.
+//! `TORTIE_COLD_START=248,10000,50000` has 248 pods besides the two that speak, 10,000 policies, and 50,000 pods on other nodes.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -17,8 +18,26 @@ use tortie_tests::kernel::{run, try_run};
 use tortie_tests::lab::{Lab, array};
 use tortie_tests::stream::inside;
 
-/// Pods besides the two that speak, and policies.
-const SIZE: (usize, usize) = if cfg!(debug_assertions) { (98, 1_000) } else { (498, 10_000) };
+/// What there is besides the two pods that speak.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    pods: usize,
+    policies: usize,
+    /// Pods on other nodes.
+    remote: usize,
+}
+
+impl Size {
+    fn wanted() -> Self {
+        let Ok(text) = std::env::var("TORTIE_COLD_START") else {
+            let (pods, policies) = if cfg!(debug_assertions) { (98, 1_000) } else { (498, 10_000) };
+            return Self { pods, policies, remote: 0 };
+        };
+        let numbers: Vec<usize> = text.split(',').filter_map(|number| number.parse().ok()).collect();
+        let [pods, policies, remote] = numbers[..] else { panic!("TORTIE_COLD_START={text}: not three numbers") };
+        Self { pods, policies, remote }
+    }
+}
 
 /// How long the start may take.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -110,9 +129,9 @@ impl Record {
     }
 }
 
-fn pod(name: &str, labels: &Value) -> Value {
+fn pod(name: &str, node: &str, labels: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "cold", "labels": labels},
-        "spec": {"nodeName": "node1", "containers": [{"name": "c", "image": "serve", "ports": [{"containerPort": 80}]}]}})
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "serve", "ports": [{"containerPort": 80}]}]}})
 }
 
 /// Who may reach a pod: those of one other label, at one port.
@@ -133,14 +152,26 @@ fn write(path: &Path, documents: impl Iterator<Item = Value>) {
 }
 
 /// Makes the pods that do not speak: their objects, addresses, records and interfaces, as an earlier run would have left them.
-fn populate(lab: &Lab, netns: &str) {
-    let (pods, policies) = SIZE;
+fn populate(lab: &Lab, netns: &str, Size { pods, policies, remote }: Size) {
     let datastore = lab.path("datastore");
     let name = |number: usize| format!("p{number}");
     let app = |number: usize| format!("a{}", number % pods);
-    write(&datastore.join("pods.yaml"), (0..pods).map(|number| pod(&name(number), &json!({"app": app(number)}))));
+    write(
+        &datastore.join("pods.yaml"),
+        (0..pods).map(|number| pod(&name(number), "node1", &json!({"app": app(number)}))),
+    );
+    for part in 0..remote.div_ceil(2_500) {
+        let numbers = part * 2_500..remote.min((part + 1) * 2_500);
+        let labels = |number: usize| json!({"app": format!("r{}", number / 10), "tier": "backend"});
+        let pods = numbers.map(|number| pod(&format!("r{number}"), &format!("n{}", number % 1_000), &labels(number)));
+        write(&datastore.join(format!("remote{part}.yaml")), pods);
+    }
+    // Each pod of the node is under one policy or more; with pods elsewhere, the other policies are about those.
+    let subject = |number: usize| {
+        if remote == 0 || number < pods { app(number) } else { format!("r{}", number % remote.div_ceil(10)) }
+    };
     let all = (0..policies).map(|number| {
-        policy(&format!("n{number}"), &app(number), &app(number * 7 + number / pods + 1), 8_000 + number / pods)
+        policy(&format!("n{number}"), &subject(number), &subject(number * 7 + number / pods + 1), 8_000 + number / pods)
     });
     let all: Vec<Value> = all.collect();
     for (part, documents) in all.chunks(2_500).enumerate() {
@@ -149,11 +180,17 @@ fn populate(lab: &Lab, netns: &str) {
     let (published, records) = (datastore.join(".tortie/pods/cold"), lab.path("nodes/node1/endpoints"));
     std::fs::create_dir_all(&published).expect("a folder");
     std::fs::create_dir_all(&records).expect("a folder");
+    let publish = |name: &str, ip: &str| {
+        let pod = json!({"namespace": "cold", "name": name, "podIPs": [ip]});
+        std::fs::write(published.join(format!("{name}.json")), pod.to_string()).expect("written");
+    };
+    for number in 0..remote {
+        publish(&format!("r{number}"), &format!("10.245.{}.{}", number / 250, number % 250 + 1));
+    }
     let mut links = String::new();
     for number in 0..pods {
         let ip = format!("10.244.{}.{}", 200 + number / 250, number % 250 + 1);
-        let pod = json!({"namespace": "cold", "name": name(number), "podIPs": [ip]});
-        std::fs::write(published.join(format!("{}.json", name(number))), pod.to_string()).expect("written");
+        publish(&name(number), &ip);
         let interface = tortie_policy::host_interface("cold", &name(number));
         let record = json!({"network": "lab", "mtu": 1500, "namespace": "cold", "pod": name(number),
             "containerId": format!("cold{number}"), "netns": "/run/netns/none", "ifname": "eth0", "hostInterface": interface,
@@ -168,8 +205,8 @@ fn populate(lab: &Lab, netns: &str) {
     run(netns, "ip", &["-batch", script.to_str().expect("a plain path")]);
 }
 
-/// Waits until the agent has put everything into the kernel; the largest amount of memory that it had, in KiB.
-fn programmed(lab: &Lab, agent: &mut Agent) -> u64 {
+/// Waits until the agent has put everything into the kernel, for so many pods of its own.
+fn programmed(lab: &Lab, agent: &mut Agent, pods: usize) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert!(!agent.has_ended(), "the agent has ended by itself");
@@ -180,23 +217,29 @@ fn programmed(lab: &Lab, agent: &mut Agent) -> u64 {
         let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
         let revision = status[0]["revision"].as_str().unwrap_or_default();
         if !revision.is_empty() && status[0]["programmedRevision"] == revision {
-            assert_eq!(status[0]["endpoints"], SIZE.0 + 2, "all endpoints are there");
-            break;
+            assert_eq!(status[0]["endpoints"], pods, "all endpoints are there");
+            return;
         }
         assert!(Instant::now() < deadline, "not programmed after {PATIENCE:?}: {status}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The memory that the agent has, and the most that it had, in KiB.
+fn memory(agent: &Agent) -> [u64; 2] {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("the agent runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).expect("the kernel tells the peak")
+    ["VmRSS:", "VmHWM:"].map(|field| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).expect("the kernel tells it")
+    })
 }
 
 #[test]
 fn a_cold_start_with_many_policies_stalls_no_flow() {
     let documents = [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "cold"}}),
-        pod("client", &json!({"app": "client"})),
-        pod("server", &json!({"app": "server"})),
+        pod("client", "node1", &json!({"app": "client"})),
+        pod("server", "node1", &json!({"app": "server"})),
         policy("server", "server", "client", 7_000),
     ];
     let lab = Lab::up("cold", &documents, &["--nodes", "1"]);
@@ -211,7 +254,8 @@ fn a_cold_start_with_many_policies_stalls_no_flow() {
     let (client, server) = (place("client"), place("server"));
     agent.kill();
     let netns = agent.netns.clone();
-    populate(&lab, &netns);
+    let size = Size::wanted();
+    populate(&lab, &netns, size);
 
     let probe = Probe::start((&client.0, client.1), (&server.0, server.1));
     let quiet = Instant::now();
@@ -225,14 +269,16 @@ fn a_cold_start_with_many_policies_stalls_no_flow() {
         }
         let began = Instant::now();
         agent.start(&lab);
-        let peak = programmed(&lab, &mut agent);
-        println!("{title}: {:.3} s, at most {peak} KiB", began.elapsed().as_secs_f64());
+        programmed(&lab, &mut agent, size.pods + 2);
+        let took = began.elapsed().as_secs_f64();
         // What comes after the last transaction belongs to it.
         std::thread::sleep(Duration::from_millis(500));
+        let [now, most] = memory(&agent);
+        println!("{title}: {took:.3} s, {now} KiB in memory, {most} at most");
         stretches.push((title, began, Instant::now()));
     }
     let rules = run(&netns, "nft", &["list", "table", "inet", "tortie"]);
-    assert!(rules.lines().count() > SIZE.1, "hardly a table: {} lines", rules.lines().count());
+    assert!(rules.lines().count() > size.policies.min(size.pods), "hardly a table: {} lines", rules.lines().count());
     assert!(try_run(&netns, "nft", &["list", "chain", "inet", "tortie", "ingress"]).is_ok(), "a table that nft reads");
     let record = probe.stop();
     for (title, from, until) in stretches {

@@ -53,7 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "tortie-ctl",
-        // `node clean` works on the node itself, where no agent runs any more.
+        // `node clean` and `node checksystem` work on the node itself, where no agent runs any more, or yet.
         &[
             "tortie-admin",
             "tortie-api",
@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tortie-host-firewall",
             "tortie-lab",
             "tortie-nft",
+            "tortie-nft-netlink",
             "tortie-policy",
         ],
     ),

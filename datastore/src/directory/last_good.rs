@@ -79,7 +79,7 @@ impl LastGood {
         content.extend_from_slice(bytes);
         let result = std::fs::create_dir_all(self.root.join(layout::LAST_GOOD))
             .and_then(|()| files::replace(&path, &content, false));
-        self.failure = result.err().map(|error| error.to_string());
+        self.failure = result.err().map(|error| format!("{error}{}", files::remedy(&error)));
     }
 
     /// Drops the version of a manifest that is gone, lest it come back with another file of that name.

@@ -43,7 +43,7 @@ pub(crate) fn lock(root: &Path) -> Result<Lock, Error> {
 }
 
 fn failed(path: &Path, error: &io::Error) -> Error {
-    Error::Store { place: path.display().to_string(), reason: error.to_string() }
+    Error::Store { place: path.display().to_string(), reason: format!("{error}{}", crate::remedy(error)) }
 }
 
 impl Store {

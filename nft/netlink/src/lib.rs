@@ -6,6 +6,7 @@
 //! - `wire` writes messages and attributes, `attributes` reads them (untrusted, never panicking);
 //! - `encode` turns commands into messages and `lower` rules into the kernel's expressions;
 //! - `lift` turns expressions back into rules and `readback` dumps into a [`Ruleset`](tortie_nft::Ruleset);
+//! - [`features`] tries out what of nf_tables a kernel has;
 //! - [`foreign`] looks at what others have in nf_tables, and [`ipset`] at the sets of ip_set; both delete only what they are told to;
 //! - `conntrack` clears stale marks of flows that send nothing;
 //! - `monitor` hears of every commit, whosever, with a socket filter from `filter`;
@@ -47,6 +48,7 @@ mod counts;
 mod ctnetlink;
 mod encode;
 mod error;
+pub mod features;
 mod filter;
 mod flows;
 pub mod foreign;

@@ -1,8 +1,12 @@
 //! Every metric: its name, its kind, what it means, and where its values come from.
 
+use std::collections::BTreeMap;
+
 use tortie_felix::Numbers;
+use tortie_felix::hits::is_hit_counter;
 
 use super::exposition::{Family, Kind, Page, Samples};
+use super::hits::Labels;
 use super::process::Process;
 use super::{Bgp, Counters, Noted};
 
@@ -29,12 +33,19 @@ const IN_SYNC: u64 = 3;
 /// Our table, as Calico's labels name one. It serves both IP versions.
 const TABLE: &[(&str, &str)] = &[("ip_version", "inet"), ("table", "tortie")];
 
+/// What the table has counted: by counter, and what policies decided by tier.
+#[derive(Clone, Copy)]
+pub(super) struct Counted<'a> {
+    pub(super) counters: &'a Counters,
+    pub(super) hits: &'a BTreeMap<Labels, u64>,
+}
+
 /// The page. What could not be asked in time is left out.
 pub(super) fn text(
     noted: &mut Noted,
     numbers: Option<&Numbers>,
     bgp: Option<&Bgp>,
-    counters: &Counters,
+    counted: Counted<'_>,
     process: Option<&Process>,
 ) -> String {
     let mut page = Page::default();
@@ -51,7 +62,8 @@ pub(super) fn text(
     if let Some(bgp) = bgp {
         sessions(&mut page, bgp);
     }
-    denied(&mut page, counters);
+    denied(&mut page, counted.counters);
+    decided(&mut page, counted.hits);
     if let Some(process) = process {
         of_process(&mut page, process);
     }
@@ -177,7 +189,7 @@ fn work(page: &mut Page, noted: &mut Noted) {
         .count(&[], noted.resyncs);
 }
 
-fn by_type(samples: &mut Samples<'_>, counts: &std::collections::BTreeMap<&'static str, u64>) {
+fn by_type(samples: &mut Samples<'_>, counts: &BTreeMap<&'static str, u64>) {
     for (kind, count) in counts {
         samples.count(&[("type", kind)], *count);
     }
@@ -246,8 +258,32 @@ fn denied(page: &mut Page, counters: &Counters) {
     }
     let family = counter("tortie_denied_packets_total", "Packets that our table denied, by what denied them.");
     let mut samples = page.family(&family);
-    for (name, (packets, _)) in counters {
+    // Those of policies' rules are as many as these.
+    for (name, (packets, _)) in counters.iter().filter(|(name, _)| !is_hit_counter(name)) {
         samples.count(&[("reason", name)], *packets);
+    }
+}
+
+fn decided(page: &mut Page, hits: &BTreeMap<Labels, u64>) {
+    if hits.is_empty() {
+        return;
+    }
+    let family = counter(
+        "tortie_policy_hits_total",
+        "Packets that policies decided about, by tier: first ones of flows, and those of flows that were judged again.",
+    );
+    let mut samples = page.family(&family);
+    for (Labels { tier, direction, action, staged, again }, packets) in hits {
+        let flows = if *again { "rejudged" } else { "new" };
+        let staged = if *staged { "true" } else { "false" };
+        let labels = [
+            ("tier", tier.as_str()),
+            ("direction", direction),
+            ("action", action),
+            ("flows", flows),
+            ("staged", staged),
+        ];
+        samples.count(&labels, *packets);
     }
 }
 
@@ -272,7 +308,7 @@ fn of_process(page: &mut Page, process: &Process) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
     use std::time::{Duration, Instant};
 
     use super::super::{Batch, Metrics};
@@ -300,9 +336,18 @@ mod tests {
             sessions: BTreeMap::from([(("Established".into(), "mesh".into()), 2)]),
             routes: BTreeMap::from([("ipv4".into(), [4, 3, 2])]),
         };
-        let counters = BTreeMap::from([("spoofed".to_owned(), (9, 900))]);
+        let counters = BTreeMap::from([("spoofed".to_owned(), (9, 900)), ("h_0123456789ab".to_owned(), (8, 800))]);
+        let labels = Labels {
+            tier: "default".to_owned(),
+            direction: "ingress",
+            action: "Allow".to_owned(),
+            staged: false,
+            again: false,
+        };
+        let hits = BTreeMap::from([(labels, 8)]);
+        let counted = Counted { counters: &counters, hits: &hits };
         let process = Process::read().expect("a process");
-        text(&mut metrics.note(), Some(&numbers), Some(&bgp), &counters, Some(&process))
+        text(&mut metrics.note(), Some(&numbers), Some(&bgp), counted, Some(&process))
     }
 
     #[test]
@@ -331,6 +376,10 @@ mod tests {
         assert!(text.contains("felix_int_dataplane_failures 1\n"), "{text}");
         assert!(text.contains("tortie_bgp_sessions{state=\"Established\",type=\"mesh\"} 2\n"), "{text}");
         assert!(text.contains("felix_active_local_endpoints 5\n"), "{text}");
+        assert!(text.contains("tortie_denied_packets_total{reason=\"spoofed\"} 9\n"), "{text}");
+        assert!(!text.contains("h_0123456789ab"), "labels grow with the cluster: {text}");
+        let sum = "{tier=\"default\",direction=\"ingress\",action=\"Allow\",flows=\"new\",staged=\"false\"} 8\n";
+        assert!(text.contains(&format!("tortie_policy_hits_total{sum}")), "{text}");
         assert!(text.contains("felix_calc_graph_updates_processed{type=\"Pod\"} 3\n"), "{text}");
         assert!(text.contains("tortie_commit_latency_seconds_bucket{le=\"0.001\"} 1\n"), "{text}");
     }
@@ -359,7 +408,8 @@ mod tests {
     #[test]
     fn a_part_that_does_not_answer_costs_only_what_it_would_have_said() {
         let metrics = Metrics::new(Instant::now());
-        let text = text(&mut metrics.note(), None, None, &BTreeMap::new(), None);
+        let counted = Counted { counters: &BTreeMap::new(), hits: &BTreeMap::new() };
+        let text = text(&mut metrics.note(), None, None, counted, None);
         assert!(text.contains("felix_int_dataplane_failures 0\n") && !text.contains("felix_active"), "{text}");
     }
 }

@@ -45,7 +45,9 @@ impl Cluster {
     pub fn hits(&self, declared: &BTreeMap<String, Option<String>>, values: &Hits) -> Vec<HitRow> {
         let mut rows: BTreeMap<Decider, HitRow> = BTreeMap::new();
         let mut unread: Vec<&str> = Vec::new();
-        for (name, comment) in declared.iter().filter(|(name, _)| is_hit_counter(name) && values.contains_key(*name)) {
+        // Who asks about few counters waits for these alone.
+        for name in values.keys().filter(|name| is_hit_counter(name)) {
+            let Some(comment) = declared.get(name) else { continue };
             match Counted::of(name, comment.as_deref().unwrap_or_default()) {
                 Some(counted) => self.add(&mut rows, counted, values[name]),
                 None => unread.push(name),
@@ -185,4 +187,128 @@ pub(crate) fn policy_of(cluster: &Cluster, name: &str, comment: Option<&str>) ->
     let Counted { by, .. } = Counted::of(name, comment?)?;
     cluster.row(&by)?;
     by.policy()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tortie_api::{Kind, Object};
+
+    use super::*;
+
+    fn object(value: serde_json::Value) -> Object {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    fn calico(kind: &str, name: &str, spec: &serde_json::Value) -> Object {
+        object(json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec}))
+    }
+
+    /// A tier with a policy of two rules, and in the default one a policy of Kubernetes and a staged one, the latter named first.
+    fn cluster() -> Cluster {
+        let rules = json!([{"action": "Deny"}, {"action": "Pass"}]);
+        let mut cluster = Cluster::default();
+        for object in [
+            calico("Tier", "first", &json!({"order": 10})),
+            calico(
+                "GlobalNetworkPolicy",
+                "first.web",
+                &json!({"tier": "first", "selector": "all()", "types": ["Ingress"], "ingress": rules}),
+            ),
+            calico(
+                "StagedGlobalNetworkPolicy",
+                "a",
+                &json!({"tier": "default", "order": 2000, "selector": "all()", "types": ["Ingress"], "ingress": rules}),
+            ),
+            object(json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"name": "web", "namespace": "shop"},
+                "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}})),
+        ] {
+            cluster.upsert(&object);
+        }
+        cluster
+    }
+
+    fn key(kind: Kind, namespace: Option<&str>, name: &str) -> PolicyKey {
+        PolicyKey { namespace: namespace.map(Into::into), name: name.into(), kind }
+    }
+
+    fn web() -> PolicyKey {
+        key(Kind::GlobalNetworkPolicy, None, "first.web")
+    }
+
+    /// A row in short: tier, what decided, action, whether staged, new and judged again.
+    fn rows(cluster: &Cluster, counters: &[(Counters, u64, u64)]) -> Vec<String> {
+        let declared = counters.iter().flat_map(|(counters, ..)| counters.declared()).collect();
+        let values = counters.iter().flat_map(|(counters, new, again)| {
+            [(counters.new.clone(), (*new, new * 60)), (counters.again.clone(), (*again, again * 60))]
+        });
+        // What is counted beside hits, and by a table that declares nothing of it.
+        let others = [("policies", (7, 70)), ("h_000000000000", (9, 90))].map(|(name, count)| (name.to_owned(), count));
+        let rows = cluster.hits(&declared, &values.chain(others).collect());
+        let text = |row: HitRow| {
+            assert_eq!((row.new.bytes, row.again.bytes), (row.new.packets * 60, row.again.packets * 60));
+            let by = match &row.by {
+                Decider::Rule { name, number, .. } => format!("{name} {number}"),
+                Decider::TierDefault { policies, .. } => format!("default of {policies}"),
+            };
+            let staged = if row.staged { " staged" } else { "" };
+            format!("{} {by} {:?}{staged} {} {}", row.tier, row.action, row.new.packets, row.again.packets)
+        };
+        rows.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn rows_come_in_the_order_of_rules_with_a_tiers_default_at_its_end() {
+        let ingress = PolicyType::Ingress;
+        let kubernetes = key(Kind::NetworkPolicy, Some("shop"), "web");
+        let staged = key(Kind::StagedGlobalNetworkPolicy, None, "a");
+        let counters = [
+            (Counters::of_tier("default", ingress, [&kubernetes]), 1, 2),
+            (Counters::of_rule(&staged, ingress, 0), 3, 0),
+            (Counters::of_rule(&kubernetes, ingress, 0), 4, 5),
+            (Counters::of_tier("first", ingress, [&web()]), 6, 0),
+            (Counters::of_rule(&web(), ingress, 1), 0, 0),
+            (Counters::of_rule(&web(), ingress, 0), 8, 9),
+        ];
+        let expected = [
+            "first first.web 0 Deny 8 9",
+            "first first.web 1 Pass 0 0",
+            "first default of GlobalNetworkPolicy first.web Deny 6 0",
+            "default web 0 Allow 4 5",
+            "default a 0 Deny staged 3 0",
+            "default default of NetworkPolicy shop/web Deny 1 2",
+        ];
+        assert_eq!(rows(&cluster(), &counters), expected);
+    }
+
+    #[test]
+    fn what_is_not_there_any_more_has_no_row() {
+        let (ingress, egress) = (PolicyType::Ingress, PolicyType::Egress);
+        let gone = key(Kind::GlobalNetworkPolicy, None, "gone");
+        let counters = [
+            (Counters::of_rule(&gone, ingress, 0), 1, 1),
+            (Counters::of_rule(&web(), ingress, 2), 1, 1),
+            (Counters::of_rule(&web(), egress, 0), 1, 1),
+            // The same name, of another kind.
+            (Counters::of_rule(&key(Kind::StagedGlobalNetworkPolicy, None, "first.web"), ingress, 0), 1, 1),
+        ];
+        assert_eq!(rows(&cluster(), &counters), Vec::<String>::new());
+        for (counters, ..) in &counters {
+            let [(name, comment), _] = counters.declared();
+            assert_eq!(policy_of(&cluster(), &name, comment.as_deref()), None, "{comment:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_comment_has_room_for_is_found_by_its_digest() {
+        let long = format!("first.{}", "web-".repeat(60) + "1");
+        let mut cluster = cluster();
+        let spec = json!({"tier": "first", "selector": "all()", "types": ["Egress"], "egress": [{"action": "Allow"}, {"action": "Deny"}]});
+        cluster.upsert(&calico("GlobalNetworkPolicy", &long, &spec));
+        let counters = Counters::of_rule(&key(Kind::GlobalNetworkPolicy, None, &long), PolicyType::Egress, 1);
+        let [(name, comment), _] = counters.declared();
+        assert_eq!(Counted::of(&name, comment.as_deref().expect("a comment")), None, "the comment is cut");
+        assert_eq!(rows(&cluster, &[(counters, 2, 3)]), [format!("first {long} 1 Deny 2 3")]);
+    }
 }

@@ -70,9 +70,9 @@ fn rules_that_log_say_whose_they_are() {
         });
         prefixes.collect::<BTreeSet<String>>()
     };
-    assert_eq!(said("%t|%k|%p: "), BTreeSet::from(["default|np|demo/noted: ".to_owned()]));
+    assert_eq!(said("%t|%k|%p"), BTreeSet::from(["default|np|demo/noted: ".to_owned()]));
     let default = CompileOptions::default().log_prefix;
-    assert_eq!(said(&default), BTreeSet::from(["calico-packet".to_owned()]));
+    assert_eq!(said(&default), BTreeSet::from(["calico-packet: ".to_owned()]));
 }
 
 /// Each rule has a limit of its own, shared by all forms of its classes; it counts all the same what it matches.

@@ -181,4 +181,43 @@ fn whatever_tightens_stops_what_it_denies_and_nothing_else() {
         lab.delete(&gone);
         lab.apply(&cluster());
     }
+    those_that_exist_may_be_kept(&lab, &places);
+}
+
+fn existing_connections(what: &str) -> Value {
+    calico("FelixConfiguration", "default", &json!({"policyExistingConnections": what}))
+}
+
+/// With `policyExistingConnections: Keep` flows outlast what allowed them, and no new ones come; `Reevaluate` ends them.
+fn those_that_exist_may_be_kept(lab: &Lab, places: &Places) {
+    let server = (places.netns("home/server"), places.ip("home/server"));
+    lab.apply(&[everybody(), existing_connections("Keep")]);
+    let mut kept: Vec<Talk> =
+        Over::all().into_iter().map(|over| Talk::start(over, places.netns("guests/foe"), server)).collect();
+    let go_on = |kept: &[Talk], since: Instant, why: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        for talk in kept {
+            while talk.answered_since(since) < 10 {
+                assert!(Instant::now() < deadline, "{why}: {:?} does not go on", talk.over);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    };
+    go_on(&kept, Instant::now(), "before anything changes");
+    lab.apply(&[allow(&json!({"selector": "app == 'friend'"}))]);
+    let applied = Instant::now();
+    let new = Talk::start(Over::Udp, places.netns("guests/foe"), server);
+    std::thread::sleep(AFTER);
+    go_on(&kept, applied, "Keep");
+    for talk in kept.iter().filter(|talk| matches!(talk.over, Over::Tcp | Over::Sctp)) {
+        assert_eq!(talk.lost(MOMENT), 0, "{:?}, which is kept, lost questions", talk.over);
+    }
+    assert_eq!(new.answered(), 0, "a new flow is not one that exists");
+    lab.apply(&[existing_connections("Reevaluate")]);
+    let applied = Instant::now();
+    std::thread::sleep(AFTER);
+    for talk in &kept {
+        assert_eq!(talk.answered_since(applied), 0, "{:?} was answered after flows were to be judged anew", talk.over);
+    }
+    kept.iter_mut().for_each(Talk::stop);
 }

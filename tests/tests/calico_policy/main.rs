@@ -1,10 +1,12 @@
-//! Calico's policies in a lab, by packets: the examples of `tests/conformance/calico`, a large set as a real cluster has it, and flows
-//! that are under way while something tightens.
+//! Calico's policies in a lab, by packets: the examples of `tests/conformance/calico`, a large set as a real cluster has it, flows
+//! that are under way while something tightens, what agents count of all that, and what kernels tell of it when they are asked.
 
 mod cluster;
 mod flows;
+mod hits;
 mod large;
 mod talk;
+mod trace;
 mod verdicts;
 
 use std::path::PathBuf;
@@ -73,4 +75,11 @@ fn explain_names_the_rule_in_the_kernel() {
     // What no rule decides.
     let said = ask("shop/db");
     assert_eq!((&said["verdict"], &said["ingress"]["tier"]), (&"deny".into(), &"security".into()), "{said:#}");
+
+    trace::tells_what_happens_and_leaves_nothing(&trace::Denied {
+        lab: &lab,
+        from: "dev/tool",
+        to: "shop/web",
+        by: "GlobalNetworkPolicy security.web ingress rule 1",
+    });
 }

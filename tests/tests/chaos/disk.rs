@@ -70,7 +70,8 @@ fn refused(cluster: &Cluster, document: &Value, title: &str) {
     let reason = Cluster::finish(command).expect_err(title);
     println!("{title}: {}", reason.trim().replace('\n', " "));
     let name = document["metadata"]["name"].as_str().expect("a name");
-    assert!(reason.contains("No space left on device") && reason.contains(name), "{title}: {reason}");
+    let says = |words: &str| reason.contains(words);
+    assert!(says("No space left on device") && says("`df -i`") && says(name), "{title}: {reason}");
 }
 
 fn succeed(cluster: &Cluster, verb: &str, document: &Value, title: &str) {

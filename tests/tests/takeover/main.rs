@@ -4,6 +4,7 @@
 //! packets flow ([`flows`]): what both the old and the new table allow must lose nothing, and what they deny must not pass.
 
 mod flows;
+mod hosts;
 mod node;
 mod versions;
 

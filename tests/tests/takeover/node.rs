@@ -96,6 +96,12 @@ impl Node {
         std::fs::rename(new, file).expect("in place");
     }
 
+    pub(crate) fn write_all(&self, documents: &[Value]) {
+        for document in documents {
+            self.write(document);
+        }
+    }
+
     pub(crate) fn remove(&self, document: &Value) {
         std::fs::remove_file(self.file(document)).expect("the document was there");
     }

@@ -290,7 +290,7 @@ fields! {
     NoEffect "text" log_debug_filename_regex: Pattern = "logDebugFilenameRegex";
     /// The log goes to standard error, for whoever runs the agent to keep.
     NoEffect "text" log_file_path: String = "logFilePath" same "\"none\"", "\"None\"";
-    /// What the kernel's log says ahead of a packet that a rule logs; in it `%t` is the tier, `%k` the kind in short, `%n` the name and `%p` the name with the namespace of the rule's policy. `calico-packet` by default.
+    /// What the kernel's log says ahead of a packet that a rule with the action Log meets, before `: `; `%t` is the tier, `%k` the policy's kind in short, `%n` its name and `%p` its name with its namespace. By default `calico-packet`.
     Honoured "text" log_prefix: LogPrefix = "logPrefix";
     /// The log goes to standard error, see `logSeverityScreen`.
     NoEffect "text" log_severity_file: LogLevel = "logSeverityFile";
