@@ -138,6 +138,9 @@ fn of_staged_policies_the_first_that_fits_counts() {
     documents.push(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "pod"},
         "spec": {"nodeName": "n1", "containers": [{"name": "c"}]},
         "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]}}));
+    // What is still learned says nothing.
+    documents.push(policy("StagedGlobalNetworkPolicy", "0", 0, &json!([80, 83])));
+    documents.last_mut().expect("the policy")["spec"]["stagedAction"] = json!("Learn");
     documents.push(policy("StagedGlobalNetworkPolicy", "a", 1, &json!([80])));
     documents.push(policy("GlobalNetworkPolicy", "b", 2, &json!([81])));
     documents.push(policy("StagedGlobalNetworkPolicy", "c", 3, &json!([80, 82])));
