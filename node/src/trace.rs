@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tortie_admin::types::{TraceReport, TraceRequest, TracedPacket, TracedStep};
 use tortie_felix::hits;
-use tortie_nft::{Rule, Statement, TABLE};
+use tortie_nft::check::counters_of;
+use tortie_nft::{Rule, TABLE};
 use tortie_nft_netlink::{Flow, Met, PlacedRule, TraceEvent, TraceMonitor, TraceVerdict};
 
 /// No trace is longer.
@@ -54,16 +55,8 @@ impl Placed {
 
     /// The named counters of the rules that packets met.
     pub(crate) fn counters_met(&self, events: &[TraceEvent]) -> BTreeSet<String> {
-        events.iter().filter_map(|event| self.met(event)).flat_map(counters).map(str::to_owned).collect()
+        events.iter().filter_map(|event| self.met(event)).flat_map(counters_of).map(str::to_owned).collect()
     }
-}
-
-/// The named counters that a rule counts in.
-fn counters(rule: &Rule) -> impl Iterator<Item = &str> {
-    rule.statements.iter().filter_map(|statement| match statement {
-        Statement::NamedCounter(name) => Some(name.as_str()),
-        _ => None,
-    })
 }
 
 /// The events by packet, in the order in which the packets came, with the rules that they met. `counted` says what counters count.
@@ -108,7 +101,7 @@ fn step(event: TraceEvent, rules: &Placed, counted: &BTreeMap<String, String>) -
         handle,
         rule: rule.map(ToString::to_string),
         comment: rule.and_then(|rule| rule.comment.clone()),
-        policy: rule.and_then(|rule| counters(rule).find_map(hit)),
+        policy: rule.and_then(|rule| counters_of(rule).find_map(hit)),
         chain: event.chain,
         met: met.to_owned(),
         verdict: match event.verdict {
@@ -125,7 +118,7 @@ fn step(event: TraceEvent, rules: &Placed, counted: &BTreeMap<String, String>) -
 
 #[cfg(test)]
 mod tests {
-    use tortie_nft::Verdict;
+    use tortie_nft::{Statement, Verdict};
 
     use super::*;
 
