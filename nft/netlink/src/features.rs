@@ -202,7 +202,7 @@ pub const FEATURES: [Feature; 15] = [
     Feature {
         name: "limit",
         kernel: "CONFIG_NFT_LIMIT",
-        purpose: "pods' limits of packet rates",
+        purpose: "pods' limits of packet rates, logActionRateLimit",
         required: false,
         trial: Trial::Commands(|| asks(vec![Match::LimitOver { packets_per_second: 100, burst: 5 }])),
     },
