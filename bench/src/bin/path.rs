@@ -273,7 +273,9 @@ impl Rules {
     fn lift(&self) -> Result<(), String> {
         match self {
             Self::None => {}
-            Self::Ours(_) => tool("nft", &["delete", "table", "inet", tortie_nft::TABLE])?,
+            // Empty chains would cost whoever comes next.
+            Self::Ours(_) | Self::Iptables { backend: "nft", .. } => tool("nft", &["flush", "ruleset"])?,
+            // This one's empty table stays with the namespace, and costs everybody the same.
             Self::Iptables { backend, .. } => restore(backend, "*filter\n:FORWARD ACCEPT\nCOMMIT\n")?,
         }
         // The next rules shall see flows that are new.
