@@ -8,6 +8,9 @@ mod value;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::calico::{
+    BLOCK_AFFINITY_FIELDS, BlockAffinity, IPAM_BLOCK_FIELDS, IPAM_HANDLE_FIELDS, IpamBlock, IpamHandle, other_fields,
+};
 use crate::field::{FieldError, Path, nearest};
 use crate::kind::{CALICO_STORAGE, Kind};
 use crate::object::Object;
@@ -248,7 +251,23 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
             let unsupported = Unsupported::yet(&crate::calico::BGP_CONFIGURATION_UNSUPPORTED);
             Object::BgpConfiguration(typed(value, &unsupported)?)
         }
-        Kind::IpamBlock => Object::IpamBlock(typed(value, &Unsupported::NONE)?),
+        Kind::IpamBlock => {
+            let mut block: IpamBlock = typed(value, &Unsupported::NONE)?;
+            block.spec.other = other_fields(value, &IPAM_BLOCK_FIELDS);
+            Object::IpamBlock(block)
+        }
+        Kind::BlockAffinity => {
+            let mut affinity: BlockAffinity = typed(value, &Unsupported::NONE)?;
+            affinity.spec.other = other_fields(value, &BLOCK_AFFINITY_FIELDS);
+            Object::BlockAffinity(affinity)
+        }
+        Kind::IpamHandle => {
+            let mut handle: IpamHandle = typed(value, &Unsupported::NONE)?;
+            handle.spec.other = other_fields(value, &IPAM_HANDLE_FIELDS);
+            Object::IpamHandle(handle)
+        }
+        Kind::IpamConfiguration => Object::IpamConfiguration(typed(value, &Unsupported::NONE)?),
+        Kind::IpReservation => Object::IpReservation(typed(value, &Unsupported::NONE)?),
         Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::ServiceAccount => Object::ServiceAccount(typed(value, &Unsupported::NONE)?),
         Kind::EndpointSlice => Object::EndpointSlice(typed(value, &Unsupported::NONE)?),
