@@ -1,0 +1,2 @@
+# nodes
+remove_nodes() { :; }
