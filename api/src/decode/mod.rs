@@ -180,7 +180,6 @@ fn read_slim(kind: Kind, json: &str) -> Result<Object, serde_json::Error> {
         Kind::Pod => Object::Pod(serde_json::from_str(json)?),
         Kind::ServiceAccount => Object::ServiceAccount(serde_json::from_str(json)?),
         Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_str(json)?),
-        Kind::IpamBlock => Object::IpamBlock(serde_json::from_str(json)?),
         _ => return Err(serde::de::Error::custom("not a slim kind")),
     })
 }

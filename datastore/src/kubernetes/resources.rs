@@ -90,13 +90,13 @@ pub(super) fn collection(kind: Kind, group: Group, namespace: Option<&str>) -> S
     let api_version = wire::api_version(kind, group);
     let root = if api_version.contains('/') { "apis" } else { "api" };
     match namespace {
-        Some(namespace) => format!("/{root}/{api_version}/namespaces/{namespace}/{}", plural(kind)),
-        None => format!("/{root}/{api_version}/{}", plural(kind)),
+        Some(namespace) => format!("/{root}/{api_version}/namespaces/{namespace}/{}", plural(kind, group)),
+        None => format!("/{root}/{api_version}/{}", plural(kind, group)),
     }
 }
 
 /// The name of a kind's resource.
-const fn plural(kind: Kind) -> &'static str {
+const fn plural(kind: Kind, group: Group) -> &'static str {
     match kind {
         Kind::Namespace => "namespaces",
         Kind::Node => "nodes",
@@ -108,6 +108,13 @@ const fn plural(kind: Kind) -> &'static str {
         Kind::IpPool => "ippools",
         Kind::BgpConfiguration => "bgpconfigurations",
         Kind::IpamBlock => "ipamblocks",
+        Kind::BlockAffinity => "blockaffinities",
+        Kind::IpamHandle => "ipamhandles",
+        Kind::IpamConfiguration => match group {
+            Group::V3 => "ipamconfigurations",
+            Group::Storage => "ipamconfigs",
+        },
+        Kind::IpReservation => "ipreservations",
         Kind::FelixConfiguration => "felixconfigurations",
         Kind::Tier => "tiers",
         Kind::GlobalNetworkPolicy => "globalnetworkpolicies",
@@ -137,13 +144,18 @@ mod tests {
             "/apis/projectcalico.org/v3/namespaces/a/networkpolicies"
         );
         assert_eq!(collection(Kind::IpPool, Group::Storage, None), "/apis/crd.projectcalico.org/v1/ippools");
+        assert_eq!(
+            collection(Kind::IpamConfiguration, Group::Storage, None),
+            "/apis/crd.projectcalico.org/v1/ipamconfigs"
+        );
     }
 
     #[test]
-    fn every_kind_is_watched_but_what_a_cluster_does_not_store() {
+    fn every_kind_is_watched_but_what_only_ipam_reads() {
         let left_out: Vec<Kind> =
             Kind::ALL.into_iter().filter(|kind| WATCHED.iter().all(|(watched, _)| watched != kind)).collect();
-        // Profiles are what namespaces and service accounts make.
-        assert_eq!(left_out, [Kind::Profile]);
+        // Profiles are what namespaces and service accounts make: a cluster does not store them.
+        let ipam = [Kind::Profile, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
+        assert_eq!(left_out, ipam);
     }
 }

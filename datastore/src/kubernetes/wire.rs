@@ -113,9 +113,15 @@ pub(super) fn slim(object: &mut Object, node: &str) {
 pub(super) fn write(object: &Object, group: Group) -> Result<Value, serde_json::Error> {
     let mut value = serde_json::to_value(object)?;
     let kind = object.kind();
-    if let Value::Object(map) = &mut value {
-        map.insert("apiVersion".to_owned(), api_version(kind, group).into());
-        map.insert("kind".to_owned(), kind.manifest_kind().into());
+    value["apiVersion"] = api_version(kind, group).into();
+    if group == Group::Storage && kind.api_version() == Group::V3.api_version() {
+        value["kind"] = kind.storage_kind().into();
+        // A truth value that is text there.
+        if kind == Kind::BlockAffinity
+            && let Some(deleted) = value["spec"]["deleted"].as_bool()
+        {
+            value["spec"]["deleted"] = deleted.to_string().into();
+        }
     }
     Ok(value)
 }
@@ -129,7 +135,7 @@ mod tests {
         "ports": [{"containerPort": 80, "name": "http"}, {"containerPort": 81}]}, {"name": "d"}]},
         "status": {"podIPs": [{"ip": "10.0.0.1"}]}}"#;
 
-    fn pod(node: &str) -> serde_json::Value {
+    fn pod(node: &str) -> Value {
         let mut object = read(Kind::Pod, Group::V3, POD).expect("a pod");
         slim(&mut object, node);
         serde_json::to_value(&object).expect("JSON")
