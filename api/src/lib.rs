@@ -14,7 +14,7 @@ pub mod object;
 pub mod selector;
 mod validate;
 
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_as};
 pub use field::FieldError;
 pub use kind::Kind;
 pub use meta::ObjectMeta;
