@@ -36,13 +36,14 @@ peers:
 
 # A real cluster's programs, for tests: minutes the first time, nothing afterwards.
 k8s: setup peers
-	@tests/k8s/build.sh api
+	@tests/k8s/build.sh
 
 test: setup peers k8s
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
 test-long: setup peers k8s
+	@tests/k8s/build.sh e2e
 	$(CARGO) build --locked --release --workspace
 	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
 	tests/vm/run.sh 12

@@ -55,8 +55,8 @@ impl ApiServer {
         }
         succeed("the API server starts", command.output());
         let endpoint = server.folder.join("endpoint");
-        server.endpoint =
-            std::fs::read_to_string(&endpoint).expect("the cluster's files are readable").trim().to_owned();
+        let endpoint = std::fs::read_to_string(&endpoint).expect("the cluster's files are readable");
+        server.endpoint = String::from(endpoint.trim());
         server
     }
 
