@@ -3,3 +3,4 @@
 //! The programs come from `tests/k8s/build.sh`, which `make test` runs first.
 
 mod api_server;
+mod datastore;
