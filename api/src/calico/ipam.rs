@@ -10,6 +10,7 @@ use crate::meta::{ObjectMeta, StringMap, network, null_as_default};
 
 /// `projectcalico.org/v3 IPAMBlock`; its name is the CIDR with `.`, `:` and `/` as `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpamBlock {
     /// Name and version.
     pub metadata: ObjectMeta,
@@ -19,10 +20,12 @@ pub struct IpamBlock {
 
 /// `IPAMBlockSpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct IpamBlockSpec {
     /// The block's range.
     #[serde(deserialize_with = "network")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// `host:NODE`, or none when the block is nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +47,7 @@ pub struct IpamBlockSpec {
 
 /// Who holds an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AllocationAttribute {
     /// The handle: one per CNI attachment.
     #[serde(default, rename = "handle_id", skip_serializing_if = "Option::is_none")]
