@@ -11,7 +11,7 @@ SUDO := sudo
 AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
 endif
 
-.PHONY: help demo test test-long check format lint deny crds bench fuzz peers build setup clean-lab
+.PHONY: help demo test test-long check format lint deny crds bench fuzz peers k8s build setup clean-lab
 
 help:
 	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
@@ -35,11 +35,16 @@ setup:
 peers:
 	@tests/peers.sh
 
-test: setup peers
+# A real cluster's programs, for tests: minutes the first time, nothing afterwards.
+k8s: setup peers
+	@tests/k8s/build.sh
+
+test: setup peers k8s
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
-test-long: setup peers
+test-long: setup peers k8s
+	@tests/k8s/build.sh e2e
 	$(CARGO) build --locked --release --workspace
 	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
 	tests/vm/run.sh 12

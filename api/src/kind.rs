@@ -64,11 +64,22 @@ pub enum Kind {
     HostEndpoint,
     /// `projectcalico.org/v3 Profile`.
     Profile,
+    /// `projectcalico.org/v3 BlockAffinity`.
+    BlockAffinity,
+    /// `projectcalico.org/v3 IPAMHandle`.
+    #[serde(rename = "IPAMHandle")]
+    IpamHandle,
+    /// `projectcalico.org/v3 IPAMConfiguration`.
+    #[serde(rename = "IPAMConfiguration")]
+    IpamConfiguration,
+    /// `projectcalico.org/v3 IPReservation`.
+    #[serde(rename = "IPReservation")]
+    IpReservation,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -90,6 +101,10 @@ impl Kind {
         Self::GlobalNetworkSet,
         Self::HostEndpoint,
         Self::Profile,
+        Self::BlockAffinity,
+        Self::IpamHandle,
+        Self::IpamConfiguration,
+        Self::IpReservation,
     ];
 
     /// The kind's name, which no other kind has. Manifests spell it so too, but for [`Kind::CalicoNetworkPolicy`].
@@ -116,6 +131,10 @@ impl Kind {
             Self::GlobalNetworkSet => "GlobalNetworkSet",
             Self::HostEndpoint => "HostEndpoint",
             Self::Profile => "Profile",
+            Self::BlockAffinity => "BlockAffinity",
+            Self::IpamHandle => "IPAMHandle",
+            Self::IpamConfiguration => "IPAMConfiguration",
+            Self::IpReservation => "IPReservation",
         }
     }
 
@@ -124,6 +143,14 @@ impl Kind {
         match self {
             Self::CalicoNetworkPolicy => "NetworkPolicy",
             other => other.as_str(),
+        }
+    }
+
+    /// The `kind` of objects under `crd.projectcalico.org/v1`, where Calico without its API server keeps those of `projectcalico.org/v3`.
+    pub const fn storage_kind(self) -> &'static str {
+        match self {
+            Self::IpamConfiguration => "IPAMConfig",
+            other => other.manifest_kind(),
         }
     }
 
@@ -147,13 +174,19 @@ impl Kind {
             | Self::NetworkSet
             | Self::GlobalNetworkSet
             | Self::HostEndpoint
-            | Self::Profile => CALICO,
+            | Self::Profile
+            | Self::BlockAffinity
+            | Self::IpamHandle
+            | Self::IpamConfiguration
+            | Self::IpReservation => CALICO,
         }
     }
 
     /// The kind of a manifest with these fields. Calico's kinds are found under their API server's version and that of its storage.
     pub fn of_manifest(api_version: &str, kind: &str) -> Option<Self> {
-        let api_version = if api_version == CALICO_STORAGE { CALICO } else { api_version };
+        if api_version == CALICO_STORAGE {
+            return Self::ALL.into_iter().find(|known| known.api_version() == CALICO && known.storage_kind() == kind);
+        }
         Self::ALL.into_iter().find(|known| known.manifest_kind() == kind && known.api_version() == api_version)
     }
 
@@ -177,7 +210,14 @@ impl Kind {
     pub const fn is_strict(self) -> bool {
         !matches!(
             self,
-            Self::Namespace | Self::Node | Self::Pod | Self::IpamBlock | Self::ServiceAccount | Self::EndpointSlice
+            Self::Namespace
+                | Self::Node
+                | Self::Pod
+                | Self::IpamBlock
+                | Self::BlockAffinity
+                | Self::IpamHandle
+                | Self::ServiceAccount
+                | Self::EndpointSlice
         )
     }
 
@@ -222,6 +262,10 @@ impl Kind {
             Self::GlobalNetworkSet => &["globalnetworksets", "gns", "globalnetset", "globalnetsets"],
             Self::HostEndpoint => &["hostendpoints", "hep", "heps"],
             Self::Profile => &["profiles", "pro", "pros"],
+            Self::BlockAffinity => &["blockaffinities", "affinity", "affinities"],
+            Self::IpamHandle => &["ipamhandles", "handle", "handles"],
+            Self::IpamConfiguration => &["ipamconfigurations", "ipamconfig", "ipamconfigs"],
+            Self::IpReservation => &["ipreservations", "reservation", "reservations"],
         }
     }
 

@@ -17,7 +17,7 @@ pub mod selector;
 pub mod status;
 mod validate;
 
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_as};
 pub use field::FieldError;
 pub use kind::Kind;
 pub use meta::ObjectMeta;

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::calico::{
-    BgpConfiguration, FelixConfiguration, HostEndpoint, IpPool, IpamBlock, NetworkSet, Policy, Profile, StagedAction,
-    StagedKubernetesNetworkPolicy, Tier,
+    BgpConfiguration, BlockAffinity, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock,
+    IpamConfiguration, IpamHandle, NetworkSet, Policy, Profile, StagedAction, StagedKubernetesNetworkPolicy, Tier,
 };
 use crate::decode::{Decoded, decode};
 use crate::k8s::{
@@ -62,6 +62,14 @@ pub enum Object {
     HostEndpoint(Box<HostEndpoint>),
     /// `projectcalico.org/v3 Profile`.
     Profile(Box<Profile>),
+    /// `projectcalico.org/v3 BlockAffinity`.
+    BlockAffinity(BlockAffinity),
+    /// `projectcalico.org/v3 IPAMHandle`.
+    IpamHandle(IpamHandle),
+    /// `projectcalico.org/v3 IPAMConfiguration`.
+    IpamConfiguration(IpamConfiguration),
+    /// `projectcalico.org/v3 IPReservation`.
+    IpReservation(IpReservation),
 }
 
 /// What identifies an object in a datastore.
@@ -109,6 +117,10 @@ macro_rules! on_each_kind {
             Object::GlobalNetworkSet($name) => $body,
             Object::HostEndpoint($name) => $body,
             Object::Profile($name) => $body,
+            Object::BlockAffinity($name) => $body,
+            Object::IpamHandle($name) => $body,
+            Object::IpamConfiguration($name) => $body,
+            Object::IpReservation($name) => $body,
         }
     };
 }
@@ -138,6 +150,10 @@ impl Object {
             Self::GlobalNetworkSet(_) => Kind::GlobalNetworkSet,
             Self::HostEndpoint(_) => Kind::HostEndpoint,
             Self::Profile(_) => Kind::Profile,
+            Self::BlockAffinity(_) => Kind::BlockAffinity,
+            Self::IpamHandle(_) => Kind::IpamHandle,
+            Self::IpamConfiguration(_) => Kind::IpamConfiguration,
+            Self::IpReservation(_) => Kind::IpReservation,
         }
     }
 
@@ -203,7 +219,11 @@ impl Object {
             | Self::NetworkSet(_)
             | Self::GlobalNetworkSet(_)
             | Self::HostEndpoint(_)
-            | Self::Profile(_) => {}
+            | Self::Profile(_)
+            | Self::BlockAffinity(_)
+            | Self::IpamHandle(_)
+            | Self::IpamConfiguration(_)
+            | Self::IpReservation(_) => {}
         }
     }
 }

@@ -72,7 +72,12 @@ fn valid() -> Vec<Value> {
             "egress": [{"action": "Accept", "to": [{"networks": ["10.0.0.0/8"]}, {"domainNames": ["*.example.com"]}]}]}}),
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s", "namespace": "n", "labels": {"a": "b"}}, "secrets": []}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "e", "labels": {"kubernetes.io/service-name": "s"}}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true, "terminating": null}}], "ports": [{"name": "http", "protocol": "TCP", "port": 80}]}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMBlock", "metadata": {"name": "b"}, "spec": {"cidr": "10.0.0.0/31", "affinity": "host:n", "allocations": [null, 0], "unallocated": [0], "attributes": [{"handle_id": "h", "secondary": {"a": "b"}}]}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMBlock", "metadata": {"name": "b"}, "spec": {"cidr": "10.0.0.0/31", "affinity": "host:n", "affinityClaimTime": "2026-01-01T00:00:00Z",
+            "allocations": [null, 0], "unallocated": [0], "attributes": [{"handle_id": "h", "secondary": {"a": "b"}}], "sequenceNumber": 7, "sequenceNumberForAllocation": {"1": 6}, "deleted": false, "new": [1]}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "BlockAffinity", "metadata": {"name": "n-10-0-0-0-31"}, "spec": {"cidr": "10.0.0.0/31", "node": "n", "state": "pending", "type": "virtual", "deleted": "false"}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMHandle", "metadata": {"name": "h"}, "spec": {"handleID": "H", "block": {"10.0.0.0/31": 1}, "new": {"a": null}}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration", "metadata": {"name": "default"}, "spec": {"strictAffinity": true, "autoAllocateBlocks": false, "maxBlocksPerHost": 4, "kubeVirtVMAddressPersistence": "Enabled", "ipCooldownSeconds": 60}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPReservation", "metadata": {"name": "r"}, "spec": {"reservedCIDRs": ["10.0.0.1", "fd00::/126"]}}),
     ]
 }
 

@@ -11,9 +11,8 @@ use tortie_api::{Decoded, Kind, decode};
 
 /// Where this project decides otherwise on purpose, by a part of our message or of the case's description; docs/validation.md has the
 /// reasons.
-const DELIBERATE: [(&str, Difference); 6] = [
+const DELIBERATE: [(&str, Difference); 5] = [
     ("encapsulation is not supported by this version", Difference::Message),
-    ("selectors other than all() are not supported by this version", Difference::Message),
     ("this field is not supported by this version", Difference::Message),
     ("rules on HTTP requests need a proxy in the path", Difference::Message),
     // The case is a port with both a name and a number, which JSON cannot say: what is left of it is a valid name.

@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 use serde_json::{Value, json};
+use tortie_api::calico::AffinityState;
 use tortie_api::k8s::PolicyType::{Egress, Ingress};
 use tortie_api::k8s::{PortOrName, Protocol};
 use tortie_api::{Decoded, Kind, Object, decode};
@@ -245,8 +246,16 @@ fn each_error_names_the_field_the_value_and_the_remedy() {
             "spec.blockSize: Invalid value: 26: a block must fit into the pool (10.0.0.0/28): use a value from 28 on",
         ),
         (
-            pool(&json!({"cidr": "10.0.0.0/16", "nodeSelector": "rack == 'a'"})),
-            "spec.nodeSelector: Invalid value: \"rack == 'a'\": selectors other than all() are not supported by this version: use \"all()\"",
+            pool(&json!({"cidr": "10.0.0.0/16", "nodeSelector": "rack = 'a'"})),
+            "spec.nodeSelector: Invalid value: \"rack = 'a'\": must be a selector such as has(key) && key == 'value': expected ==, !=, in, not in, contains, starts with or ends with at character 6",
+        ),
+        (
+            pool(&json!({"cidr": "10.0.0.0/16", "namespaceSelector": "has(a) || global()"})),
+            "spec.namespaceSelector: Invalid value: \"has(a) || global()\": must not have global(), which is for policies: write what labels must be",
+        ),
+        (
+            pool(&json!({"cidr": "10.0.0.0/16", "allowedUses": ["Tunnel"], "namespaceSelector": "has(a)"})),
+            "spec.namespaceSelector: Invalid value: \"has(a)\": must be all() in a pool for Tunnel, which has no use for it",
         ),
         (
             pool(&json!({"cidr": "10.0.0.0/16", "ipipMode": "Always"})),
@@ -438,6 +447,10 @@ fn kinds_are_told_apart() {
         ("NetPol", Kind::NetworkPolicy),
         ("ippool", Kind::IpPool),
         ("IPAMBlocks", Kind::IpamBlock),
+        ("affinities", Kind::BlockAffinity),
+        ("ipamhandle", Kind::IpamHandle),
+        ("ipamconfig", Kind::IpamConfiguration),
+        ("ipreservation", Kind::IpReservation),
         ("felixconfig", Kind::FelixConfiguration),
         ("FelixConfigurations", Kind::FelixConfiguration),
         ("networkpolicy", Kind::NetworkPolicy),
@@ -611,5 +624,90 @@ fn calico_kinds_as_their_storage_has_them() {
         value["apiVersion"] = json!(api_version);
         value["kind"] = json!(kind);
         assert!(!matches!(decode(&value), Ok(Decoded::Object(_))), "{api_version} {kind}");
+    }
+}
+
+#[test]
+fn what_ipam_keeps_is_read_as_calico_writes_it() {
+    let crd = "crd.projectcalico.org/v1";
+    // Its storage has another name for the configuration, and a text where a truth value is meant.
+    let configuration = object(&json!({"apiVersion": crd, "kind": "IPAMConfig", "metadata": {"name": "default"},
+        "spec": {"strictAffinity": true, "autoAllocateBlocks": true, "maxBlocksPerHost": 3}}));
+    let Object::IpamConfiguration(read) = &configuration else { panic!("{configuration:?}") };
+    assert_eq!((read.spec.strict_affinity, read.spec.most_blocks()), (true, 3));
+    assert_eq!(serde_json::to_value(&configuration).unwrap()["kind"], "IPAMConfiguration");
+    assert_eq!(Kind::of_manifest("projectcalico.org/v3", "IPAMConfig"), None);
+    let Object::IpamConfiguration(read) = object(
+        &json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration", "metadata": {"name": "default"}}),
+    ) else {
+        panic!()
+    };
+    assert_eq!((read.spec.strict_affinity, read.spec.auto_allocate_blocks, read.spec.most_blocks()), (false, true, 20));
+
+    let affinity = |deleted: Value| {
+        let object = object(&json!({"apiVersion": crd, "kind": "BlockAffinity", "metadata": {"name": "n-10-0-0-0-26"},
+            "spec": {"cidr": "10.0.0.0/26", "node": "n", "state": "confirmed", "deleted": deleted}}));
+        let Object::BlockAffinity(affinity) = object else { panic!() };
+        affinity.spec
+    };
+    for (deleted, want) in [(json!("true"), true), (json!("false"), false), (json!(""), false), (Value::Null, false)] {
+        let spec = affinity(deleted);
+        assert_eq!((spec.deleted, spec.is_of_node(), spec.kind.as_str()), (want, !want, "host"));
+        assert_eq!(spec.state, AffinityState::Confirmed);
+    }
+
+    // What a newer version wrote is written back.
+    let block = json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMBlock", "metadata": {"name": "b"},
+        "spec": {"cidr": "10.0.0.0/32", "allocations": [null], "unallocated": [0], "attributes": [], "strictAffinity": false,
+            "sequenceNumber": 1_700_000_000_000_000_000_u64, "colour": {"of": ["sky", null]}}});
+    let written = serde_json::to_value(object(&block)).unwrap();
+    assert_eq!(written, block);
+}
+
+#[test]
+fn mistakes_in_what_ipam_keeps_are_named() {
+    let of = |kind: &str, name: &str, spec: Value| {
+        errors(&json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec}))
+    };
+    for (found, want) in [
+        (
+            of("IPAMConfiguration", "mine", json!({})),
+            "metadata.name: Invalid value: \"mine\": must be \"default\": there is one for the whole cluster",
+        ),
+        (
+            of("IPAMConfiguration", "default", json!({"autoAllocateBlocks": false})),
+            "spec.autoAllocateBlocks: Invalid value: false: may only be false with `strictAffinity: true`: use true, or make the \
+             nodes' blocks strictly theirs",
+        ),
+        (
+            of("IPAMConfiguration", "default", json!({"ipCooldownSeconds": 1201})),
+            "spec.ipCooldownSeconds: Invalid value: 1201: must be at most 1200",
+        ),
+        (
+            of("IPAMConfiguration", "default", json!({"strictaffinity": true})),
+            "spec.strictaffinity: unknown field: did you mean \"strictAffinity\"?",
+        ),
+        (
+            of("IPReservation", "r", json!({"reservedCIDRs": ["10.0.0"]})),
+            "spec.reservedCIDRs[0]: Invalid value: \"10.0.0\": must be a valid CIDR, such as 10.0.0.0/8 or fd00::/64",
+        ),
+        (
+            of("BlockAffinity", "b", json!({"cidr": "10.0.0.0/26", "node": "n", "state": "lost"})),
+            "spec.state: Unsupported value: \"lost\": supported values: \"confirmed\", \"pending\", \"pendingDeletion\"",
+        ),
+        (
+            of("BlockAffinity", "b", json!({"cidr": "10.0.0.0/26", "node": "n", "deleted": 1})),
+            "spec.deleted: Invalid value: 1: must be true or false, or the text of one of them",
+        ),
+        (
+            of("BlockAffinity", "b", json!({"cidr": "10.0.0.0/26", "node": ""})),
+            "spec.node: Required value: the name of the node that the block is for",
+        ),
+        (
+            of("IPAMHandle", "h", json!({"handleID": "h", "block": {"10.0.0.x/26": 1}})),
+            "spec.block[10.0.0.x/26]: Invalid value: \"10.0.0.x/26\": must be the range of a block, such as 10.244.0.64/26",
+        ),
+    ] {
+        assert_eq!(found, [want]);
     }
 }

@@ -1,6 +1,6 @@
 //! The columns of `tortie get`: calicoctl's for Calico's kinds, kubectl's for Kubernetes' own.
 
-use tortie_api::calico::StagedAction;
+use tortie_api::calico::{AffinityState, StagedAction};
 use tortie_api::k8s::{ClusterNetworkPolicySubject, LabelSelector, Pod, PolicyType, SelectorOperator};
 use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object};
@@ -15,7 +15,8 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
             | Kind::Profile
             | Kind::NetworkSet
             | Kind::GlobalNetworkSet
-            | Kind::StagedKubernetesNetworkPolicy,
+            | Kind::StagedKubernetesNetworkPolicy
+            | Kind::IpReservation,
             false,
         ) => &[],
         (Kind::Namespace | Kind::ServiceAccount | Kind::Profile, true) => &["LABELS"],
@@ -52,6 +53,12 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::IpamBlock, false) => &["CIDR", "NODE"],
         (Kind::IpamBlock, true) => &["CIDR", "NODE", "IN-USE", "FREE"],
         (Kind::FelixConfiguration, _) => &["SELECTOR", "FIELDS"],
+        (Kind::BlockAffinity, _) => &["CIDR", "NODE", "TYPE", "STATE"],
+        (Kind::IpamHandle, false) => &["ID"],
+        (Kind::IpamHandle, true) => &["ID", "BLOCKS"],
+        (Kind::IpamConfiguration, false) => &["STRICTAFFINITY", "AUTOALLOCATEBLOCKS"],
+        (Kind::IpamConfiguration, true) => &["STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"],
+        (Kind::IpReservation, true) => &["CIDRS"],
     }
 }
 
@@ -147,6 +154,24 @@ pub(crate) fn cells(object: &Object, wide: bool) -> Vec<String> {
             block.spec.allocations.iter().flatten().count().to_string(),
             block.spec.unallocated.len().to_string(),
         ],
+        Object::BlockAffinity(affinity) => {
+            let spec = &affinity.spec;
+            vec![spec.cidr.to_string(), spec.node.clone(), spec.kind.clone(), state(spec.state).to_owned()]
+        }
+        Object::IpamHandle(handle) => {
+            let blocks: Vec<String> =
+                handle.spec.block.iter().map(|(cidr, count)| format!("{cidr}({count})")).collect();
+            vec![handle.spec.handle_id.clone(), truncated(blocks.join(","))]
+        }
+        Object::IpamConfiguration(configuration) => {
+            let spec = &configuration.spec;
+            vec![
+                spec.strict_affinity.to_string(),
+                spec.auto_allocate_blocks.to_string(),
+                spec.max_blocks_per_host.to_string(),
+            ]
+        }
+        Object::IpReservation(reservation) => vec![truncated(joined(&reservation.spec.reserved_cidrs))],
         Object::FelixConfiguration(configuration) => {
             let spec = &configuration.spec;
             let selector =
@@ -178,6 +203,15 @@ fn order(order: Option<f64>) -> String {
 
 fn types(types: &[PolicyType]) -> String {
     types.iter().map(|direction| format!("{direction:?}")).collect::<Vec<_>>().join(",")
+}
+
+fn state(state: AffinityState) -> &'static str {
+    match state {
+        AffinityState::Unsaid => "",
+        AffinityState::Confirmed => "confirmed",
+        AffinityState::Pending => "pending",
+        AffinityState::PendingDeletion => "pendingDeletion",
+    }
 }
 
 fn staged(action: Option<StagedAction>) -> String {

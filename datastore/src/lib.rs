@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod edit;
 mod files;
+pub mod kubernetes;
 pub mod manifests;
 mod yaml;
 

@@ -6,8 +6,9 @@ mod common;
 use std::process::{Command, Stdio};
 
 use common::Follower;
-use tortie_api::calico::{IpamBlock, IpamBlockSpec};
-use tortie_api::{Kind, Object, ObjectKey, ObjectMeta};
+use serde_json::json;
+use tortie_api::calico::IpamBlock;
+use tortie_api::{Kind, Object, ObjectKey};
 use tortie_datastore::directory::{self, Directory};
 use tortie_datastore::{Datastore, Error};
 
@@ -15,18 +16,10 @@ const WRITERS: usize = 8;
 const ROUNDS: u64 = 200;
 
 fn block(name: &str) -> Object {
-    Object::IpamBlock(IpamBlock {
-        metadata: ObjectMeta { name: name.to_owned(), ..ObjectMeta::default() },
-        spec: IpamBlockSpec {
-            cidr: "10.244.0.0/30".parse().unwrap(),
-            affinity: Some("host:n1".to_owned()),
-            allocations: vec![None; 4],
-            unallocated: (0..4).collect(),
-            attributes: Vec::new(),
-            strict_affinity: false,
-            sequence_number: 0,
-        },
-    })
+    let block: IpamBlock = serde_json::from_value(json!({"metadata": {"name": name},
+        "spec": {"cidr": "10.244.0.0/30", "affinity": "host:n1", "allocations": [null, null, null, null], "unallocated": [0, 1, 2, 3]}}))
+    .unwrap();
+    Object::IpamBlock(block)
 }
 
 fn sequence(object: &mut Object) -> &mut u64 {

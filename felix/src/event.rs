@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tortie_api::calico::{
-    BgpConfiguration, FelixConfiguration, HostEndpoint, IpPool, IpamBlock, NetworkSet, Policy, Profile,
-    StagedKubernetesNetworkPolicy, Tier,
+    BgpConfiguration, BlockAffinity, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock,
+    IpamConfiguration, IpamHandle, NetworkSet, Policy, Profile, StagedKubernetesNetworkPolicy, Tier,
 };
 use tortie_api::k8s::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, ServiceAccount};
 use tortie_api::{Object, ObjectKey};
@@ -77,6 +77,10 @@ enum ObjectForm {
     GlobalNetworkSet(NetworkSet),
     HostEndpoint(Box<HostEndpoint>),
     Profile(Box<Profile>),
+    BlockAffinity(BlockAffinity),
+    IpamHandle(IpamHandle),
+    IpamConfiguration(IpamConfiguration),
+    IpReservation(IpReservation),
 }
 
 /// A network interface of the node.

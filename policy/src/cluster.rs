@@ -147,7 +147,13 @@ impl Cluster {
                 let state = Pool { cidr: pool.spec.cidr, nat_outgoing: pool.spec.nat_outgoing };
                 self.set_pool(&pool.metadata.name, Some(state))
             }
-            Object::BgpConfiguration(_) | Object::IpamBlock(_) | Object::FelixConfiguration(_) => false,
+            Object::BgpConfiguration(_)
+            | Object::FelixConfiguration(_)
+            | Object::IpamBlock(_)
+            | Object::BlockAffinity(_)
+            | Object::IpamHandle(_)
+            | Object::IpamConfiguration(_)
+            | Object::IpReservation(_) => false,
         }
     }
 
@@ -188,7 +194,13 @@ impl Cluster {
             }
             Kind::Node => self.set_node(&key.name, None),
             Kind::IpPool => self.set_pool(&key.name, None),
-            Kind::BgpConfiguration | Kind::IpamBlock | Kind::FelixConfiguration => false,
+            Kind::BgpConfiguration
+            | Kind::FelixConfiguration
+            | Kind::IpamBlock
+            | Kind::BlockAffinity
+            | Kind::IpamHandle
+            | Kind::IpamConfiguration
+            | Kind::IpReservation => false,
         }
     }
 

@@ -35,6 +35,8 @@ mod tests {
     #[test]
     fn every_kind_is_known_or_knowingly_left_out() {
         let left_out: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !KINDS.contains(kind)).collect();
-        assert_eq!(left_out, [Kind::IpamBlock]);
+        let ipam =
+            [Kind::IpamBlock, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
+        assert_eq!(left_out, ipam);
     }
 }

@@ -9,7 +9,12 @@ pub mod policy;
 pub(crate) use bgp::{BGP_CONFIGURATION_UNSUPPORTED, parse_as_number};
 pub use bgp::{BgpConfiguration, BgpConfigurationSpec, ServiceBlock};
 pub use felix::{FelixConfiguration, FelixConfigurationSpec};
-pub use ipam::{AllocationAttribute, IpamBlock, IpamBlockSpec};
+pub use ipam::{
+    AddressPersistence, AffinityState, AllocationAttribute, BlockAffinity, BlockAffinitySpec, IpReservation,
+    IpReservationSpec, IpamBlock, IpamBlockSpec, IpamConfiguration, IpamConfigurationSpec, IpamHandle, IpamHandleSpec,
+    OtherFields,
+};
+pub(crate) use ipam::{BLOCK_AFFINITY_FIELDS, IPAM_BLOCK_FIELDS, IPAM_HANDLE_FIELDS, other_fields};
 pub(crate) use ippool::IP_POOL_UNSUPPORTED;
 pub use ippool::{AssignmentMode, EncapMode, IpPool, IpPoolSpec};
 pub use policy::{

@@ -8,6 +8,9 @@ mod value;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::calico::{
+    BLOCK_AFFINITY_FIELDS, BlockAffinity, IPAM_BLOCK_FIELDS, IPAM_HANDLE_FIELDS, IpamBlock, IpamHandle, other_fields,
+};
 use crate::field::{FieldError, Path, nearest};
 use crate::kind::{CALICO_STORAGE, Kind};
 use crate::object::Object;
@@ -142,10 +145,43 @@ pub fn decode(value: &Value) -> Result<Decoded, Vec<FieldError>> {
         Found::Ignored => return Ok(Decoded::Ignored),
         Found::Unknown(message) => return Ok(Decoded::UnknownKind(message)),
     };
-    let mut object = read(kind, value).map_err(|error| vec![error])?;
+    checked(read(kind, value).map_err(|error| vec![error])?).map(|object| Decoded::Object(Box::new(object)))
+}
+
+/// Reads, defaults and validates one object of a kind that the caller knows: in a list of the API server's the objects do not say
+/// what they are.
+///
+/// # Errors
+/// As of [`decode`]; also when `json` is no JSON.
+pub fn decode_as(kind: Kind, json: &str) -> Result<Object, Vec<FieldError>> {
+    // Of the slim kinds there are many, and nearly all are sound: what they do not need is skipped where it stands.
+    if !kind.is_strict()
+        && let Ok(object) = read_slim(kind, json)
+    {
+        return checked(object);
+    }
+    let value: Value =
+        serde_json::from_str(json).map_err(|error| vec![FieldError::new(Path::root(), error.to_string())])?;
+    checked(read(kind, &value).map_err(|error| vec![error])?)
+}
+
+/// Defaults and validates what was read.
+fn checked(mut object: Object) -> Result<Object, Vec<FieldError>> {
     object.apply_defaults();
     let errors = validate::object(&object);
-    if errors.is_empty() { Ok(Decoded::Object(Box::new(object))) } else { Err(errors) }
+    if errors.is_empty() { Ok(object) } else { Err(errors) }
+}
+
+/// Reads an object of a slim kind as it is parsed.
+fn read_slim(kind: Kind, json: &str) -> Result<Object, serde_json::Error> {
+    Ok(match kind {
+        Kind::Namespace => Object::Namespace(serde_json::from_str(json)?),
+        Kind::Node => Object::Node(serde_json::from_str(json)?),
+        Kind::Pod => Object::Pod(serde_json::from_str(json)?),
+        Kind::ServiceAccount => Object::ServiceAccount(serde_json::from_str(json)?),
+        Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_str(json)?),
+        _ => return Err(serde::de::Error::custom("not a slim kind")),
+    })
 }
 
 /// A field of `TypeMeta`, which must be a string and present.
@@ -214,7 +250,23 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
             let unsupported = Unsupported::yet(&crate::calico::BGP_CONFIGURATION_UNSUPPORTED);
             Object::BgpConfiguration(typed(value, &unsupported)?)
         }
-        Kind::IpamBlock => Object::IpamBlock(typed(value, &Unsupported::NONE)?),
+        Kind::IpamBlock => {
+            let mut block: IpamBlock = typed(value, &Unsupported::NONE)?;
+            block.spec.other = other_fields(value, &IPAM_BLOCK_FIELDS);
+            Object::IpamBlock(block)
+        }
+        Kind::BlockAffinity => {
+            let mut affinity: BlockAffinity = typed(value, &Unsupported::NONE)?;
+            affinity.spec.other = other_fields(value, &BLOCK_AFFINITY_FIELDS);
+            Object::BlockAffinity(affinity)
+        }
+        Kind::IpamHandle => {
+            let mut handle: IpamHandle = typed(value, &Unsupported::NONE)?;
+            handle.spec.other = other_fields(value, &IPAM_HANDLE_FIELDS);
+            Object::IpamHandle(handle)
+        }
+        Kind::IpamConfiguration => Object::IpamConfiguration(typed(value, &Unsupported::NONE)?),
+        Kind::IpReservation => Object::IpReservation(typed(value, &Unsupported::NONE)?),
         Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::ServiceAccount => Object::ServiceAccount(typed(value, &Unsupported::NONE)?),
         Kind::EndpointSlice => Object::EndpointSlice(typed(value, &Unsupported::NONE)?),

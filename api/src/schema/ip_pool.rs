@@ -1,4 +1,4 @@
-//! IPPool and IPAMBlock: what holds of them beyond their types; `validate/calico.rs` has the same.
+//! IPPool: what holds of it beyond its type; `validate/calico.rs` has the same.
 
 use serde_json::json;
 
@@ -51,12 +51,4 @@ pub(super) fn pool(definitions: &mut Definitions) {
         format!("!({for_services}) || self.allowedUses.size() == 1"),
         "LoadBalancer may not be combined with other uses: make a pool of its own",
     );
-}
-
-/// Agents write blocks, of this version and of others: what they know more is kept.
-pub(super) fn block(definitions: &mut Definitions) {
-    for name in ["IpamBlockSpec", "AllocationAttribute"] {
-        definitions.of(name).set("x-kubernetes-preserve-unknown-fields", true);
-    }
-    definitions.of("IpamBlockSpec").field("allocations").items().set("nullable", true).set("type", "integer");
 }

@@ -4,10 +4,10 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use super::definitions::{Definitions, Node};
-use super::{bgp, cluster_network_policy, felix, ip_pool, network_policy, policy, schema_of};
+use super::{bgp, cluster_network_policy, felix, ip_pool, ipam, network_policy, policy, schema_of};
 use crate::calico::{
-    BgpConfiguration, FelixConfiguration, HostEndpoint, IpPool, IpamBlock, NetworkSet, Policy,
-    StagedKubernetesNetworkPolicy, Tier,
+    BgpConfiguration, BlockAffinity, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock,
+    IpamConfiguration, IpamHandle, NetworkSet, Policy, StagedKubernetesNetworkPolicy, Tier,
 };
 use crate::k8s::ClusterNetworkPolicy;
 use crate::kind::Kind;
@@ -25,7 +25,7 @@ pub(super) struct Resource {
     pub(super) whole: fn(Node<'_>),
     pub(super) columns: Vec<Column>,
     /// Fields that clients may select objects by.
-    pub(super) selectable: &'static [&'static str],
+    pub(super) selectable: Vec<&'static str>,
     /// The schema of `status`, of kinds that have one.
     pub(super) status: Option<fn() -> Value>,
 }
@@ -102,7 +102,7 @@ fn plain(kind: Kind, schema: fn(&mut SchemaGenerator) -> Schema) -> Resource {
         rules: |_| {},
         whole: |_| {},
         columns: vec![Column::AGE],
-        selectable: &[],
+        selectable: vec![],
         status: None,
     }
 }
@@ -117,7 +117,7 @@ fn policy_kind(kind: Kind) -> Resource {
             Column::PROGRAMMED,
             Column::AGE,
         ],
-        selectable: &[".spec.tier"],
+        selectable: vec![".spec.tier"],
         status: Some(conditions),
         ..plain(kind, schema_of::<Policy>)
     }
@@ -142,9 +142,38 @@ pub(super) fn all() -> Vec<Resource> {
             ..plain(Kind::IpPool, schema_of::<IpPool>)
         },
         Resource {
-            rules: ip_pool::block,
+            rules: ipam::block,
             columns: vec![Column::text("CIDR", ".spec.cidr"), Column::text("Affinity", ".spec.affinity"), Column::AGE],
+            selectable: vec![".spec.affinity"],
             ..plain(Kind::IpamBlock, schema_of::<IpamBlock>)
+        },
+        Resource {
+            rules: ipam::affinity,
+            columns: vec![
+                Column::text("Node", ".spec.node"),
+                Column::text("CIDR", ".spec.cidr"),
+                Column::text("State", ".spec.state"),
+                Column::AGE,
+            ],
+            selectable: vec![".spec.node"],
+            ..plain(Kind::BlockAffinity, schema_of::<BlockAffinity>)
+        },
+        Resource { rules: ipam::handle, ..plain(Kind::IpamHandle, schema_of::<IpamHandle>) },
+        Resource {
+            short_names: &["ipamconfig", "ipamconfigs"],
+            rules: ipam::configuration,
+            whole: ipam::whole_configuration,
+            columns: vec![
+                Column::text("StrictAffinity", ".spec.strictAffinity"),
+                Column::text("MaxBlocksPerHost", ".spec.maxBlocksPerHost"),
+                Column::AGE,
+            ],
+            ..plain(Kind::IpamConfiguration, schema_of::<IpamConfiguration>)
+        },
+        Resource {
+            rules: ipam::reservation,
+            columns: vec![Column::text("CIDRs", ".spec.reservedCIDRs"), Column::AGE],
+            ..plain(Kind::IpReservation, schema_of::<IpReservation>)
         },
         Resource {
             short_names: &["bgpconfig", "bgpconfigs"],
@@ -237,7 +266,7 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::ACCEPTED,
                 Column::AGE,
             ],
-            selectable: &[".spec.node"],
+            selectable: vec![".spec.node"],
             status: Some(conditions),
             ..plain(Kind::HostEndpoint, schema_of::<HostEndpoint>)
         },

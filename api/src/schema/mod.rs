@@ -12,6 +12,7 @@ mod definitions;
 mod felix;
 mod http;
 mod ip_pool;
+mod ipam;
 mod kinds;
 mod network_policy;
 mod policy;

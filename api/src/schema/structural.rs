@@ -125,6 +125,7 @@ fn enumeration(schema: &mut Map<String, Value>, alternatives: &[Value]) {
             (None, _) => Vec::new(),
         };
         if let (Some(Value::String(text)), [Value::String(name)]) = (alternative.get("description"), own.as_slice()) {
+            let name = if name.is_empty() { "\"\"" } else { name };
             lines.push(format!("- {name}: {text}"));
         }
         names.extend(own);

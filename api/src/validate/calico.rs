@@ -4,8 +4,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Errors;
-use crate::calico::{BgpConfiguration, EncapMode, IpPool, IpPoolSpec, IpamBlock};
+use crate::calico::{BgpConfiguration, EncapMode, IpPool, IpPoolSpec};
 use crate::field::{FieldError, Path};
+use crate::selector::Selector;
 
 /// Log levels that Calico takes, in any case.
 const LOG_LEVELS: [&str; 6] = ["Trace", "Debug", "Info", "Warning", "Error", "Fatal"];
@@ -26,14 +27,7 @@ pub(super) fn ip_pool(pool: &IpPool, errors: &mut Errors) {
             errors.push(FieldError::invalid(path.field(field), &mode, remedy));
         }
     }
-    for (field, selector) in [("nodeSelector", &spec.node_selector), ("namespaceSelector", &spec.namespace_selector)] {
-        if let Some(selector) = selector
-            && !matches!(selector.trim(), "" | "all()")
-        {
-            let remedy = "selectors other than all() are not supported by this version: use \"all()\"";
-            errors.push(FieldError::invalid(path.field(field), selector, remedy));
-        }
-    }
+    pool_selectors(spec, &path, errors);
     for (index, usage) in spec.allowed_uses.iter().enumerate() {
         if !ALLOWED_USES.contains(&usage.as_str()) {
             errors.push(FieldError::not_supported(path.field("allowedUses").index(index), usage, &ALLOWED_USES));
@@ -48,6 +42,27 @@ pub(super) fn ip_pool(pool: &IpPool, errors: &mut Errors) {
             let remedy = "LoadBalancer may not be combined with other uses: make a pool of its own";
             errors.push(FieldError::invalid(path.field("allowedUses"), &spec.allowed_uses, remedy));
         }
+    }
+}
+
+fn pool_selectors(spec: &IpPoolSpec, path: &Path, errors: &mut Errors) {
+    let only = |usage: &str| spec.allowed_uses.iter().any(|other| other == usage) && !spec.allows_workloads();
+    for (field, selector, limited) in [
+        ("nodeSelector", &spec.node_selector, only("LoadBalancer").then_some("LoadBalancer")),
+        ("namespaceSelector", &spec.namespace_selector, only("Tunnel").then_some("Tunnel")),
+    ] {
+        let Some(text) = selector.as_deref().filter(|text| !text.is_empty()) else { continue };
+        let remedy = match (Selector::parse(text), limited) {
+            (Err(error), _) => error.to_string(),
+            (Ok(selector), _) if selector.mentions_global() => {
+                "must not have global(), which is for policies: write what labels must be".to_owned()
+            }
+            (Ok(selector), Some(usage)) if !selector.is_all() => {
+                format!("must be all() in a pool for {usage}, which has no use for it")
+            }
+            (Ok(_), _) => continue,
+        };
+        errors.push(FieldError::invalid(path.field(field), text, &remedy));
     }
 }
 
@@ -100,30 +115,5 @@ pub(super) fn bgp_configuration(configuration: &BgpConfiguration, errors: &mut E
     } else if name != "default" && !name.is_empty() {
         let remedy = "must be \"default\", or \"node.NAME\" for one node";
         errors.push(FieldError::invalid(Path::root().field("metadata").field("name"), name, remedy));
-    }
-}
-
-pub(super) fn ipam_block(block: &IpamBlock, errors: &mut Errors) {
-    let path = Path::root().field("spec");
-    let spec = &block.spec;
-    let size = 1_u128.checked_shl(u32::from(spec.cidr.max_prefix_len() - spec.cidr.prefix_len()));
-    if size.is_none_or(|size| spec.allocations.len() as u128 != size) {
-        let remedy = format!("must have one entry for each address of {}", spec.cidr);
-        errors.push(FieldError::invalid(path.field("allocations"), &spec.allocations.len(), &remedy));
-    }
-    for (ordinal, holder) in spec.allocations.iter().enumerate() {
-        if let Some(holder) = holder.filter(|holder| *holder >= spec.attributes.len()) {
-            errors.push(FieldError::invalid(
-                path.field("allocations").index(ordinal),
-                &holder,
-                "must be an index into `attributes`",
-            ));
-        }
-    }
-    for (index, ordinal) in spec.unallocated.iter().enumerate() {
-        if spec.allocations.get(*ordinal).is_none_or(Option::is_some) {
-            let remedy = "must be the ordinal of a free address";
-            errors.push(FieldError::invalid(path.field("unallocated").index(index), ordinal, remedy));
-        }
     }
 }

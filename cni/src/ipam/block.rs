@@ -24,6 +24,10 @@ pub(super) fn new(cidr: IpNet, node: &str) -> IpamBlock {
             attributes: Vec::new(),
             strict_affinity: false,
             sequence_number: 0,
+            affinity_claim_time: None,
+            sequence_number_for_allocation: std::collections::BTreeMap::new(),
+            deleted: false,
+            other: std::collections::BTreeMap::new(),
         },
     }
 }
@@ -147,7 +151,7 @@ mod tests {
     }
 
     fn attribute(handle: &str) -> AllocationAttribute {
-        AllocationAttribute { handle_id: Some(handle.to_owned()), secondary: std::iter::empty().collect() }
+        AllocationAttribute { handle_id: Some(handle.to_owned()), ..AllocationAttribute::default() }
     }
 
     #[test]

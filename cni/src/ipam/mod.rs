@@ -380,6 +380,7 @@ impl Ipam {
         AllocationAttribute {
             handle_id: Some(claim.handle.clone()),
             secondary: secondary.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
+            ..AllocationAttribute::default()
         }
     }
 
