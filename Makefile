@@ -13,7 +13,7 @@ SUDO := sudo
 AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
 endif
 
-.PHONY: help demo test test-long check format lint deny bench fuzz peers k8s image build setup clean-lab
+.PHONY: help demo test test-long check format lint deny crds bench fuzz peers k8s image build setup clean-lab
 
 help:
 	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-long  what takes hours: all truth tables by packets, fuzzing, a thousand kills"
 	@echo "make check      what must hold before a change lands: format, lints, licences, tests"
 	@echo "make image      the container image that deploy/ uses: target/image/tortie.tar"
+	@echo "make crds       the CustomResourceDefinitions in deploy/crds, from the types in api/"
 	@echo "make bench      side-by-side benchmarks; receipts are in docs/perf/"
 	@echo "make fuzz       every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
 
@@ -69,6 +70,9 @@ deny: $(TOOLS)/cargo-deny
 
 $(TOOLS)/cargo-deny:
 	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root target/tools
+
+crds: setup
+	$(CARGO) run --locked -q -p tortie-api --features schema --bin crds -- deploy/crds
 
 bench: build peers
 	bench/run.sh

@@ -11,7 +11,10 @@ pub mod k8s;
 mod kind;
 pub mod meta;
 pub mod object;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod selector;
+pub mod status;
 mod validate;
 
 pub use decode::{Decoded, decode, decode_as};

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tortie_admin::types::{CniRequest, CniResponse, Endpoint};
-use tortie_api::k8s::Pod;
+use tortie_api::k8s::{Pod, requested_pools};
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_datastore::{Datastore, Error as StoreError};
 use tortie_felix_netlink::{Error as NetError, Netns};
 
 use crate::endpoints::{Record, Store};
 use crate::interface::{self, HOST_MAC, Host};
-use crate::ipam::{self, Claim, Ipam};
+use crate::ipam::{self, Claim, Ipam, RequestedPools};
 use crate::request::{Call, Command, PodName, answer_version, handle};
 use crate::{CniError, Dataplane, plugin, result};
 
@@ -169,13 +169,16 @@ impl Inner {
             return Ok(result);
         }
         self.supersede(call, pod).await?;
+        let wrong = |error| CniError::new(CniError::ADDRESSES, format!("pod {}/{}", pod.namespace, pod.name), error);
         let claim = Claim {
             handle: call.handle(),
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
-            pinned: object.pinned_addresses().map_err(|error| {
-                CniError::new(CniError::ADDRESSES, format!("pod {}/{}", pod.namespace, pod.name), error)
-            })?,
+            pinned: object.pinned_addresses().map_err(wrong)?,
+            pools: RequestedPools {
+                ipv4: requested_pools(&object.metadata.annotations, true).map_err(wrong)?,
+                ipv6: requested_pools(&object.metadata.annotations, false).map_err(wrong)?,
+            },
         };
         let mtu = match call.mtu {
             Some(mtu) => mtu,

@@ -87,6 +87,12 @@ pub trait Datastore: Send + Sync {
     /// Reads all objects of a kind.
     async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error>;
 
+    /// Reads those objects of a kind that have a label with this value.
+    async fn list_labelled(&self, kind: Kind, label: &str, value: &str) -> Result<Vec<Object>, Error> {
+        let has = |object: &Object| object.metadata().labels.get(label).is_some_and(|found| found == value);
+        Ok(self.list(kind).await?.into_iter().filter(has).collect())
+    }
+
     /// Creates an object that agents own (an IPAM block); fails if it exists.
     async fn create(&self, object: &Object) -> Result<Object, Error>;
 

@@ -96,7 +96,7 @@ async fn supervise(
     );
     let datastore: Arc<dyn Datastore> = match &options.datastore {
         DatastoreAddress::Directory(path) => Arc::new(Directory::open(path)?),
-        DatastoreAddress::Kubernetes => Arc::new(Kubernetes::new(&node).await?),
+        DatastoreAddress::Kubernetes => Arc::new(Kubernetes::new(None, &node).await?),
     };
     let marks = run_dir.route_marks();
     let felix = Config {

@@ -87,7 +87,7 @@ impl Unsupported {
 }
 
 /// The fields of `spec` of a Calico policy of this kind; one type has them all.
-const fn policy_fields(kind: Kind) -> Option<&'static [&'static str]> {
+pub(crate) const fn policy_fields(kind: Kind) -> Option<&'static [&'static str]> {
     match kind {
         Kind::CalicoNetworkPolicy => Some(&[
             "tier",

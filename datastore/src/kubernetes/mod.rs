@@ -13,6 +13,7 @@ mod watch;
 mod wire;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,13 +66,13 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// A datastore behind the API server that `KUBECONFIG`, `~/.kube/config` or a pod's service account names. It need not answer yet.
-    /// `node` is the node whose pods are wanted in full.
+    /// A datastore behind the API server that a kubeconfig names; without one, that which `KUBECONFIG`, `~/.kube/config` or a pod's
+    /// service account names. It need not answer yet. `node` is the node whose pods are wanted in full.
     ///
     /// # Errors
     /// When nothing names a server.
-    pub async fn new(node: &str) -> Result<Self, Error> {
-        let (client, place) = client::connect().await?;
+    pub async fn new(kubeconfig: Option<&Path>, node: &str) -> Result<Self, Error> {
+        let (client, place) = client::connect(kubeconfig).await?;
         Ok(Self { client, place, group: Arc::default(), node: node.to_owned() })
     }
 
@@ -158,7 +159,7 @@ impl Kubernetes {
                 Err(error) => return Err(failed(text(&error))),
             };
             let page: List = serde_json::from_str(page.get()).map_err(|error| failed(error.to_string()))?;
-            for json in &page.items {
+            for json in page.items() {
                 match Self::read(kind, group, json) {
                     Ok(object) => objects.push(object),
                     Err(errors) => problems.extend(errors),

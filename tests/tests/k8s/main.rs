@@ -3,4 +3,5 @@
 //! The programs come from `tests/k8s/build.sh`, which `make test` runs first.
 
 mod api_server;
+mod datastore;
 mod deploy;
