@@ -11,8 +11,10 @@ mod convert;
 mod counts;
 mod health;
 mod host_firewall;
+mod install;
 mod instruments;
 mod keeper;
+mod life;
 mod logging;
 mod memory;
 mod metrics;
@@ -36,13 +38,27 @@ fn main() -> ExitCode {
     if Path::new(&called).file_name() == Some(OsStr::new("tortie-cni")) {
         return tortie_cni::plugin::main();
     }
-    let cli::Command::Run(options) = cli::Cli::parse().command;
+    let options = match cli::Cli::parse().command {
+        cli::Command::Run(options) => options,
+        cli::Command::CniUninstall(folders) => return report(install::uninstall(&folders.into())),
+    };
     memory::share_one_arena();
     let log = logging::init(&options);
     match agent::run(&options, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a command ended that is not the agent.
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tortie-node: {error:#}");
             ExitCode::FAILURE
         }
     }
