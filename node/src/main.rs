@@ -14,8 +14,10 @@ mod counts;
 mod health;
 mod host_firewall;
 mod host_tool;
+mod install;
 mod instruments;
 mod keeper;
+mod life;
 mod logging;
 mod memory;
 mod metrics;
@@ -43,13 +45,27 @@ fn main() -> ExitCode {
         Some(name) if host_tool::is_one(name) => return host_tool::become_it(name, arguments),
         _ => {}
     }
-    let cli::Command::Run(options) = cli::Cli::parse().command;
+    let options = match cli::Cli::parse().command {
+        cli::Command::Run(options) => options,
+        cli::Command::CniUninstall(folders) => return report(install::uninstall(&folders.into())),
+    };
     memory::share_one_arena();
     let log = logging::init(&options);
     match agent::run(&options, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a command ended that is not the agent.
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tortie-node: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{Request, Status};
@@ -27,7 +28,7 @@ use tokio::sync::{OnceCell, mpsc};
 use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::{Batch, Datastore, Error, Problem};
+use crate::{Batch, Datastore, Error, NodeReport, Problem};
 use merge::Merge;
 use resources::{Group, WATCHED, collection};
 use watch::Watch;
@@ -143,13 +144,15 @@ impl Kubernetes {
         })
     }
 
-    /// Every object of a kind, and what is wrong with those that are unsound.
-    async fn all(&self, kind: Kind) -> Result<(Vec<Object>, Vec<Problem>), Error> {
+    /// Every object of a kind that a label selector selects, and what is wrong with those that are unsound.
+    async fn all(&self, kind: Kind, label_selector: Option<String>) -> Result<(Vec<Object>, Vec<Problem>), Error> {
         let (group, requests) = (self.group().await?, self.requests(kind, None).await?);
         let (mut objects, mut problems) = (Vec::new(), Vec::new());
         let mut token = None;
         loop {
-            let params = ListParams { limit: Some(PAGE), continue_token: token, ..ListParams::default() };
+            let label_selector = label_selector.clone();
+            let params =
+                ListParams { limit: Some(PAGE), continue_token: token, label_selector, ..ListParams::default() };
             let failed =
                 |reason: String| Error::Store { place: self.place.clone(), reason: format!("{kind}: {reason}") };
             let page = match self.send(requests.list(&params)).await {
@@ -177,7 +180,7 @@ impl Kubernetes {
     /// # Errors
     /// When the server does not answer.
     pub async fn object_problems(&self, kind: Kind) -> Result<Vec<Problem>, Error> {
-        Ok(self.all(kind).await?.1)
+        Ok(self.all(kind, None).await?.1)
     }
 
     fn object(&self, key: &ObjectKey, group: Group, json: &RawValue) -> Result<Object, Error> {
@@ -237,7 +240,11 @@ impl Datastore for Kubernetes {
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error> {
-        Ok(self.all(kind).await?.0)
+        Ok(self.all(kind, None).await?.0)
+    }
+
+    async fn list_labelled(&self, kind: Kind, label: &str, value: &str) -> Result<Vec<Object>, Error> {
+        Ok(self.all(kind, Some(format!("{label}={value}"))).await?.0)
     }
 
     async fn create(&self, object: &Object) -> Result<Object, Error> {
@@ -327,6 +334,35 @@ impl Datastore for Kubernetes {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 422) => Ok(()),
             Err(error) => Err(self.failed(&key, &error)),
         }
+    }
+
+    /// Writes the node's status, which is where a kubelet, too, lets its conditions be completed by others.
+    async fn publish_node(&self, node: &str, report: &NodeReport) -> Result<(), Error> {
+        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.to_owned() };
+        let mut patch = json!({});
+        for (annotation, address) in
+            [(annotations::IPV4_ADDRESS, report.ipv4), (annotations::IPV6_ADDRESS, report.ipv6)]
+        {
+            if let Some(address) = address {
+                patch["metadata"]["annotations"][annotation] = address.to_string().into();
+            }
+        }
+        if report.network_available {
+            let now = Timestamp::now().to_string();
+            patch["status"]["conditions"] = json!([{
+                "type": "NetworkUnavailable",
+                "status": "False",
+                "reason": "TortieIsUp",
+                "message": "rules and routes of this node's pods are in the kernel",
+                "lastTransitionTime": now,
+                "lastHeartbeatTime": now,
+            }]);
+        }
+        let request = Request::new(collection(Kind::Node, Group::V3, None));
+        // A strategic patch: of conditions, those of other types stay.
+        let patch = Patch::Strategic(patch);
+        let request = request.patch_subresource("status", node, &PatchParams::default(), &patch);
+        self.send(request).await.map(|_| ()).map_err(|error| self.failed(&key, &error))
     }
 }
 
