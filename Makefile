@@ -46,11 +46,11 @@ peers:
 k8s: setup peers
 	@tests/k8s/build.sh
 
-test: setup peers k8s
+test: setup peers k8s image
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
-test-long: setup peers k8s
+test-long: setup peers k8s image
 	@tests/k8s/build.sh e2e
 	$(CARGO) build --locked --release --workspace
 	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)

@@ -6,3 +6,4 @@ mod api_server;
 mod cluster;
 mod datastore;
 mod deploy;
+mod rights;
