@@ -1,7 +1,7 @@
 # Upstream's end-to-end specs, by their own program.
 
 e2e() {
-    local focus=${1:-'\[Feature:NetworkPolicy\]|Netpol'} skip=${K8S_SKIP:-'SCTP|Serial\]|\[Deprecated\]'} folder=$state/e2e status=0
+    local focus=${1:-'\[Feature:NetworkPolicy\]|Netpol'} skip=${K8S_SKIP:-'Feature:SCTPConnectivity'} folder=$state/e2e status=0
     [ -x "$bin/e2e.test" ] || fail "e2e.test is missing: run tests/k8s/build.sh e2e"
     mkdir -p "$folder"
     echo "k8s: running upstream's specs that match $focus; output in $folder/out.txt"

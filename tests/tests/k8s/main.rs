@@ -6,4 +6,5 @@ mod api_server;
 mod cluster;
 mod datastore;
 mod deploy;
+mod host_tools;
 mod rights;
