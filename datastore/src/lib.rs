@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod edit;
 mod files;
+mod leadership;
 pub mod manifests;
 mod yaml;
 
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
 pub use files::remedy;
+pub use leadership::Leadership;
 
 /// What changed between two consistent readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,6 +115,16 @@ pub trait Datastore: Send + Sync {
 
     /// Takes back what `publisher` said of a pod. What somebody else has said since stays.
     async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error>;
+
+    /// Shows all objects of a kind, one after the other, for who needs of each but a little: a store that reads by the page never has
+    /// all of them in memory.
+    async fn visit(&self, kind: Kind, see: &mut (dyn FnMut(Object) + Send)) -> Result<(), Error> {
+        self.list(kind).await?.into_iter().for_each(see);
+        Ok(())
+    }
+
+    /// Waits until `holder` leads, alone in the cluster, in a duty.
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error>;
 
     /// Since when a watch has been at one piece of work, such as reading what has changed; none while all wait for changes. A disk
     /// that hangs shows here.
