@@ -11,13 +11,14 @@ SUDO := sudo
 AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
 endif
 
-.PHONY: help demo test test-long check format lint deny bench fuzz peers build setup clean-lab
+.PHONY: help demo test test-long check format lint deny crds bench fuzz peers k8s build setup clean-lab
 
 help:
 	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
 	@echo "make test       every test, with real kernels and real peers (BIRD, nft)"
 	@echo "make test-long  what takes hours: all truth tables by packets, fuzzing, a thousand kills"
 	@echo "make check      what must hold before a change lands: format, lints, licences, tests"
+	@echo "make crds       the CustomResourceDefinitions in deploy/crds, from the types in api/"
 	@echo "make bench      side-by-side benchmarks; receipts are in docs/perf/"
 	@echo "make fuzz       every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
 
@@ -34,11 +35,16 @@ setup:
 peers:
 	@tests/peers.sh
 
-test: setup peers
+# A real cluster's programs, for tests: minutes the first time, nothing afterwards.
+k8s: setup peers
+	@tests/k8s/build.sh
+
+test: setup peers k8s
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
-test-long: setup peers
+test-long: setup peers k8s
+	@tests/k8s/build.sh e2e
 	$(CARGO) build --locked --release --workspace
 	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
 	tests/vm/run.sh 12
@@ -57,6 +63,9 @@ deny: $(TOOLS)/cargo-deny
 
 $(TOOLS)/cargo-deny:
 	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root target/tools
+
+crds: setup
+	$(CARGO) run --locked -q -p tortie-api --features schema --bin crds -- deploy/crds
 
 bench: build peers
 	bench/run.sh

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Unpacks the programs that tests compare us with (nft, BIRD, iproute2 ...) from Debian's packages into target/peers, with a wrapper
-# for each in target/peers/bin. Nothing is installed and no service starts. Packages whose libraries are missing bring them along.
+# Unpacks the programs that tests compare us with (nft, BIRD, iproute2 ...) or run clusters with (containerd ...) from Debian's packages
+# into target/peers, with a wrapper for each in target/peers/bin. Nothing is installed and no service starts. Packages whose libraries are missing bring them along.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 peers=$PWD/target/peers
 files=$peers/files
-packages=(nftables iproute2 bird2 conntrack tcpdump iptables ipset dbus-daemon python3-firewall python3-nftables python3-dbus python3-gi gir1.2-glib-2.0)
+packages=(containerd runc openssl nftables iproute2 bird2 conntrack tcpdump iptables ipset dbus-daemon python3-firewall python3-nftables python3-dbus python3-gi gir1.2-glib-2.0)
 # Scripts, which need nothing that is not above; what they name as needed besides (polkit, debconf) is for desktops and installation.
 scripts=(ufw firewalld)
 stamp="$peers/.done-$(printf '%s\n' "$files" "${packages[@]}" "${scripts[@]}" "$(dpkg --print-architecture)" | sha1sum | cut -c1-12)"
@@ -46,7 +46,7 @@ for directory in usr/sbin sbin usr/bin bin; do
         chmod +x "$wrapper"
     done
 done
-for program in nft ip bird birdc conntrack tcpdump iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy ipset dbus-daemon ufw firewalld; do
+for program in containerd ctr runc openssl nft ip bird birdc conntrack tcpdump iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy ipset dbus-daemon ufw firewalld; do
     [ -x "$peers/bin/$program" ] || { echo "peers: $program is missing after unpacking" >&2; exit 1; }
 done
 touch "$stamp"

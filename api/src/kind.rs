@@ -229,6 +229,14 @@ impl Kind {
         validate::names::object_name(self)(name)
     }
 
+    /// The plural by which an API server knows the kind in its group, in lower case.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::CalicoNetworkPolicy => "networkpolicies",
+            other => other.names()[0],
+        }
+    }
+
     /// The plural and the short names that command lines take, in lower case: kubectl's, then calicoctl's. Where both have a name, it is
     /// Kubernetes' here, as ever (`np`); `cnp` is Calico's NetworkPolicy, as its API server says.
     const fn names(self) -> &'static [&'static str] {

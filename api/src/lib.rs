@@ -11,10 +11,13 @@ pub mod k8s;
 mod kind;
 pub mod meta;
 pub mod object;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod selector;
+pub mod status;
 mod validate;
 
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_as};
 pub use field::FieldError;
 pub use kind::Kind;
 pub use meta::ObjectMeta;

@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod edit;
 mod files;
+pub mod kubernetes;
 mod leadership;
 pub mod manifests;
 mod yaml;
@@ -123,8 +124,11 @@ pub trait Datastore: Send + Sync {
         Ok(())
     }
 
-    /// Waits until `holder` leads, alone in the cluster, in a duty.
-    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error>;
+    /// Waits until `holder` leads, alone in the cluster, in a duty. A store that cannot tell who leads lets nobody.
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
+        let reason = format!("nobody can lead here, and {holder} was to");
+        Err(Error::Store { place: format!("the duty {duty}"), reason })
+    }
 
     /// Since when a watch has been at one piece of work, such as reading what has changed; none while all wait for changes. A disk
     /// that hangs shows here.

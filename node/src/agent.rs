@@ -32,6 +32,7 @@ use tortie_cni::load_endpoints;
 use tortie_cni::server::{CniServer, ServerConfig};
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
+use tortie_datastore::kubernetes::Kubernetes;
 use tortie_felix::{Config, Event, Felix, Settings};
 use tortie_felix_netlink::{Bulk, Monitor, Net, NetconfMonitor};
 use tracing::{info, warn};
@@ -85,7 +86,6 @@ async fn supervise(
     components: BTreeSet<Component>,
     log: Log,
 ) -> Result<()> {
-    let DatastoreAddress::Directory(path) = &options.datastore;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node,
@@ -94,7 +94,10 @@ async fn supervise(
         components = components.iter().map(|component| component.as_str()).collect::<Vec<_>>().join(","),
         "tortie-node starts"
     );
-    let datastore: Arc<dyn Datastore> = Arc::new(Directory::open(path)?);
+    let datastore: Arc<dyn Datastore> = match &options.datastore {
+        DatastoreAddress::Directory(path) => Arc::new(Directory::open(path)?),
+        DatastoreAddress::Kubernetes => Arc::new(Kubernetes::new(None, &node).await?),
+    };
     let marks = run_dir.route_marks();
     let felix = Config {
         route_protocols: marks.protocols(),

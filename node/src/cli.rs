@@ -65,13 +65,18 @@ pub(crate) struct Options {
 /// Where resources come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DatastoreAddress {
+    /// A folder of manifests.
     Directory(PathBuf),
+    /// The cluster's API server.
+    Kubernetes,
 }
 
 impl fmt::Display for DatastoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Directory(path) = self;
-        write!(f, "dir:{}", path.display())
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Kubernetes => f.write_str("kubernetes"),
+        }
     }
 }
 
@@ -113,10 +118,8 @@ fn parse_datastore(text: &str) -> Result<DatastoreAddress, String> {
             Ok(path) => Ok(DatastoreAddress::Directory(path)),
             Err(error) => Err(format!("{path}: {error}")),
         },
-        None if text == "kubernetes" => {
-            Err("the Kubernetes datastore is not in this version: use dir:PATH, a folder of YAML files".into())
-        }
-        None => Err("use dir:PATH, a folder of YAML files".into()),
+        None if text == "kubernetes" => Ok(DatastoreAddress::Kubernetes),
+        None => Err("use kubernetes, or dir:PATH, a folder of YAML files".into()),
     }
 }
 
@@ -155,11 +158,9 @@ mod tests {
 
     #[test]
     fn errors_tell_what_to_write_instead() {
-        for (args, expected) in [
-            (["--datastore", "kubernetes"], "the Kubernetes datastore is not in this version: use dir:PATH"),
-            (["--datastore", "etcd:x"], "use dir:PATH"),
-            (["--datastore", "dir:"], "dir: needs a path"),
-        ] {
+        for (args, expected) in
+            [(["--datastore", "etcd:x"], "use kubernetes, or dir:PATH"), (["--datastore", "dir:"], "dir: needs a path")]
+        {
             let error = run(&args).expect_err("bad");
             assert!(error.contains(expected), "{error}");
         }

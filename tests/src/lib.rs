@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 pub mod agent;
 pub mod host;
+pub mod k8s;
 pub mod kernel;
 pub mod lab;
 pub mod stream;

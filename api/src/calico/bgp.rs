@@ -10,6 +10,7 @@ use crate::meta::{ObjectMeta, network_or_address, null_as_default};
 
 /// `projectcalico.org/v3 BGPConfiguration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BgpConfiguration {
     /// `default`, or `node.NAME`.
     pub metadata: ObjectMeta,
@@ -20,6 +21,7 @@ pub struct BgpConfiguration {
 
 /// The fields of `BGPConfigurationSpec` that this version honours; others are refused, so that none is silently ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BgpConfigurationSpec {
     /// `Debug`, `Info`, `Warning` ...; accepted, the log level is the agent's `--log-level`.
@@ -30,6 +32,7 @@ pub struct BgpConfigurationSpec {
     pub node_to_node_mesh_enabled: Option<bool>,
     /// The cluster's AS number; 64512 by default.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "as_number")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::AsNumber>"))]
     pub as_number: Option<u32>,
     /// TCP port that the speakers listen on; 179 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,10 +65,12 @@ pub struct BgpConfigurationSpec {
 
 /// A range of service addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceBlock {
     /// The range. A plain address is the range of itself, as in Calico.
     #[serde(deserialize_with = "network_or_address")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::CidrOrAddress"))]
     pub cidr: IpNet,
 }
 

@@ -7,6 +7,7 @@ use crate::meta::{ObjectMeta, network, null_as_default};
 
 /// `projectcalico.org/v3 IPPool`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpPool {
     /// The pool's name.
     pub metadata: ObjectMeta,
@@ -16,10 +17,12 @@ pub struct IpPool {
 
 /// `IPPoolSpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpPoolSpec {
     /// The range.
     #[serde(deserialize_with = "network")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// VXLAN use; `Never` by default.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -58,6 +61,7 @@ pub(crate) const IP_POOL_UNSUPPORTED: [&str; 3] = ["ipip", "nat-outgoing", "awsS
 
 /// When traffic is encapsulated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum EncapMode {
     /// Never, the default.
     #[default]
@@ -71,6 +75,7 @@ pub enum EncapMode {
 
 /// `assignmentMode`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum AssignmentMode {
     /// Any pod may get an address, the default.
     #[default]

@@ -87,7 +87,7 @@ impl Unsupported {
 }
 
 /// The fields of `spec` of a Calico policy of this kind; one type has them all.
-const fn policy_fields(kind: Kind) -> Option<&'static [&'static str]> {
+pub(crate) const fn policy_fields(kind: Kind) -> Option<&'static [&'static str]> {
     match kind {
         Kind::CalicoNetworkPolicy => Some(&[
             "tier",
@@ -145,10 +145,43 @@ pub fn decode(value: &Value) -> Result<Decoded, Vec<FieldError>> {
         Found::Ignored => return Ok(Decoded::Ignored),
         Found::Unknown(message) => return Ok(Decoded::UnknownKind(message)),
     };
-    let mut object = read(kind, value).map_err(|error| vec![error])?;
+    checked(read(kind, value).map_err(|error| vec![error])?).map(|object| Decoded::Object(Box::new(object)))
+}
+
+/// Reads, defaults and validates one object of a kind that the caller knows: in a list of the API server's the objects do not say
+/// what they are.
+///
+/// # Errors
+/// As of [`decode`]; also when `json` is no JSON.
+pub fn decode_as(kind: Kind, json: &str) -> Result<Object, Vec<FieldError>> {
+    // Of the slim kinds there are many, and nearly all are sound: what they do not need is skipped where it stands.
+    if !kind.is_strict()
+        && let Ok(object) = read_slim(kind, json)
+    {
+        return checked(object);
+    }
+    let value: Value =
+        serde_json::from_str(json).map_err(|error| vec![FieldError::new(Path::root(), error.to_string())])?;
+    checked(read(kind, &value).map_err(|error| vec![error])?)
+}
+
+/// Defaults and validates what was read.
+fn checked(mut object: Object) -> Result<Object, Vec<FieldError>> {
     object.apply_defaults();
     let errors = validate::object(&object);
-    if errors.is_empty() { Ok(Decoded::Object(Box::new(object))) } else { Err(errors) }
+    if errors.is_empty() { Ok(object) } else { Err(errors) }
+}
+
+/// Reads an object of a slim kind as it is parsed.
+fn read_slim(kind: Kind, json: &str) -> Result<Object, serde_json::Error> {
+    Ok(match kind {
+        Kind::Namespace => Object::Namespace(serde_json::from_str(json)?),
+        Kind::Node => Object::Node(serde_json::from_str(json)?),
+        Kind::Pod => Object::Pod(serde_json::from_str(json)?),
+        Kind::ServiceAccount => Object::ServiceAccount(serde_json::from_str(json)?),
+        Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_str(json)?),
+        _ => return Err(serde::de::Error::custom("not a slim kind")),
+    })
 }
 
 /// A field of `TypeMeta`, which must be a string and present.

@@ -11,6 +11,7 @@ use crate::meta::{ObjectMeta, networks, null_as_default};
 
 /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterNetworkPolicy {
     /// Name and labels.
     pub metadata: ObjectMeta,
@@ -20,6 +21,7 @@ pub struct ClusterNetworkPolicy {
 
 /// `ClusterNetworkPolicySpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterNetworkPolicySpec {
     /// Before or after the NetworkPolicies.
@@ -38,6 +40,7 @@ pub struct ClusterNetworkPolicySpec {
 
 /// `tier`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ClusterNetworkPolicyTier {
     /// Before all NetworkPolicies: Calico's tier `kube-admin`.
     Admin,
@@ -57,6 +60,7 @@ impl ClusterNetworkPolicyTier {
 
 /// The pods that a policy governs; those on their node's network are never among them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ClusterNetworkPolicySubject {
     /// All pods of namespaces with such labels.
@@ -67,6 +71,7 @@ pub enum ClusterNetworkPolicySubject {
 
 /// Pods with such labels in namespaces with such labels; an empty selector selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NamespacedPod {
     /// The namespaces.
@@ -79,6 +84,7 @@ pub struct NamespacedPod {
 
 /// What is done with traffic that comes from one of `from`, by one of `protocols`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterNetworkPolicyIngressRule {
     /// A name for people, up to 100 characters.
@@ -96,6 +102,7 @@ pub struct ClusterNetworkPolicyIngressRule {
 
 /// What is done with traffic that goes to one of `to`, by one of `protocols`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterNetworkPolicyEgressRule {
     /// A name for people, up to 100 characters.
@@ -113,6 +120,7 @@ pub struct ClusterNetworkPolicyEgressRule {
 
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ClusterNetworkPolicyAction {
     /// Lets the traffic pass, as Calico's Allow; no further policy is asked in this direction.
     Accept,
@@ -135,6 +143,7 @@ impl ClusterNetworkPolicyAction {
 
 /// A peer of a rule; ingress has only the first two.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ClusterNetworkPolicyPeer {
     /// All pods of namespaces with such labels.
@@ -142,13 +151,18 @@ pub enum ClusterNetworkPolicyPeer {
     /// Some pods of them.
     Pods(NamespacedPod),
     /// Addresses, whoever has them.
-    Networks(#[serde(deserialize_with = "networks")] Vec<IpNet>),
+    Networks(
+        #[serde(deserialize_with = "networks")]
+        #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
+        Vec<IpNet>,
+    ),
     /// Domain names, of an Accept only. Nothing resolves them here, so such a peer is nobody: it fails closed, as the API asks.
     DomainNames(Vec<String>),
 }
 
 /// A protocol with its ports, or a port by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ClusterNetworkPolicyProtocol {
     /// TCP.
@@ -163,6 +177,7 @@ pub enum ClusterNetworkPolicyProtocol {
 
 /// The ports of a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterNetworkPolicyPorts {
     /// Where the traffic goes.
@@ -171,6 +186,7 @@ pub struct ClusterNetworkPolicyPorts {
 
 /// A port or a range of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum DestinationPort {
     /// One port.
@@ -181,6 +197,7 @@ pub enum DestinationPort {
 
 /// Ports from `start` to `end`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DestinationPorts {
     /// The first.

@@ -45,6 +45,7 @@ pub struct NetworkPolicySpec {
 
 /// A direction of isolation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum PolicyType {
     /// Traffic to the pods.
     Ingress,
@@ -54,6 +55,7 @@ pub enum PolicyType {
 
 /// One allowed way in: any of `from`, on any of `ports`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyIngressRule {
     /// Who may; empty is everyone.
@@ -66,6 +68,7 @@ pub struct NetworkPolicyIngressRule {
 
 /// One allowed way out: to any of `to`, on any of `ports`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyEgressRule {
     /// To whom; empty is everyone.
@@ -78,6 +81,7 @@ pub struct NetworkPolicyEgressRule {
 
 /// A peer: either an `ipBlock` alone, or pods by `podSelector` and `namespaceSelector`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyPeer {
     /// Pods by label: of the policy's namespace, or of those that `namespaceSelector` selects. `None` with a namespace selector is
@@ -94,18 +98,22 @@ pub struct NetworkPolicyPeer {
 
 /// A range of addresses, less some of its parts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpBlock {
     /// The range; host bits are cleared.
     #[serde(deserialize_with = "network")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Parts of `cidr` that are left out, each strictly within it.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "networks")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub except: Vec<IpNet>,
 }
 
 /// A port, a range of ports, a named port, or a whole protocol.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyPort {
     /// The protocol; TCP by default.

@@ -22,6 +22,7 @@ macro_rules! fields {
     ($(#[doc = $note:literal] $standing:ident $read:literal $field:ident: $type:ty = $name:literal $(same $($same:literal),+)?;)+) => {
         /// `FelixConfigurationSpec`: every field of Calico's API. What is not set is left to the next configuration, or to the default.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(deny_unknown_fields)]
         pub struct FelixConfigurationSpec {$(
             #[doc = $note]

@@ -23,6 +23,7 @@ pub const MTU_INTERFACES: &str = "^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).
 
 /// `projectcalico.org/v3 FelixConfiguration`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FelixConfiguration {
     /// `default`, `node.NAME`, or any other name for one with a `nodeSelector`.
     pub metadata: ObjectMeta,

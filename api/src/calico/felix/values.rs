@@ -92,6 +92,17 @@ macro_rules! names {
             pub const NAMES: &'static [&'static str] = &[$($name),+];
         }
 
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                crate::schema::names(concat!($($doc),+), &[$(($name, concat!($($variant_doc),+))),+])
+            }
+        }
+
         impl FromText for $type {
             fn from_text(text: &str) -> Result<Self, TextError> {
                 $(if text.eq_ignore_ascii_case($name) {
@@ -650,6 +661,7 @@ impl<'de> Deserialize<'de> for Network {
 
 /// A port of the node that host endpoints' policies do not close.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProtoPort {
     /// The protocol; TCP by default.
@@ -676,6 +688,7 @@ names! {
 
 /// How long one part of the agent may be silent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HealthTimeoutOverride {
     /// The part.
@@ -686,6 +699,7 @@ pub struct HealthTimeoutOverride {
 
 /// A range of routing tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RouteTableRange {
     /// The first.
@@ -696,6 +710,7 @@ pub struct RouteTableRange {
 
 /// After how long eBPF forgets connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BpfConntrackTimeouts {
     /// New ones, at the earliest.

@@ -8,6 +8,7 @@ use crate::meta::{ObjectMeta, network, null_as_default};
 
 /// `projectcalico.org/v3 BlockAffinity`; its name is the node's and the block's, joined by `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockAffinity {
     /// Name, labels and version.
     pub metadata: ObjectMeta,
@@ -17,6 +18,7 @@ pub struct BlockAffinity {
 
 /// `BlockAffinitySpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockAffinitySpec {
     /// How far the claim has come.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -28,12 +30,14 @@ pub struct BlockAffinitySpec {
     pub kind: String,
     /// The block's range.
     #[serde(deserialize_with = "network")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// Whether somebody is about to delete it: it is as good as gone.
     #[serde(default, deserialize_with = "truth_or_text")]
     pub deleted: bool,
     /// What others wrote.
     #[serde(flatten, skip_deserializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     pub other: OtherFields,
 }
 
@@ -42,6 +46,7 @@ pub(crate) const BLOCK_AFFINITY_FIELDS: [&str; 5] = ["state", "node", "type", "c
 
 /// How far a claim has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum AffinityState {
     /// Nothing was said.

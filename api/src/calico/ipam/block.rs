@@ -13,6 +13,7 @@ use crate::meta::{ObjectMeta, StringMap, network, null_as_default};
 
 /// `projectcalico.org/v3 IPAMBlock`; its name is the CIDR with `.`, `:` and `/` as `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpamBlock {
     /// Name and version.
     pub metadata: ObjectMeta,
@@ -22,10 +23,12 @@ pub struct IpamBlock {
 
 /// `IPAMBlockSpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct IpamBlockSpec {
     /// The block's range.
     #[serde(deserialize_with = "network")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Cidr"))]
     pub cidr: IpNet,
     /// `host:NODE`, or none when the block is nobody's. Blocks of addresses that no node has, such as those of load balancers, have
     /// `virtual:NAME`.
@@ -55,6 +58,7 @@ pub struct IpamBlockSpec {
     pub deleted: bool,
     /// What others wrote.
     #[serde(flatten, skip_deserializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     pub other: OtherFields,
 }
 
@@ -74,6 +78,7 @@ pub(crate) const IPAM_BLOCK_FIELDS: [&str; 10] = [
 
 /// Who holds an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AllocationAttribute {
     /// The handle: one per CNI attachment. None for an address that was released and may not be given out again yet.
     #[serde(default, rename = "handle_id", skip_serializing_if = "Option::is_none")]

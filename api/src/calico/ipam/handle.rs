@@ -9,6 +9,7 @@ use crate::meta::{ObjectMeta, null_as_default};
 
 /// `projectcalico.org/v3 IPAMHandle`; its name is the handle in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpamHandle {
     /// Name, labels and version.
     pub metadata: ObjectMeta,
@@ -18,6 +19,7 @@ pub struct IpamHandle {
 
 /// `IPAMHandleSpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpamHandleSpec {
     /// The handle, as blocks have it.
     #[serde(rename = "handleID")]
@@ -30,6 +32,7 @@ pub struct IpamHandleSpec {
     pub deleted: bool,
     /// What others wrote.
     #[serde(flatten, skip_deserializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     pub other: OtherFields,
 }
 

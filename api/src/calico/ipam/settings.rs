@@ -7,6 +7,7 @@ use crate::meta::{ObjectMeta, networks_or_addresses, null_as_default};
 
 /// `projectcalico.org/v3 IPAMConfiguration`; there is one, called `default`. `crd.projectcalico.org/v1` calls the kind `IPAMConfig`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpamConfiguration {
     /// Its name.
     pub metadata: ObjectMeta,
@@ -17,6 +18,7 @@ pub struct IpamConfiguration {
 
 /// `IPAMConfigurationSpec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpamConfigurationSpec {
     /// Whether nodes take addresses from their own blocks only.
@@ -65,6 +67,7 @@ impl IpamConfigurationSpec {
 
 /// `kubeVirtVMAddressPersistence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum AddressPersistence {
     /// They do.
     Enabled,
@@ -74,6 +77,7 @@ pub enum AddressPersistence {
 
 /// `projectcalico.org/v3 IPReservation`: addresses that IPAM gives to nobody who did not ask for them by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IpReservation {
     /// Its name.
     pub metadata: ObjectMeta,
@@ -84,9 +88,11 @@ pub struct IpReservation {
 
 /// `IPReservationSpec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IpReservationSpec {
     /// Ranges, and single addresses.
     #[serde(default, rename = "reservedCIDRs", deserialize_with = "networks_or_addresses")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::CidrOrAddress>"))]
     pub reserved_cidrs: Vec<IpNet>,
 }

@@ -10,6 +10,7 @@ use crate::meta::{ObjectMeta, StringMap, addresses, networks_or_addresses, null_
 
 /// `projectcalico.org/v3` NetworkSet (of one namespace) or GlobalNetworkSet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetworkSet {
     /// Name, of a NetworkSet the namespace, and the labels that rules select it by.
     pub metadata: ObjectMeta,
@@ -20,15 +21,18 @@ pub struct NetworkSet {
 
 /// `NetworkSetSpec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkSetSpec {
     /// The networks; a plain address is the network of itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "networks_or_addresses")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::CidrOrAddress>"))]
     pub nets: Vec<IpNet>,
 }
 
 /// `projectcalico.org/v3 HostEndpoint`: one interface of a node, or all of them, as an endpoint of policies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostEndpoint {
     /// Name, and the labels that policies select it by.
     pub metadata: ObjectMeta,
@@ -39,6 +43,7 @@ pub struct HostEndpoint {
 
 /// `HostEndpointSpec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HostEndpointSpec {
     /// The node's name.
@@ -49,6 +54,7 @@ pub struct HostEndpointSpec {
     pub interface_name: Option<String>,
     /// Addresses of the interface, which rules of others that select the endpoint stand for.
     #[serde(default, rename = "expectedIPs", skip_serializing_if = "Vec::is_empty", deserialize_with = "addresses")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Address>"))]
     pub expected_ips: Vec<IpAddr>,
     /// Profiles that judge what no policy does, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
@@ -60,6 +66,7 @@ pub struct HostEndpointSpec {
 
 /// `EndpointPort`: a port with a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndpointPort {
     /// The name that rules use.

@@ -29,6 +29,7 @@ use crate::selector::Selector;
 /// `projectcalico.org/v3` NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy or StagedGlobalNetworkPolicy: which, says the
 /// variant of [`Object`](crate::Object) that holds it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Policy {
     /// Name, of a namespaced kind the namespace, labels.
     pub metadata: ObjectMeta,
@@ -39,6 +40,7 @@ pub struct Policy {
 
 /// `NetworkPolicySpec`, `GlobalNetworkPolicySpec` and their staged siblings; validation sees to it that a kind has its own fields only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySpec {
     /// The tier; `default` unless said otherwise.
@@ -159,6 +161,7 @@ impl PolicySpec {
 
 /// `performanceHints`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum PerformanceHint {
     /// Every node should have the policy ready. Nothing is to be done for it here: a policy is compiled in microseconds.
     AssumeNeededOnEveryNode,

@@ -10,6 +10,7 @@ use crate::selector::Selector;
 
 /// What a rule does with the traffic that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Action {
     /// Lets it pass; no further policy is asked in this direction.
     Allow,
@@ -23,6 +24,7 @@ pub enum Action {
 
 /// `Rule`: all of what is set must match. Where nothing is set it matches everything.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
     /// What is done.
@@ -115,6 +117,7 @@ impl<'de> Deserialize<'de> for IpVersion {
 
 /// `ICMPFields`: with no type it matches every ICMP message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Icmp {
     /// The type: an IANA ICMP or ICMPv6 type number, up to 254.
@@ -127,6 +130,7 @@ pub struct Icmp {
 
 /// `RuleMetadata`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RuleMetadata {
     /// Annotations, which have no effect.
@@ -143,13 +147,16 @@ impl RuleMetadata {
 
 /// `EntityRule`: one end of the traffic. All of what is set must match; where nothing is set it is anyone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EntityRule {
     /// In one of these networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "exact_networks")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub nets: Vec<IpNet>,
     /// In none of these networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "exact_networks")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub not_nets: Vec<IpNet>,
     /// With such labels: pods, network sets and host endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
@@ -184,6 +191,7 @@ impl EntityRule {
 
 /// `ServiceAccountMatch`: both must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceAccountMatch {
     /// One of these names; none is any.
@@ -196,6 +204,7 @@ pub struct ServiceAccountMatch {
 
 /// `ServiceMatch`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceMatch {
     /// The Service's name.

@@ -7,6 +7,7 @@ use crate::meta::{ObjectMeta, null_as_default};
 
 /// `stagedAction`: what applying the staged policy would do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum StagedAction {
     /// The policy of the same name would be made or replaced, the default.
     #[default]
@@ -21,6 +22,7 @@ pub enum StagedAction {
 
 /// `projectcalico.org/v3 StagedKubernetesNetworkPolicy`: Kubernetes' NetworkPolicy, staged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StagedKubernetesNetworkPolicy {
     /// Name and namespace.
     pub metadata: ObjectMeta,
@@ -31,6 +33,7 @@ pub struct StagedKubernetesNetworkPolicy {
 
 /// `StagedKubernetesNetworkPolicySpec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StagedKubernetesNetworkPolicySpec {
     /// What it would do; defaulting fills it.

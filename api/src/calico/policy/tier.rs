@@ -15,6 +15,7 @@ pub const KUBE_BASELINE_TIER: &str = "kube-baseline";
 
 /// `projectcalico.org/v3 Tier`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(from = "WireTier")]
 pub struct Tier {
     /// The tier's name, which policies refer to.
@@ -25,6 +26,7 @@ pub struct Tier {
 
 /// `TierSpec`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TierSpec {
     /// The place among tiers: lower comes first, `None` last. It is finite.
@@ -51,6 +53,7 @@ impl TierSpec {
 
 /// `defaultAction` of a tier.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TierAction {
     /// The traffic is stopped, the default.
     #[default]
@@ -61,6 +64,7 @@ pub enum TierAction {
 
 /// A tier as manifests write it, where what is left out depends upon the name.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct WireTier {
     metadata: ObjectMeta,
     #[serde(default)]
@@ -68,6 +72,7 @@ struct WireTier {
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WireSpec {
     #[serde(default)]

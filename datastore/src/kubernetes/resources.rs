@@ -1,0 +1,161 @@
+//! Which resource of the API server holds the objects of a kind.
+//!
+//! Calico's kinds stand in one of two groups: `projectcalico.org/v3`, as custom resources of their own (ours, or Calico's newer
+//! ones), or `crd.projectcalico.org/v1`, the storage of older Calicos. Where the latter is served it is the one to read, as Calico's own
+//! components do: `projectcalico.org` is then at most a view of it.
+
+use kube::Client;
+use tortie_api::Kind;
+
+use super::wire;
+
+/// The group of Calico's storage.
+const STORAGE: &str = "crd.projectcalico.org/v1";
+
+/// The group of Calico's API.
+const V3: &str = "projectcalico.org/v3";
+
+/// Where Calico's kinds are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    /// `projectcalico.org/v3`.
+    V3,
+    /// `crd.projectcalico.org/v1`.
+    Storage,
+}
+
+impl Group {
+    /// The group that a cluster serves. `CALICO_API_GROUP` decides, as for Calico's components, where it is set.
+    pub(super) async fn of_cluster(client: &Client) -> Result<Self, kube::Error> {
+        match std::env::var("CALICO_API_GROUP").as_deref() {
+            Ok(V3) => return Ok(Self::V3),
+            Ok(STORAGE) => return Ok(Self::Storage),
+            Ok(other) if !other.is_empty() => {
+                tracing::warn!("CALICO_API_GROUP is {other:?}: use {V3} or {STORAGE}; the cluster decides");
+            }
+            _ => {}
+        }
+        match client.list_api_group_resources(STORAGE).await {
+            Ok(list) if !list.resources.is_empty() => Ok(Self::Storage),
+            Ok(_) => Ok(Self::V3),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Self::V3),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) const fn api_version(self) -> &'static str {
+        match self {
+            Self::V3 => V3,
+            Self::Storage => STORAGE,
+        }
+    }
+}
+
+/// How a kind's objects are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Whole objects.
+    Whole,
+    /// Only their metadata, which is all that is read of them. Of nodes too: their annotations say how they are reached, and a kubelet
+    /// writes the status, some ten kilobytes of it, every few minutes.
+    Metadata,
+}
+
+/// The kinds that agents watch, and how.
+pub(super) const WATCHED: [(Kind, Scope); 20] = [
+    (Kind::Namespace, Scope::Metadata),
+    (Kind::ServiceAccount, Scope::Metadata),
+    (Kind::Node, Scope::Metadata),
+    (Kind::Tier, Scope::Whole),
+    (Kind::IpPool, Scope::Whole),
+    (Kind::BgpConfiguration, Scope::Whole),
+    (Kind::FelixConfiguration, Scope::Whole),
+    (Kind::IpamBlock, Scope::Whole),
+    (Kind::NetworkSet, Scope::Whole),
+    (Kind::GlobalNetworkSet, Scope::Whole),
+    (Kind::HostEndpoint, Scope::Whole),
+    (Kind::EndpointSlice, Scope::Whole),
+    (Kind::NetworkPolicy, Scope::Whole),
+    (Kind::ClusterNetworkPolicy, Scope::Whole),
+    (Kind::CalicoNetworkPolicy, Scope::Whole),
+    (Kind::GlobalNetworkPolicy, Scope::Whole),
+    (Kind::StagedNetworkPolicy, Scope::Whole),
+    (Kind::StagedGlobalNetworkPolicy, Scope::Whole),
+    (Kind::StagedKubernetesNetworkPolicy, Scope::Whole),
+    (Kind::Pod, Scope::Whole),
+];
+
+/// The path of a kind's objects: all of them, or a namespace's.
+pub(super) fn collection(kind: Kind, group: Group, namespace: Option<&str>) -> String {
+    let api_version = wire::api_version(kind, group);
+    let root = if api_version.contains('/') { "apis" } else { "api" };
+    match namespace {
+        Some(namespace) => format!("/{root}/{api_version}/namespaces/{namespace}/{}", plural(kind, group)),
+        None => format!("/{root}/{api_version}/{}", plural(kind, group)),
+    }
+}
+
+/// The name of a kind's resource.
+const fn plural(kind: Kind, group: Group) -> &'static str {
+    match kind {
+        Kind::Namespace => "namespaces",
+        Kind::Node => "nodes",
+        Kind::Pod => "pods",
+        Kind::ServiceAccount => "serviceaccounts",
+        Kind::EndpointSlice => "endpointslices",
+        Kind::NetworkPolicy | Kind::CalicoNetworkPolicy => "networkpolicies",
+        Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
+        Kind::IpPool => "ippools",
+        Kind::BgpConfiguration => "bgpconfigurations",
+        Kind::IpamBlock => "ipamblocks",
+        Kind::BlockAffinity => "blockaffinities",
+        Kind::IpamHandle => "ipamhandles",
+        Kind::IpamConfiguration => match group {
+            Group::V3 => "ipamconfigurations",
+            Group::Storage => "ipamconfigs",
+        },
+        Kind::IpReservation => "ipreservations",
+        Kind::FelixConfiguration => "felixconfigurations",
+        Kind::Tier => "tiers",
+        Kind::GlobalNetworkPolicy => "globalnetworkpolicies",
+        Kind::StagedNetworkPolicy => "stagednetworkpolicies",
+        Kind::StagedGlobalNetworkPolicy => "stagedglobalnetworkpolicies",
+        Kind::StagedKubernetesNetworkPolicy => "stagedkubernetesnetworkpolicies",
+        Kind::NetworkSet => "networksets",
+        Kind::GlobalNetworkSet => "globalnetworksets",
+        Kind::HostEndpoint => "hostendpoints",
+        Kind::Profile => "profiles",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_the_api_server() {
+        assert_eq!(collection(Kind::Pod, Group::V3, None), "/api/v1/pods");
+        assert_eq!(
+            collection(Kind::NetworkPolicy, Group::Storage, Some("a")),
+            "/apis/networking.k8s.io/v1/namespaces/a/networkpolicies"
+        );
+        assert_eq!(
+            collection(Kind::CalicoNetworkPolicy, Group::V3, Some("a")),
+            "/apis/projectcalico.org/v3/namespaces/a/networkpolicies"
+        );
+        assert_eq!(collection(Kind::IpPool, Group::Storage, None), "/apis/crd.projectcalico.org/v1/ippools");
+        assert_eq!(
+            collection(Kind::IpamConfiguration, Group::Storage, None),
+            "/apis/crd.projectcalico.org/v1/ipamconfigs"
+        );
+    }
+
+    #[test]
+    fn every_kind_is_watched_but_what_only_ipam_reads() {
+        let left_out: Vec<Kind> =
+            Kind::ALL.into_iter().filter(|kind| WATCHED.iter().all(|(watched, _)| watched != kind)).collect();
+        // Profiles are what namespaces and service accounts make: a cluster does not store them.
+        let ipam = [Kind::Profile, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
+        assert_eq!(left_out, ipam);
+    }
+}

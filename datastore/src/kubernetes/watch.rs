@@ -1,0 +1,438 @@
+//! The watch over one kind: a list, then what changes, for as long as the agent lives.
+//!
+//! The list comes as a stream where the server has that (`sendInitialEvents`), so that neither side holds it as a whole, and in pages
+//! elsewhere. The watch then goes on from the version it was at, over any interruption, until the server says that it is too old (410).
+//! Whoever asks for less (429) is given the time it asks for.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kube::Client;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{Request, Status};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tortie_api::{Kind, ObjectKey};
+
+use super::known::Known;
+use super::resources::{Group, Scope, collection};
+use super::wire::{self, Head, List};
+use crate::{Change, Problem};
+
+/// How many objects a page of a list has.
+const PAGE: u32 = 500;
+
+/// How many objects are handed on at once while a list is read.
+const PIECE: usize = 256;
+
+/// How long the server keeps a watch open: from here to twice as long, so that a cluster's agents do not come back together.
+const WATCH_SECONDS: u32 = 300;
+
+/// The first and the longest pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How often a resource that the server does not have is looked for.
+const ABSENT_PAUSE: Duration = Duration::from_secs(30);
+
+/// On the bookmark that ends the list of a watch.
+const END_OF_LIST: &str = "k8s.io/initial-events-end";
+
+/// How long a list, or the beginning of a watch, may take.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) kind: Kind,
+    pub(super) changes: Vec<Change>,
+    /// For each object that was looked at, what is wrong with it now.
+    pub(super) problems: Vec<(ObjectKey, Vec<Problem>)>,
+    /// Whether everything of the kind that exists has now been told.
+    pub(super) listed: bool,
+    /// The newest version that was seen.
+    pub(super) version: u64,
+    /// Why the watch does not go on at present.
+    pub(super) trouble: Option<Problem>,
+}
+
+/// Why a watch broke off.
+enum Broken {
+    /// The receiver is gone.
+    Closed,
+    /// The version is too old; a list is due.
+    TooOld,
+    /// The server has no streaming lists.
+    NoStreaming,
+    /// The server does not have the resource.
+    Absent,
+    /// Something else, and how long the server wants to be left alone.
+    Failed(String, Option<Duration>),
+}
+
+/// The watch over one kind.
+pub(super) struct Watch {
+    client: Client,
+    kind: Kind,
+    scope: Scope,
+    group: Group,
+    node: String,
+    known: Known,
+    streaming: bool,
+    /// From where to go on; none before the first list.
+    version: Option<String>,
+    out: mpsc::Sender<News>,
+    changes: Vec<Change>,
+    problems: Vec<(ObjectKey, Vec<Problem>)>,
+    /// Objects that cannot be read.
+    unsound: BTreeSet<ObjectKey>,
+    /// Whether the server may be another one, or have another past, since the last version was seen.
+    interrupted: bool,
+    /// Whether the last word was that the watch does not go on.
+    troubled: bool,
+}
+
+impl Watch {
+    pub(super) fn new(
+        client: Client,
+        (kind, scope): (Kind, Scope),
+        group: Group,
+        node: &str,
+        out: mpsc::Sender<News>,
+    ) -> Self {
+        Self {
+            client,
+            kind,
+            scope,
+            group,
+            node: node.to_owned(),
+            known: Known::new(kind),
+            streaming: true,
+            version: None,
+            out,
+            changes: Vec::new(),
+            problems: Vec::new(),
+            unsound: BTreeSet::new(),
+            interrupted: false,
+            troubled: false,
+        }
+    }
+
+    /// Watches until the receiver is gone.
+    pub(super) async fn run(mut self) {
+        let mut failures = 0_u32;
+        loop {
+            let started = Instant::now();
+            let ended = match self.version.clone() {
+                None if !self.streaming => self.list().await,
+                version => self.follow(version.as_deref(), started).await,
+            };
+            let (reason, pause) = match ended {
+                Ok(()) => {
+                    failures = 0;
+                    continue;
+                }
+                Err(Broken::Closed) => return,
+                Err(Broken::TooOld) => {
+                    tracing::debug!(kind = %self.kind, "the watch is too old; a new list");
+                    self.version = None;
+                    failures += 1;
+                    (None, pause(failures.saturating_sub(1)))
+                }
+                Err(Broken::NoStreaming) => {
+                    tracing::debug!(kind = %self.kind, "the API server has no streaming lists");
+                    self.streaming = false;
+                    continue;
+                }
+                Err(Broken::Absent) => {
+                    let (reason, listed) = self.absent();
+                    if listed && self.tell(true, None).await.is_err() {
+                        return;
+                    }
+                    (reason, spread(ABSENT_PAUSE))
+                }
+                Err(Broken::Failed(reason, wish)) => {
+                    failures = if started.elapsed() > LONGEST_PAUSE { 1 } else { failures + 1 };
+                    self.interrupted = true;
+                    tracing::debug!(kind = %self.kind, reason, "the watch broke off");
+                    // One that lasted is no failure to speak of: servers restart, and connections end.
+                    let reason = (failures > 1).then_some(reason);
+                    (reason, wish.map_or_else(|| pause(failures), |wish| wish + pause(1)))
+                }
+            };
+            if let Some(reason) = reason {
+                let trouble = Problem {
+                    place: format!("the API server, {}", self.kind),
+                    message: reason,
+                    warning: true,
+                    kind: Some(self.kind),
+                };
+                if self.tell(false, Some(trouble)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = self.out.closed() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// What to say of a resource that is not there, and whether that is all there is of the kind.
+    fn absent(&self) -> (Option<String>, bool) {
+        if self.known.len() > 0 {
+            // Objects are deleted one by one before their definition goes. This is something else.
+            let reason = format!(
+                "is no longer served, and what it had, {} objects, stays in force: apply its CustomResourceDefinition again",
+                self.known.len()
+            );
+            return (Some(reason), false);
+        }
+        (None, true)
+    }
+
+    // ---- the list --------------------------------------------------------------------------------------------------------------
+
+    /// Reads everything that exists, in pages.
+    async fn list(&mut self) -> Result<(), Broken> {
+        self.known.begin_list();
+        let version = self.page_list().await?;
+        self.listed(version).await
+    }
+
+    /// Ends a list: what it did not have is gone.
+    async fn listed(&mut self, version: String) -> Result<(), Broken> {
+        for (key, delivered) in self.known.end_list() {
+            self.is_sound(&key);
+            if delivered {
+                self.changes.push(Change::Delete(key));
+            }
+        }
+        self.version = Some(version);
+        self.tell(true, None).await
+    }
+
+    async fn page_list(&mut self) -> Result<String, Broken> {
+        let mut token = None;
+        loop {
+            let params = ListParams { limit: Some(PAGE), continue_token: token, ..ListParams::default() };
+            let page = self.page(&params).await?;
+            for object in page.items() {
+                self.upsert(object, false);
+                if self.changes.len() >= PIECE {
+                    self.tell(false, None).await?;
+                }
+            }
+            token = page.metadata.token.filter(|token| !token.is_empty());
+            if token.is_none() {
+                return Ok(page.metadata.resource_version);
+            }
+        }
+    }
+
+    async fn page(&self, params: &ListParams) -> Result<List, Broken> {
+        let request = Request::new(collection(self.kind, self.group, None));
+        let request = match self.scope {
+            Scope::Whole => request.list(params),
+            Scope::Metadata => request.list_metadata(params),
+        };
+        let request = request.map_err(|error| Broken::Failed(error.to_string(), None))?;
+        answer(self.client.request(request)).await
+    }
+
+    // ---- the watch -------------------------------------------------------------------------------------------------------------
+
+    /// Tells what changes from a version on; without one, all that exists first. Ends well when the server ends the watch in time.
+    async fn follow(&mut self, version: Option<&str>, started: Instant) -> Result<(), Broken> {
+        let mut listing = version.is_none();
+        let seconds = WATCH_SECONDS + (RandomState::new().hash_one(version) % u64::from(WATCH_SECONDS)) as u32;
+        let params = WatchParams {
+            bookmarks: true,
+            timeout: Some(seconds),
+            send_initial_events: listing,
+            ..WatchParams::default()
+        };
+        if std::mem::take(&mut self.interrupted) && !listing {
+            self.check_version().await.inspect_err(|_| self.interrupted = true)?;
+        }
+        let mut events = self.events(&params, version.unwrap_or_default()).await?;
+        self.tell(false, None).await?;
+        if listing {
+            self.known.begin_list();
+        }
+        loop {
+            let limit = if listing { ANSWER } else { Duration::from_secs(u64::from(seconds) + 30) };
+            let Ok(event) = tokio::time::timeout(limit, events.next()).await else {
+                return Err(Broken::Failed("the watch hangs".to_owned(), None));
+            };
+            let Some(event) = event else { break };
+            match event.map_err(|error| broken(&error))? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => self.upsert(&object, !listing),
+                WatchEvent::Deleted(object) => self.delete(&object),
+                WatchEvent::Bookmark(mark) if listing => {
+                    if mark.metadata.annotations.contains_key(END_OF_LIST) {
+                        listing = false;
+                        self.listed(mark.metadata.resource_version).await?;
+                    }
+                }
+                WatchEvent::Bookmark(mark) => self.version = Some(mark.metadata.resource_version),
+                WatchEvent::Error(status) => return Err(refused(&status)),
+            }
+            if !listing || self.changes.len() >= PIECE {
+                self.tell(false, None).await?;
+            }
+        }
+        if listing {
+            return Err(Broken::Failed("the list ended early".to_owned(), None));
+        }
+        // One that ends before its time: the server, or the connection, went.
+        if started.elapsed() + Duration::from_secs(2) < Duration::from_secs(u64::from(seconds)) {
+            return Err(Broken::Failed("the watch ended early".to_owned(), None));
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the server is behind what it said before, as after a restore of etcd from a snapshot. A watch from a version
+    /// that is still to come would tell nothing until then.
+    async fn check_version(&self) -> Result<(), Broken> {
+        let page = self.page(&ListParams { limit: Some(1), ..ListParams::default() }).await?;
+        let now: Option<u64> = page.metadata.resource_version.parse().ok();
+        let known: Option<u64> = self.version.as_deref().and_then(|version| version.parse().ok());
+        match (now, known) {
+            (Some(now), Some(known)) if now < known => {
+                tracing::warn!(kind = %self.kind, now, known, "the API server went back in time; a new list");
+                Err(Broken::TooOld)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn events(
+        &self,
+        params: &WatchParams,
+        version: &str,
+    ) -> Result<futures::stream::BoxStream<'static, Result<WatchEvent<Box<RawValue>>, kube::Error>>, Broken> {
+        let request = Request::new(collection(self.kind, self.group, None));
+        let request = match self.scope {
+            Scope::Whole => request.watch(params, version),
+            Scope::Metadata => request.watch_metadata(params, version),
+        };
+        let request = request.map_err(|error| Broken::Failed(error.to_string(), None))?;
+        Ok(answer(self.client.request_events::<Box<RawValue>>(request)).await?.boxed())
+    }
+
+    // ---- objects ---------------------------------------------------------------------------------------------------------------
+
+    /// Takes in an object. In a watch its version is the one to go on from; the objects of a list have older ones.
+    fn upsert(&mut self, json: &RawValue, goes_on: bool) {
+        match wire::read(self.kind, self.group, json.get()) {
+            Ok(mut object) => {
+                if goes_on {
+                    self.version.clone_from(&object.metadata().resource_version);
+                }
+                wire::slim(&mut object, &self.node);
+                if !self.unsound.is_empty() {
+                    self.is_sound(&object.key());
+                }
+                if self.known.is_news(&object) {
+                    self.changes.push(Change::Upsert(object));
+                }
+            }
+            Err(errors) => {
+                let Ok(head) = serde_json::from_str::<Head>(json.get()) else {
+                    tracing::warn!(kind = %self.kind, "an object without a name");
+                    return;
+                };
+                let key = head.key(self.kind);
+                if goes_on {
+                    self.version = head.metadata.resource_version;
+                }
+                self.known.exists(&key);
+                let problem = |error: tortie_api::FieldError| Problem {
+                    place: key.to_string(),
+                    message: error.to_string(),
+                    warning: false,
+                    kind: Some(self.kind),
+                };
+                let problems = errors.into_iter().map(problem).collect();
+                self.unsound.insert(key.clone());
+                self.problems.push((key, problems));
+            }
+        }
+    }
+
+    fn delete(&mut self, json: &RawValue) {
+        let Ok(head) = serde_json::from_str::<Head>(json.get()) else { return };
+        let key = head.key(self.kind);
+        self.version = head.metadata.resource_version;
+        self.is_sound(&key);
+        if self.known.forget(&key) {
+            self.changes.push(Change::Delete(key));
+        }
+    }
+
+    /// Takes back what was said of an object.
+    fn is_sound(&mut self, key: &ObjectKey) {
+        if self.unsound.remove(key) {
+            self.problems.push((key.clone(), Vec::new()));
+        }
+    }
+
+    /// Hands on what has come together, if there is anything to say.
+    async fn tell(&mut self, listed: bool, trouble: Option<Problem>) -> Result<(), Broken> {
+        let was_troubled = std::mem::replace(&mut self.troubled, trouble.is_some());
+        if self.changes.is_empty() && self.problems.is_empty() && !listed && !was_troubled && !self.troubled {
+            return Ok(());
+        }
+        let version = self.version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default();
+        let (changes, problems) = (std::mem::take(&mut self.changes), std::mem::take(&mut self.problems));
+        let news = News { kind: self.kind, changes, problems, listed, version, trouble };
+        self.out.send(news).await.map_err(|_| Broken::Closed)
+    }
+}
+
+/// Waits for an answer, but not for ever.
+async fn answer<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Broken> {
+    match tokio::time::timeout(ANSWER, request).await {
+        Ok(answer) => answer.map_err(|error| broken(&error)),
+        Err(_) => Err(Broken::Failed(format!("does not answer within {} s", ANSWER.as_secs()), None)),
+    }
+}
+
+fn broken(error: &kube::Error) -> Broken {
+    match error {
+        kube::Error::Api(status) => refused(status),
+        other => Broken::Failed(super::text(other), None),
+    }
+}
+
+/// What the server's refusal means.
+fn refused(status: &Status) -> Broken {
+    let wish = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0);
+    match status.code {
+        410 => Broken::TooOld,
+        404 => Broken::Absent,
+        400 | 422
+            if status.message.contains("sendInitialEvents") || status.message.contains("resourceVersionMatch") =>
+        {
+            Broken::NoStreaming
+        }
+        _ => Broken::Failed(super::refusal(status), wish.map(|seconds| Duration::from_secs(u64::from(seconds)))),
+    }
+}
+
+/// The pause after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => spread((FIRST_PAUSE * 2_u32.pow(doublings.min(10))).min(LONGEST_PAUSE)),
+    }
+}
+
+/// A time from half to one and a half times of this one, each time another.
+fn spread(pause: Duration) -> Duration {
+    let percent = RandomState::new().hash_one(pause) % 100;
+    pause * (50 + percent as u32) / 100
+}
