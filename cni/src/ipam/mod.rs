@@ -9,10 +9,13 @@
 //! 3. what is released is free in the block before the handle goes.
 //!
 //! A node remembers which blocks are its own, and reads just these. Others' affinities are read when it needs another block, others'
-//! blocks only when none is left, to borrow an address. What a crash did leave, the node's next start or the controller finds.
+//! blocks only when none is left, to borrow an address. What a crash did leave, the node's next start or the controller finds
+//! ([`collector`]).
 
+pub mod audit;
 pub mod block;
 mod claims;
+pub mod collector;
 mod error;
 mod handles;
 pub mod names;
@@ -233,7 +236,7 @@ impl Ipam {
         }
         if noted.iter().any(|cidr| !places.iter().any(|(place, _)| place == cidr)) {
             let blocks = places.iter().map(|(cidr, _)| (cidr.to_string(), 1)).collect();
-            self.settle(&claim.handle, &blocks).await?;
+            handles::settle(&self.records, &claim.handle, &blocks).await?;
         }
         places.sort_by_key(|(_, ip)| !ip.is_ipv4());
         Ok(places.into_iter().map(|(_, ip)| ip).collect())
@@ -324,16 +327,15 @@ impl Ipam {
         let selected = pools::selected(&pools, &node, &namespace.labels);
         let mut ours = Vec::new();
         for (v4, own) in [(true, &claim.pools.ipv4), (false, &claim.pools.ipv6)] {
-            let (owner, wish) = match own {
-                Some(names) => ("the pod".to_owned(), Some(names.clone())),
-                None => {
-                    let wish = requested_pools(&namespace.annotations, v4).map_err(|error| Error::Annotation {
-                        pod: claim.name(),
-                        namespace: claim.namespace.clone(),
-                        error,
-                    })?;
-                    (format!("namespace {}", claim.namespace), wish)
-                }
+            let (owner, wish) = if own.is_some() {
+                ("the pod".to_owned(), own.clone())
+            } else {
+                let wish = requested_pools(&namespace.annotations, v4).map_err(|error| Error::Annotation {
+                    pod: claim.name(),
+                    namespace: claim.namespace.clone(),
+                    error,
+                })?;
+                (format!("namespace {}", claim.namespace), wish)
             };
             match wish {
                 Some(names) => ours.extend(pools::named(&pools, &names, v4).map_err(|pool| Error::UnknownPool {

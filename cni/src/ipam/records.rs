@@ -104,6 +104,16 @@ impl Records {
         Ok(those(self.datastore.list(T::KIND).await?))
     }
 
+    /// Shows all objects of a kind, one after the other.
+    pub async fn visit<T: Record>(&self, see: &mut (dyn FnMut(T) + Send)) -> Result<(), Error> {
+        let mut see = |object| {
+            if let Some(record) = T::of(object).filter(|record| !record.is_deleted()) {
+                see(record);
+            }
+        };
+        self.datastore.visit(T::KIND, &mut see).await
+    }
+
     /// Those that have a label with this value.
     pub async fn list_labelled<T: Record>(&self, label: &str, value: &str) -> Result<Vec<T>, Error> {
         Ok(those(self.datastore.list_labelled(T::KIND, label, value).await?))

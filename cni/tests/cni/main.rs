@@ -4,3 +4,6 @@ mod ipam;
 mod keeper;
 mod memory;
 mod server;
+mod stages;
+#[path = "../suite/mod.rs"]
+mod suite;

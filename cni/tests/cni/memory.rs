@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey, decode};
-use tortie_datastore::{Batch, Datastore, Error};
+use tortie_datastore::{Batch, Datastore, Error, Leadership};
 
 /// Objects by key, a version counter, and what was published of pods.
 #[derive(Default)]
@@ -107,9 +107,19 @@ impl Datastore for Memory {
         Ok(state.write(object))
     }
 
-    async fn delete(&self, key: &ObjectKey, _: &str) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey, version: &str) -> Result<(), Error> {
         let mut state = self.state.lock().expect("the lock");
-        state.objects.remove(key).map(|_| ()).ok_or_else(|| Error::NotFound(key.clone()))
+        let Some(there) = state.objects.get(key) else { return Err(Error::NotFound(key.clone())) };
+        if there.metadata().resource_version.as_deref() != Some(version) {
+            return Err(Error::Conflict(key.clone()));
+        }
+        state.objects.remove(key);
+        Ok(())
+    }
+
+    async fn lead(&self, _: &str, _: &str) -> Result<Leadership, Error> {
+        let (lost, seen) = tokio::sync::watch::channel(false);
+        Ok(Leadership::new(seen, lost))
     }
 
     async fn publish_pod_ips(&self, namespace: &str, pod: &str, publisher: &str, ips: &[IpAddr]) -> Result<(), Error> {

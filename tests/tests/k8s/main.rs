@@ -4,3 +4,4 @@
 
 mod api_server;
 mod datastore;
+mod ipam;
