@@ -5,7 +5,7 @@
 //! looked after while the agent runs. An agent that stops leaves them: pods that start meanwhile wait for the next one.
 
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ const PLUGIN: &str = "tortie-cni";
 
 /// The configuration's name in its folder. Runtimes take the first in the order of names.
 const CONFIGURATION: &str = "10-tortie.conflist";
+
+/// The plugin that runtimes call for every pod besides, whatever the configuration says. Ours stands in where none is installed.
+const LOOPBACK: &str = "loopback";
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(60);
@@ -68,6 +71,11 @@ fn install(folders: &Folders, socket: &Path) -> Result<()> {
         replace(&plugin, &binary, 0o755).with_context(|| format!("cannot write {}", plugin.display()))?;
         info!(file = %plugin.display(), "the CNI plugin is installed");
     }
+    let loopback = folders.plugins.join(LOOPBACK);
+    if std::fs::symlink_metadata(&loopback).is_err() {
+        symlink(PLUGIN, &loopback).with_context(|| format!("cannot make {}", loopback.display()))?;
+        info!(file = %loopback.display(), "the node had no loopback plugin: ours is installed");
+    }
     let path = folders.configurations.join(CONFIGURATION);
     let wanted = format!("{:#}\n", configuration(folders, socket));
     if std::fs::read(&path).ok().as_deref() != Some(wanted.as_bytes()) {
@@ -86,7 +94,10 @@ fn install(folders: &Folders, socket: &Path) -> Result<()> {
 /// When a file is there and cannot be removed.
 pub(crate) fn uninstall(folders: &Folders) -> Result<()> {
     // The configuration first: a runtime without one starts no pods, one without its plugin fails them.
-    for path in [folders.configurations.join(CONFIGURATION), folders.plugins.join(PLUGIN)] {
+    let loopback = folders.plugins.join(LOOPBACK);
+    let ours = std::fs::read_link(&loopback).is_ok_and(|target| target == Path::new(PLUGIN));
+    let files = [folders.configurations.join(CONFIGURATION), folders.plugins.join(PLUGIN)];
+    for path in files.into_iter().chain(ours.then_some(loopback)) {
         match std::fs::remove_file(&path) {
             Ok(()) => println!("removed {}", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => println!("{} is not there", path.display()),
@@ -174,7 +185,9 @@ mod tests {
         assert_eq!(read()["plugins"][1]["type"], "portmap");
         assert!(is_same(Path::new("/proc/self/exe"), &plugin).expect("a comparison"));
         let names = |path: &Path| std::fs::read_dir(path).expect("a folder").count();
-        assert_eq!((names(&folders.plugins), names(&folders.configurations)), (2, 1), "nothing else is left");
+        assert_eq!((names(&folders.plugins), names(&folders.configurations)), (3, 1), "nothing else is left");
+        let loopback = folders.plugins.join(LOOPBACK);
+        assert_eq!(std::fs::read_link(&loopback).expect("a link"), Path::new(PLUGIN));
 
         std::fs::write(folders.configurations.join("05-other.conflist"), "{}").expect("a file");
         std::fs::write(folders.configurations.join("99-other.conflist"), "{}").expect("a file");
@@ -184,5 +197,11 @@ mod tests {
         uninstall(&folders).expect("there is nothing to take away");
         assert!(!plugin.exists() && !folders.configurations.join(CONFIGURATION).exists());
         assert!(folders.plugins.join("portmap").exists(), "others' files are others'");
+        assert!(std::fs::symlink_metadata(&loopback).is_err());
+
+        std::fs::write(&loopback, "another's").expect("a plugin");
+        install(&folders, socket).expect("it is installed");
+        uninstall(&folders).expect("it is taken away");
+        assert_eq!(std::fs::read(&loopback).expect("it is still there"), b"another's");
     }
 }
