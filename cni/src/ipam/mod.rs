@@ -90,6 +90,7 @@ pub struct Holder {
 pub struct Ipam {
     records: Records,
     node: String,
+    implicit_pools: bool,
     /// One call at a time, as the node would only race with itself; and the blocks that it knows to be its own.
     own: Mutex<Own>,
 }
@@ -136,7 +137,13 @@ fn cooldown(settings: &IpamConfigurationSpec) -> Cooldown {
 impl Ipam {
     /// Addresses for the pods of `node`.
     pub fn new(datastore: Arc<dyn Datastore>, node: impl Into<String>) -> Self {
-        Self { records: Records::new(datastore), node: node.into(), own: Mutex::default() }
+        Self { records: Records::new(datastore), node: node.into(), implicit_pools: true, own: Mutex::default() }
+    }
+
+    /// The same, and whether a datastore without an IPPool is one with the default ones.
+    #[must_use]
+    pub fn with_implicit_pools(self, implicit_pools: bool) -> Self {
+        Self { implicit_pools, ..self }
     }
 
     /// Gives a claim its addresses: those that it names, else one of each family that the pools have. A claim that has its addresses
@@ -353,7 +360,7 @@ impl Ipam {
     }
 
     async fn pools(&self) -> Result<Vec<Pool>, Error> {
-        Ok(pools::usable(&self.records.list::<IpPool>().await?))
+        Ok(pools::usable(&self.records.list::<IpPool>().await?, self.implicit_pools))
     }
 
     /// The labels of the node, if a pool asks for any.
