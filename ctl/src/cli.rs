@@ -147,7 +147,7 @@ pub(crate) struct Clean {
     #[arg(long)]
     pub(crate) force: bool,
     /// Where the machine's files are, when this runs in a container
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    #[arg(long, env = "TORTIE_HOST_ROOT", value_name = "DIR", default_value = "/")]
     pub(crate) host_root: PathBuf,
 }
 

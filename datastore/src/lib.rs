@@ -77,6 +77,18 @@ pub enum Error {
     },
 }
 
+/// What an agent says of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// By which IPv4 address others reach it, with its subnet (`projectcalico.org/IPv4Address`). None says nothing about it.
+    pub ipv4: Option<ipnet::IpNet>,
+    /// The same for IPv6 (`projectcalico.org/IPv6Address`).
+    pub ipv6: Option<ipnet::IpNet>,
+    /// Whether its pods have a network (the condition `NetworkUnavailable`). False says nothing about it: rules and routes outlive the
+    /// agent, so that its start and its end are no news.
+    pub network_available: bool,
+}
+
 /// A source of resources, and the place for what agents themselves write.
 #[async_trait]
 pub trait Datastore: Send + Sync {
@@ -116,6 +128,21 @@ pub trait Datastore: Send + Sync {
 
     /// Takes back what `publisher` said of a pod. What somebody else has said since stays.
     async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error>;
+
+    /// Says on a node's object how others reach the node, and whether its pods have a network. Nothing in a Directory, where what is said
+    /// of nodes is people's.
+    async fn publish_node(&self, _node: &str, _report: &NodeReport) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The addresses of type `InternalIP` that a node's object has.
+    async fn node_addresses(&self, node: &str) -> Result<Vec<std::net::IpAddr>, Error> {
+        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.to_owned() };
+        match self.get(&key).await? {
+            Object::Node(node) => Ok(node.internal_ips()),
+            _ => Ok(Vec::new()),
+        }
+    }
 
     /// Shows all objects of a kind, one after the other, for who needs of each but a little: a store that reads by the page never has
     /// all of them in memory.

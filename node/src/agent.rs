@@ -43,6 +43,7 @@ use crate::controller::{DefaultPools, Duties};
 use crate::health::{Health, Watchdog};
 use crate::instruments::Instruments;
 use crate::keeper::{self, KeeperHandle};
+use crate::life::{self, Addresses};
 use crate::logging::Log;
 use crate::owner::{Owner, OwnerHandle};
 use crate::record::Recorder;
@@ -50,7 +51,7 @@ use crate::rundir::RunDir;
 use crate::serve::{address, serve};
 use crate::sole::Sole;
 use crate::writers::{RuleJob, Writers};
-use crate::{bgp, controller, convert, host_firewall, instruments, metrics, watch as listen};
+use crate::{bgp, controller, convert, host_firewall, install, instruments, metrics, watch as listen};
 
 /// How long requests under way have when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -92,6 +93,7 @@ async fn supervise(
         components = components.iter().map(|component| component.as_str()).collect::<Vec<_>>().join(","),
         "tortie-node starts"
     );
+    let addresses = Addresses::of_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?;
     let datastore: Arc<dyn Datastore> = match &options.datastore {
         DatastoreAddress::Directory(path) => Arc::new(Directory::open(path)?),
         DatastoreAddress::Kubernetes => Arc::new(Kubernetes::new(None, &node).await?),
@@ -146,7 +148,7 @@ async fn supervise(
     tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone()));
     tokio::spawn(bgp::run(wanted, speaker.clone(), owner.clone()));
     let watchdog = Arc::clone(&instruments.watchdog);
-    let health = Health::new(watchdog, owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
+    let health = Health::new(Arc::clone(&watchdog), owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
     let pages = metrics::Source {
         metrics: instruments.metrics,
         owner: owner.clone(),
@@ -161,7 +163,7 @@ async fn supervise(
     let (metrics_address, metrics_addresses) = watch::channel(Some(metrics_at));
     tokio::spawn(serve("health", health_addresses, health.router()));
     tokio::spawn(serve("metrics", metrics_addresses, pages.router()));
-    tokio::spawn(follow(settings_seen, instruments.watchdog, move |settings| {
+    tokio::spawn(follow(settings_seen, Arc::clone(&watchdog), move |settings| {
         health_address.send_if_modified(|known| replace_if_other(known, address(&settings.health, health_at)));
         metrics_address.send_if_modified(|known| replace_if_other(known, address(&settings.metrics, metrics_at)));
     }));
@@ -170,6 +172,7 @@ async fn supervise(
         tokio::spawn(controller::run(Arc::clone(&datastore), duties(options, &node)?));
     }
 
+    let ready = watchdog.ready();
     let (recovered, cni_recovered) = watch::channel(false);
     let cni = if components.contains(&Component::Cni) {
         let kernel = Kernel { owner: owner.clone(), net: Net::current()?, keeper, settings: settings_for_cni };
@@ -181,6 +184,12 @@ async fn supervise(
     } else {
         None
     };
+    if options.datastore == DatastoreAddress::Kubernetes && dataplane {
+        tokio::spawn(life::run(Arc::clone(&datastore), node.clone(), addresses, ready.clone()));
+    }
+    if options.cni_install && cni.is_some() {
+        tokio::spawn(install::run(options.cni.clone().into(), run_dir.socket(), ready));
+    }
     let farewell = way_to_rules.clone();
     let admin = Arc::new(Admin {
         node,

@@ -3,4 +3,8 @@
 //! The programs come from `tests/k8s/build.sh`, which `make test` runs first.
 
 mod api_server;
+mod cluster;
 mod datastore;
+mod deploy;
+mod ipam;
+mod rights;
