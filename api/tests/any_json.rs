@@ -78,6 +78,21 @@ fn valid() -> Vec<Value> {
         json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMHandle", "metadata": {"name": "h"}, "spec": {"handleID": "H", "block": {"10.0.0.0/31": 1}, "new": {"a": null}}}),
         json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration", "metadata": {"name": "default"}, "spec": {"strictAffinity": true, "autoAllocateBlocks": false, "maxBlocksPerHost": 4, "kubeVirtVMAddressPersistence": "Enabled", "ipCooldownSeconds": 60}}),
         json!({"apiVersion": "projectcalico.org/v3", "kind": "IPReservation", "metadata": {"name": "r"}, "spec": {"reservedCIDRs": ["10.0.0.1", "fd00::/126"]}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPConfiguration", "metadata": {"name": "node.n"}, "spec": {"bindMode": "NodeIP", "communities": [{"name": "c", "value": "1:2"}], "prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["c", "1:2:3"]}],
+            "nodeMeshPassword": {"secretKeyRef": {"name": "s", "key": "k", "optional": true}}, "nodeMeshMaxRestartTime": "2m", "ignoredInterfaces": ["eth*"], "localWorkloadPeeringIPV4": "10.0.0.1", "localWorkloadPeeringIPV6": "fd00::1",
+            "programClusterRoutes": "EnabledIPIPOnly", "ipv4NormalRoutePriority": 7, "ipv6NormalRoutePriority": 8, "serviceLoadBalancerAggregation": "Disabled"}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "p"}, "spec": {"node": "n", "peerIP": "[fd00::1]:1790", "asNumber": "1.10", "localASNumber": 65000, "nextHopMode": "Self", "password": {"secretKeyRef": {"key": "k"}},
+            "sourceAddress": "UseNodeIP", "maxRestartTime": "1m30s", "keepaliveTime": "3s", "numAllowedLocalASNumbers": 1, "ttlSecurity": 1, "reachableBy": "fd00::2", "filters": ["f"], "reversePeering": "Manual"}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "q"}, "spec": {"nodeSelector": "all()", "peerSelector": "has(rr)", "keepOriginalNextHop": true}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPFilter", "metadata": {"name": "f"}, "spec": {
+            "exportV4": [{"action": "Reject", "cidr": "10.0.0.0/8", "matchOperator": "NotIn", "prefixLength": {"min": 16, "max": 24}, "source": "RemotePeers", "interface": "eth*", "peerType": "eBGP", "communities": {"values": ["1:2"]}, "asPathPrefix": [1, "2"], "priority": 3}],
+            "importV4": [{"action": "Accept", "operations": [{"addCommunity": {"value": "1:2:3"}}, {"prependASPath": {"prefix": [65000]}}, {"setPriority": {"value": 1}}]}],
+            "exportV6": [{"action": "Accept", "cidr": "fd00::/8", "matchOperator": "Equal"}], "importV6": [{"action": "Reject"}]}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "ClusterInformation", "metadata": {"name": "default"}, "spec": {"clusterGUID": "g", "clusterType": "k8s,bgp", "calicoVersion": "v3.33.0", "variant": "Calico", "datastoreReady": true}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "CalicoNodeStatus", "metadata": {"name": "c"}, "spec": {"node": "n", "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 10}}),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "KubeControllersConfiguration", "metadata": {"name": "default"}, "spec": {"logSeverityScreen": "Info", "healthChecks": "Enabled", "etcdV3CompactionPeriod": "10m", "prometheusMetricsPort": 9094, "debugProfilePort": 0, "controllers": {
+            "node": {"leakGracePeriod": "15m", "reconcilerPeriod": "5m", "syncLabels": "Enabled", "hostEndpoint": {"autoCreate": "Enabled", "createDefaultHostEndpoint": "Disabled", "templates": [{"generateName": "g", "nodeSelector": "all()", "interfaceCIDRs": ["10.0.0.0/8"], "interfacePattern": "eth.*", "labels": {"a": "b"}, "annotations": {"a": "b"}}]}},
+            "loadBalancer": {"assignIPs": "AllServices"}, "namespace": {"reconcilerPeriod": "5m"}, "policy": {}, "serviceAccount": {}, "workloadEndpoint": {}, "migration": {"policyNameMigrator": "Enabled"}}}}),
     ]
 }
 

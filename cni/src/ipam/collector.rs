@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tortie_api::calico::{BlockAffinity, IpamBlock, IpamConfiguration, IpamConfigurationSpec, IpamHandle};
+use tortie_api::calico::{
+    AllocationAttribute, BlockAffinity, IpamBlock, IpamConfiguration, IpamConfigurationSpec, IpamHandle,
+};
 use tortie_api::k8s::{Node, Pod};
 use tortie_datastore::Datastore;
 
@@ -334,8 +336,6 @@ fn version<T: super::records::Record>(record: &T) -> (String, String) {
 /// Returns a leaked address to its block, if it still is what it was, and still not in use: block, pod and node are read anew. False
 /// if it is not.
 pub async fn give_address_back(records: &Records, leak: &Leak) -> Result<bool, Error> {
-    let settings = records.get::<IpamConfiguration>(IpamConfigurationSpec::NAME).await?;
-    let cooldown = cooldown(&settings.map(|settings| settings.spec).unwrap_or_default());
     let secondary = &leak.attribute.secondary;
     let mut inventory = Inventory::default();
     if let (Some(namespace), Some(pod)) = (secondary.get("namespace"), secondary.get("pod"))
@@ -348,18 +348,44 @@ pub async fn give_address_back(records: &Records, leak: &Leak) -> Result<bool, E
     {
         inventory.add_node(&node);
     }
-    let Some(mut found) = records.get::<IpamBlock>(&names::block(&leak.block)).await? else { return Ok(false) };
+    let Some(found) = records.get::<IpamBlock>(&names::block(&leak.block)).await? else { return Ok(false) };
     let suspect = Suspect::of(leak);
     if !leaks(&found, &inventory).iter().any(|still| Suspect::of(still) == suspect) {
         return Ok(false);
     }
+    free(records, found, leak.ordinal, &leak.attribute).await
+}
+
+/// Returns an address to its block whoever uses it, if `holder` still holds it. False if it does not.
+pub async fn take_address_back(
+    records: &Records,
+    cidr: &IpNet,
+    ordinal: usize,
+    holder: &AllocationAttribute,
+) -> Result<bool, Error> {
+    let Some(found) = records.get::<IpamBlock>(&names::block(cidr)).await? else { return Ok(false) };
+    if block::holder(&found.spec, ordinal) != Some(holder) {
+        return Ok(false);
+    }
+    free(records, found, ordinal, holder).await
+}
+
+/// Returns an address to its block, and lets its handle name only blocks where it still has one. False if somebody else changed the block
+/// since it was read, who may have given the address anew.
+async fn free(
+    records: &Records,
+    mut found: IpamBlock,
+    ordinal: usize,
+    holder: &AllocationAttribute,
+) -> Result<bool, Error> {
+    let settings = records.get::<IpamConfiguration>(IpamConfigurationSpec::NAME).await?;
+    let cooldown = cooldown(&settings.map(|settings| settings.spec).unwrap_or_default());
     block::thaw(&mut found.spec, cooldown);
-    block::free(&mut found.spec, &[leak.ordinal], cooldown);
-    // Whoever changed the block since may have given the address anew.
+    block::free(&mut found.spec, &[ordinal], cooldown);
     if records.update(found).await?.is_none() {
         return Ok(false);
     }
-    if let Some(handle) = &leak.attribute.handle_id
+    if let Some(handle) = &holder.handle_id
         && let Some(known) = records.get::<IpamHandle>(&names::handle(handle)).await?
     {
         let mut left = handles::count(records, &known).await?;

@@ -41,6 +41,7 @@ use tortie_datastore::Datastore;
 use block::Cooldown;
 pub use error::Error;
 use pools::Pool;
+pub use pools::implicit as implicit_pools;
 use records::Records;
 use reserved::Reserved;
 

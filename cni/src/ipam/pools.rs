@@ -14,6 +14,11 @@ use super::block;
 const DEFAULTS: [(&str, &str, u8); 2] =
     [("default-ipv4-ippool", "10.244.0.0/16", 26), ("default-ipv6-ippool", "fd00:10:244::/48", 122)];
 
+/// The ranges of the pools of a cluster that names none.
+pub fn implicit() -> impl Iterator<Item = IpNet> {
+    DEFAULTS.iter().filter_map(|(_, cidr, _)| cidr.parse().ok())
+}
+
 /// A range that addresses come from.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
