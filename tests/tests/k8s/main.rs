@@ -8,3 +8,4 @@ mod datastore;
 mod deploy;
 mod ipam;
 mod rights;
+mod scale;
