@@ -4,6 +4,8 @@
 CARGO ?= cargo
 TOOLS := target/tools/bin
 DENY_VERSION := 0.20.2
+# One name everywhere: the one that deploy/ uses.
+IMAGE := $(shell sed -n 's/^ *image: //p' deploy/base/daemonset.yaml)
 
 # Network namespaces need root. Building does not: only the programs that are run get it.
 ifneq ($(shell id -u),0)
@@ -11,13 +13,14 @@ SUDO := sudo
 AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
 endif
 
-.PHONY: help demo test test-long check format lint deny crds bench fuzz peers k8s build setup clean-lab
+.PHONY: help demo test test-long check format lint deny crds bench fuzz peers k8s image build setup clean-lab
 
 help:
 	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
 	@echo "make test       every test, with real kernels and real peers (BIRD, nft)"
 	@echo "make test-long  what takes hours: all truth tables by packets, fuzzing, a thousand kills"
 	@echo "make check      what must hold before a change lands: format, lints, licences, tests"
+	@echo "make image      the container image that deploy/ uses: target/image/tortie.tar"
 	@echo "make crds       the CustomResourceDefinitions in deploy/crds, from the types in api/"
 	@echo "make bench      side-by-side benchmarks; receipts are in docs/perf/"
 	@echo "make fuzz       every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
@@ -27,6 +30,10 @@ demo: build
 
 build: setup
 	$(CARGO) build --release --locked -p tortie-node -p tortie-ctl
+
+image: setup
+	deploy/image/build.sh target/image/root
+	$(CARGO) run --quiet --locked -p tortie-image -- target/image/tortie.tar target/image/root --name $(IMAGE) --entrypoint /usr/bin/tortie-node
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install rustc and cargo 1.89 or later"; exit 1; }
@@ -39,11 +46,11 @@ peers:
 k8s: setup peers
 	@tests/k8s/build.sh
 
-test: setup peers k8s
+test: setup peers k8s image
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
-test-long: setup peers k8s
+test-long: setup peers k8s image
 	@tests/k8s/build.sh e2e
 	$(CARGO) build --locked --release --workspace
 	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)

@@ -12,6 +12,7 @@ mod error;
 mod interface;
 pub mod ipam;
 pub mod keeper;
+pub mod loopback;
 mod mtu;
 pub mod plugin;
 mod request;

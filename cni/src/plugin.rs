@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tortie_admin::client::{Client, Error as ClientError};
 use tortie_admin::types::{CniRequest, CniResponse};
 
@@ -25,6 +26,11 @@ const LONGEST_INPUT: u64 = 1 << 20;
 
 /// The plugin, whole: reads, asks, prints. Exit status 0, or 1 with an error object on standard output.
 pub fn main() -> ExitCode {
+    answer(run)
+}
+
+/// Reads a call, has it answered, and prints the answer.
+pub(crate) fn answer(run: impl FnOnce(&CniRequest) -> CniResponse) -> ExitCode {
     let variable =
         |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
     let response = match read_input(std::io::stdin()) {
@@ -86,6 +92,14 @@ fn run(request: &CniRequest) -> CniResponse {
     ask(request, &call).unwrap_or_else(|error| refuse(&error, &version))
 }
 
+/// What waits for answers, in a process that has one thing to do.
+pub(crate) fn runtime() -> Result<Runtime, CniError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CniError::new(CniError::TRY_AGAIN, "the plugin cannot start", error))
+}
+
 fn ask(request: &CniRequest, call: &Call) -> Result<CniResponse, CniError> {
     let socket = match request.config.get("socket") {
         None => DEFAULT_SOCKET,
@@ -95,12 +109,8 @@ fn ask(request: &CniRequest, call: &Call) -> Result<CniResponse, CniError> {
             return Err(CniError::new(CniError::INVALID_CONFIG, "the network configuration is not valid", details));
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CniError::new(CniError::TRY_AGAIN, "the plugin cannot start", error))?;
     let client = Client::new(socket).with_timeout(TIMEOUT);
-    runtime.block_on(client.post("/v1/cni", request)).map_err(|error| {
+    runtime()?.block_on(client.post("/v1/cni", request)).map_err(|error| {
         let code = if call.command == Command::Status { CniError::NOT_AVAILABLE } else { CniError::TRY_AGAIN };
         let details = match &error {
             // A plugin has no command line: what names the socket is the network configuration.

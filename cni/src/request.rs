@@ -37,7 +37,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    fn parse(text: &str) -> Result<Self, CniError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, CniError> {
         Ok(match text {
             "ADD" => Self::Add,
             "DEL" => Self::Del,

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tortie_admin::types::{CniRequest, CniResponse, Endpoint};
-use tortie_api::k8s::Pod;
+use tortie_api::k8s::{Pod, requested_pools};
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_datastore::{Datastore, Error as StoreError};
 use tortie_felix_netlink::{Error as NetError, Netns};
 
 use crate::endpoints::{Record, Store};
 use crate::interface::{self, HOST_MAC, Host};
-use crate::ipam::{self, Claim, Ipam};
+use crate::ipam::{self, Claim, Ipam, RequestedPools};
 use crate::request::{Call, Command, PodName, answer_version, handle};
 use crate::{CniError, Dataplane, plugin, result};
 
@@ -34,12 +34,20 @@ pub struct ServerConfig {
     pub netns: Option<Netns>,
     /// How long an ADD waits for its pod to appear in the datastore.
     pub pod_wait: Duration,
+    /// Whether a datastore without an IPPool is one with the default ones.
+    pub implicit_pools: bool,
 }
 
 impl ServerConfig {
     /// The set-up of a node in the calling thread's namespace.
     pub fn new(node: impl Into<String>, run_dir: impl Into<PathBuf>) -> Self {
-        Self { node: node.into(), run_dir: run_dir.into(), netns: None, pod_wait: Duration::from_secs(3) }
+        Self {
+            node: node.into(),
+            run_dir: run_dir.into(),
+            netns: None,
+            pod_wait: Duration::from_secs(3),
+            implicit_pools: true,
+        }
     }
 }
 
@@ -71,7 +79,7 @@ impl CniServer {
         dataplane: Arc<dyn Dataplane>,
     ) -> Result<Self, NetError> {
         let netns = config.netns.take().map_or_else(Netns::current, Ok)?;
-        let ipam = Ipam::new(Arc::clone(&datastore), config.node.clone());
+        let ipam = Ipam::new(Arc::clone(&datastore), config.node.clone()).with_implicit_pools(config.implicit_pools);
         let store = Store::new(&config.run_dir);
         let host = Host::new(netns)?;
         let turns = Mutex::default();
@@ -169,13 +177,16 @@ impl Inner {
             return Ok(result);
         }
         self.supersede(call, pod).await?;
+        let wrong = |error| CniError::new(CniError::ADDRESSES, format!("pod {}/{}", pod.namespace, pod.name), error);
         let claim = Claim {
             handle: call.handle(),
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
-            pinned: object.pinned_addresses().map_err(|error| {
-                CniError::new(CniError::ADDRESSES, format!("pod {}/{}", pod.namespace, pod.name), error)
-            })?,
+            pinned: object.pinned_addresses().map_err(wrong)?,
+            pools: RequestedPools {
+                ipv4: requested_pools(&object.metadata.annotations, true).map_err(wrong)?,
+                ipv6: requested_pools(&object.metadata.annotations, false).map_err(wrong)?,
+            },
         };
         let mtu = match call.mtu {
             Some(mtu) => mtu,

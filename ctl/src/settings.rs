@@ -1,12 +1,16 @@
 //! Which agent and which datastore a command means: flags, environment, `/etc/tortie/ctl.yaml`, and this machine's agent, in this order.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tortie_admin::client::Client;
 use tortie_admin::types::NodeStatus;
+use tortie_api::{Kind, Object};
 use tortie_datastore::directory::Directory;
+use tortie_datastore::kubernetes::Kubernetes;
+use tortie_datastore::{Datastore, Problem, edit, manifests};
 use tortie_lab::name::Paths;
 
 use crate::cli::Global;
@@ -152,10 +156,71 @@ impl Settings {
         }
     }
 
+    /// The datastore, whichever it is.
+    pub(crate) async fn store(&self) -> Result<Store> {
+        for level in &self.levels {
+            if level.datastore.as_deref() == Some("kubernetes") {
+                return Ok(Store::Kubernetes(Kubernetes::new(None, "").await?));
+            }
+            // Whatever else this one names, the weaker ones do not count.
+            if level.datastore.is_some() || level.lab.is_some() || level.socket.is_some() || level.run_dir.is_some() {
+                break;
+            }
+        }
+        Ok(Store::Directory(self.datastore().await?))
+    }
+
     /// The datastore, opened.
     pub(crate) async fn datastore(&self) -> Result<Directory> {
         let path = self.datastore_path().await?;
         Ok(Directory::open(&path)?)
+    }
+}
+
+/// A datastore.
+pub(crate) enum Store {
+    Directory(Directory),
+    Kubernetes(Kubernetes),
+}
+
+impl Store {
+    pub(crate) fn datastore(&self) -> Arc<dyn Datastore> {
+        match self {
+            Self::Directory(directory) => Arc::new(directory.clone()),
+            Self::Kubernetes(kubernetes) => Arc::new(kubernetes.clone()),
+        }
+    }
+
+    /// What is wrong with the objects of a kind; a list leaves out those that cannot be read.
+    pub(crate) async fn problems(&self, kind: Kind) -> Result<Vec<Problem>> {
+        Ok(match self {
+            Self::Directory(directory) => directory.object_problems(kind).await?,
+            Self::Kubernetes(kubernetes) => kubernetes.object_problems(kind).await?,
+        })
+    }
+
+    /// Whether, without an IPPool, the default ones are implied. In a cluster the controller makes them.
+    pub(crate) const fn has_implicit_pools(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
+
+    /// Writes an object as a person does: in a directory into the document where it stands.
+    pub(crate) async fn apply(&self, mut object: Object) -> Result<()> {
+        match self {
+            Self::Directory(directory) => {
+                object.metadata_mut().resource_version = None;
+                object.metadata_mut().uid = None;
+                let loaded = manifests::load_text(&object.key().to_string(), &serde_json::to_string(&object)?);
+                edit::apply(directory.path(), &loaded.documents)?;
+            }
+            Self::Kubernetes(kubernetes) if object.metadata().resource_version.is_some() => {
+                kubernetes.update(&object).await?;
+            }
+            Self::Kubernetes(kubernetes) => {
+                kubernetes.create(&object).await?;
+            }
+        }
+        Ok(())
     }
 }
 

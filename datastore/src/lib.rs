@@ -7,6 +7,7 @@ pub mod directory;
 pub mod edit;
 mod files;
 pub mod kubernetes;
+mod leadership;
 pub mod manifests;
 mod yaml;
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
 pub use files::remedy;
+pub use leadership::Leadership;
 
 /// What changed between two consistent readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +77,18 @@ pub enum Error {
     },
 }
 
+/// What an agent says of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// By which IPv4 address others reach it, with its subnet (`projectcalico.org/IPv4Address`). None says nothing about it.
+    pub ipv4: Option<ipnet::IpNet>,
+    /// The same for IPv6 (`projectcalico.org/IPv6Address`).
+    pub ipv6: Option<ipnet::IpNet>,
+    /// Whether its pods have a network (the condition `NetworkUnavailable`). False says nothing about it: rules and routes outlive the
+    /// agent, so that its start and its end are no news.
+    pub network_available: bool,
+}
+
 /// A source of resources, and the place for what agents themselves write.
 #[async_trait]
 pub trait Datastore: Send + Sync {
@@ -86,6 +100,12 @@ pub trait Datastore: Send + Sync {
 
     /// Reads all objects of a kind.
     async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error>;
+
+    /// Reads those objects of a kind that have a label with this value.
+    async fn list_labelled(&self, kind: Kind, label: &str, value: &str) -> Result<Vec<Object>, Error> {
+        let has = |object: &Object| object.metadata().labels.get(label).is_some_and(|found| found == value);
+        Ok(self.list(kind).await?.into_iter().filter(has).collect())
+    }
 
     /// Creates an object that agents own (an IPAM block); fails if it exists.
     async fn create(&self, object: &Object) -> Result<Object, Error>;
@@ -108,6 +128,34 @@ pub trait Datastore: Send + Sync {
 
     /// Takes back what `publisher` said of a pod. What somebody else has said since stays.
     async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error>;
+
+    /// Says on a node's object how others reach the node, and whether its pods have a network. Nothing in a Directory, where what is said
+    /// of nodes is people's.
+    async fn publish_node(&self, _node: &str, _report: &NodeReport) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The addresses of type `InternalIP` that a node's object has.
+    async fn node_addresses(&self, node: &str) -> Result<Vec<std::net::IpAddr>, Error> {
+        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.to_owned() };
+        match self.get(&key).await? {
+            Object::Node(node) => Ok(node.internal_ips()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Shows all objects of a kind, one after the other, for who needs of each but a little: a store that reads by the page never has
+    /// all of them in memory.
+    async fn visit(&self, kind: Kind, see: &mut (dyn FnMut(Object) + Send)) -> Result<(), Error> {
+        self.list(kind).await?.into_iter().for_each(see);
+        Ok(())
+    }
+
+    /// Waits until `holder` leads, alone in the cluster, in a duty. A store that cannot tell who leads lets nobody.
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
+        let reason = format!("nobody can lead here, and {holder} was to");
+        Err(Error::Store { place: format!("the duty {duty}"), reason })
+    }
 
     /// Since when a watch has been at one piece of work, such as reading what has changed; none while all wait for changes. A disk
     /// that hangs shows here.

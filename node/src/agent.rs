@@ -39,9 +39,11 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Kernel};
 use crate::cli::{Component, DatastoreAddress, Options};
+use crate::controller::{DefaultPools, Duties};
 use crate::health::{Health, Watchdog};
 use crate::instruments::Instruments;
 use crate::keeper::{self, KeeperHandle};
+use crate::life::{self, Addresses};
 use crate::logging::Log;
 use crate::owner::{Owner, OwnerHandle};
 use crate::record::Recorder;
@@ -49,7 +51,7 @@ use crate::rundir::RunDir;
 use crate::serve::{address, serve};
 use crate::sole::Sole;
 use crate::writers::{RuleJob, Writers};
-use crate::{bgp, convert, host_firewall, instruments, metrics, watch as listen};
+use crate::{bgp, controller, convert, host_firewall, install, instruments, metrics, watch as listen};
 
 /// How long requests under way have when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -67,9 +69,6 @@ pub(crate) fn run(options: &Options, log: Log) -> Result<()> {
         Some(node) => node.clone(),
         None => host_name()?,
     };
-    if has(Component::Controller) {
-        warn!("the component controller has no duties in this version: blocks of dead nodes are not given back");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
@@ -94,9 +93,10 @@ async fn supervise(
         components = components.iter().map(|component| component.as_str()).collect::<Vec<_>>().join(","),
         "tortie-node starts"
     );
+    let addresses = Addresses::of_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?;
     let datastore: Arc<dyn Datastore> = match &options.datastore {
         DatastoreAddress::Directory(path) => Arc::new(Directory::open(path)?),
-        DatastoreAddress::Kubernetes => Arc::new(Kubernetes::new(&node).await?),
+        DatastoreAddress::Kubernetes => Arc::new(Kubernetes::new(None, &node).await?),
     };
     let marks = run_dir.route_marks();
     let felix = Config {
@@ -148,7 +148,7 @@ async fn supervise(
     tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone()));
     tokio::spawn(bgp::run(wanted, speaker.clone(), owner.clone()));
     let watchdog = Arc::clone(&instruments.watchdog);
-    let health = Health::new(watchdog, owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
+    let health = Health::new(Arc::clone(&watchdog), owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
     let pages = metrics::Source {
         metrics: instruments.metrics,
         owner: owner.clone(),
@@ -163,21 +163,33 @@ async fn supervise(
     let (metrics_address, metrics_addresses) = watch::channel(Some(metrics_at));
     tokio::spawn(serve("health", health_addresses, health.router()));
     tokio::spawn(serve("metrics", metrics_addresses, pages.router()));
-    tokio::spawn(follow(settings_seen, instruments.watchdog, move |settings| {
+    tokio::spawn(follow(settings_seen, Arc::clone(&watchdog), move |settings| {
         health_address.send_if_modified(|known| replace_if_other(known, address(&settings.health, health_at)));
         metrics_address.send_if_modified(|known| replace_if_other(known, address(&settings.metrics, metrics_at)));
     }));
 
+    if components.contains(&Component::Controller) {
+        tokio::spawn(controller::run(Arc::clone(&datastore), duties(options, &node)?));
+    }
+
+    let ready = watchdog.ready();
     let (recovered, cni_recovered) = watch::channel(false);
     let cni = if components.contains(&Component::Cni) {
         let kernel = Kernel { owner: owner.clone(), net: Net::current()?, keeper, settings: settings_for_cni };
-        let config = ServerConfig::new(node.clone(), options.run_dir.clone());
+        let mut config = ServerConfig::new(node.clone(), options.run_dir.clone());
+        config.implicit_pools = has_implicit_pools(&options.datastore);
         let server = CniServer::new(config, Arc::clone(&datastore), Arc::new(kernel))?;
         tokio::spawn(recover(server.clone(), recovered));
         Some(server)
     } else {
         None
     };
+    if options.datastore == DatastoreAddress::Kubernetes && dataplane {
+        tokio::spawn(life::run(Arc::clone(&datastore), node.clone(), addresses, ready.clone()));
+    }
+    if options.cni_install && cni.is_some() {
+        tokio::spawn(install::run(options.cni.clone().into(), run_dir.socket(), ready));
+    }
     let farewell = way_to_rules.clone();
     let admin = Arc::new(Admin {
         node,
@@ -243,6 +255,19 @@ fn replace_if_other<T: PartialEq>(known: &mut T, new: T) -> bool {
     let other = *known != new;
     *known = new;
     other
+}
+
+/// Whether a datastore without an IPPool is one with the default ones. In a cluster the controller makes them, so that everybody sees
+/// which they are, and may change them.
+const fn has_implicit_pools(datastore: &DatastoreAddress) -> bool {
+    matches!(datastore, DatastoreAddress::Directory(_))
+}
+
+/// What the controller does.
+fn duties(options: &Options, node: &str) -> Result<Duties> {
+    let unasked = !has_implicit_pools(&options.datastore);
+    let pools = DefaultPools::read(|name| std::env::var(name).ok(), unasked)?;
+    Ok(Duties { node: node.to_owned(), grace: options.leak_grace_period.unwrap_or(controller::GRACE), pools })
 }
 
 /// Lets the CNI server put right what an earlier run left half done. CNI calls wait for it.

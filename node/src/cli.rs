@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -17,6 +18,20 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the agent until SIGTERM or SIGINT. Stopping cuts no traffic: rules and routes stay, peers keep our routes for the restart.
     Run(Options),
+    /// Remove the CNI plugin and its configuration, as they were installed by `run --cni-install`. Pods that run keep their network
+    CniUninstall(CniFolders),
+}
+
+/// Where the container runtime looks for CNI plugins.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CniFolders {
+    /// The container runtime's folder of CNI plugins
+    #[arg(long, env = "TORTIE_CNI_BIN_DIR", value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
+
+    /// The container runtime's folder of CNI configurations
+    #[arg(long, env = "TORTIE_CNI_CONF_DIR", value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -37,6 +52,13 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_value = "felix,bgp,cni", value_name = "felix,bgp,cni,controller")]
     pub(crate) components: Vec<Component>,
 
+    /// Install the CNI plugin and its configuration once the node is ready, and keep them so
+    #[arg(long)]
+    pub(crate) cni_install: bool,
+
+    #[command(flatten)]
+    pub(crate) cni: CniFolders,
+
     /// Which messages to log: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,tortie_node=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse_filter)]
     pub(crate) log_level: String,
@@ -52,6 +74,11 @@ pub(crate) struct Options {
     /// Where `/metrics` is served
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9091")]
     pub(crate) metrics_address: std::net::SocketAddr,
+
+    /// For how long an address, block or handle must look abandoned before the controller gives it back; 0 to give nothing back
+    /// [default: 900]
+    #[arg(long, env = "TORTIE_LEAK_GRACE_PERIOD", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) leak_grace_period: Option<Duration>,
 
     /// Leave the nftables table to whoever has the right to change it, as on kernels before Linux 6.9. Tests of such kernels' ways use it
     #[arg(long, hide = true)]
@@ -123,6 +150,11 @@ fn parse_datastore(text: &str) -> Result<DatastoreAddress, String> {
     }
 }
 
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "use a number of seconds".into())
+}
+
 fn parse_filter(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
@@ -138,8 +170,10 @@ mod tests {
 
     fn run(args: &[&str]) -> Result<Options, String> {
         let args = ["tortie-node", "run"].iter().chain(args);
-        let Command::Run(options) = Cli::try_parse_from(args).map_err(|error| error.to_string())?.command;
-        Ok(options)
+        match Cli::try_parse_from(args).map_err(|error| error.to_string())?.command {
+            Command::Run(options) => Ok(options),
+            other @ Command::CniUninstall(_) => Err(format!("{other:?}")),
+        }
     }
 
     #[test]

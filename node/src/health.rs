@@ -72,6 +72,8 @@ pub(crate) struct Watchdog {
     limits: Mutex<BTreeMap<String, Duration>>,
     /// Since when the node has been as the datastore wants it.
     ready: Mutex<Option<Instant>>,
+    /// Tells that it is.
+    tells: watch::Sender<bool>,
 }
 
 /// One part, and since when it has been at a piece of work.
@@ -106,6 +108,12 @@ impl Watchdog {
     /// The node is as the datastore wants it, for the first time.
     pub(crate) fn is_ready(&self, now: Instant) {
         lock(&self.ready).get_or_insert(now);
+        self.tells.send_replace(true);
+    }
+
+    /// Tells when the node is as the datastore wants it for the first time.
+    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
+        self.tells.subscribe()
     }
 
     /// How each part stands. `others` are parts that tell themselves since when they are busy.

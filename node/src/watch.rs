@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tortie_datastore::{Batch, Problem};
 use tortie_felix::settings::RouteSettings;
 use tortie_felix::{Event, Settings};
-use tortie_felix_netlink::{self as netlink, Monitor};
+use tortie_felix_netlink::{self as netlink, Monitor, host};
 use tortie_nft_netlink::{NftEvent, NftMonitor};
 use tracing::{debug, warn};
 
@@ -106,7 +106,7 @@ impl Authors {
         {
             return name.clone();
         }
-        let name = match std::fs::read_to_string(format!("/proc/{port}/comm")) {
+        let name = match std::fs::read_to_string(host::proc().join(format!("{port}/comm"))) {
             Ok(name) => format!("{} ({port})", name.trim_end()),
             Err(_) => format!("process {port}, which has ended"),
         };

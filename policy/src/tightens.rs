@@ -286,7 +286,7 @@ impl<'a> Comparison<'a> {
                     let led_away = has.iter().filter(|rule| is_turn(rule) && !known.contains(&rule.matches.as_slice()));
                     let led_away: Vec<&'a str> = led_away.filter_map(|rule| target(rule)).collect();
                     // What came out at the end of the one must not be denied at that of the other.
-                    (ends(&of_old.rules) || !ends(&of_new.rules))
+                    (ends(&had) || !ends(&has))
                         && had.iter().all(|rule| self.rule_is_matched(rule, &has))
                         && led_away.into_iter().all(|chain| self.chain_allows(old, chain))
                 } else {
@@ -320,7 +320,10 @@ impl<'a> Comparison<'a> {
             } else {
                 self.want.chains.get(name)
             };
-            chain.is_some_and(|chain| self.is_plain(&self.deciding(&chain.rules, old), old) && !ends(&chain.rules))
+            chain.is_some_and(|chain| {
+                let deciding = self.deciding(&chain.rules, old);
+                self.is_plain(&deciding, old) && !ends(&deciding)
+            })
         };
         let leads = |verdict: &Verdict| match verdict {
             Verdict::Goto(name) => is_allowed(name),
@@ -476,9 +479,10 @@ fn conditions(rule: &Rule) -> Vec<Condition<'_>> {
     matched.chain(counted).collect()
 }
 
-/// Whether no packet comes to the end of these rules.
-fn ends(rules: &[Rule]) -> bool {
-    rules.last().is_some_and(|rule| {
+/// Whether no packet comes to the end of these rules, which are the deciding ones of a chain: behind a rule that denies there may be
+/// one that would only log.
+fn ends(deciding: &[&Rule]) -> bool {
+    deciding.last().is_some_and(|rule| {
         rule.matches.is_empty()
             && matches!(rule.statements.last(), Some(Statement::Verdict(verdict)) if is_denied(verdict))
     })

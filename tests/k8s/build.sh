@@ -86,7 +86,14 @@ done
 if [ ! -x "$bin/pause" ]; then
     printf '#include <unistd.h>\nint main(void) { for (;;) pause(); }\n' | cc -static -O2 -x c -o "$bin/pause" -
 fi
-# The names that the kubelet and upstream's tests ask for.
-image() { [ -e "$images/$1.tar" ] || cargo run --quiet --locked -p tortie-image -- "$images/$1.tar" --name "$2" --entrypoint "/$1" "$bin/$1:/$1"; }
+# By the names that the kubelet and upstream's tests ask for.
+image() {
+    local name=$1 root
+    [ ! -e "$images/$name.tar" ] || return 0
+    root=$(mktemp -d)
+    cp "$bin/$name" "$root/$name"
+    cargo run --quiet --locked -p tortie-image -- "$images/$name.tar" "$root" --name "$2" --entrypoint "/$name"
+    rm -r "$root"
+}
 image pause registry.k8s.io/pause:3.10.2
 image agnhost registry.k8s.io/e2e-test-images/agnhost:2.63.0

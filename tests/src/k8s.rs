@@ -1,10 +1,12 @@
-//! A real API server, with the etcd behind it, for tests that need no kubelet: up in some three seconds, gone with the test.
+//! A real API server, with the etcd behind it, for tests that need no kubelet: up in some three seconds, gone with the test. And a real
+//! cluster, with two nodes that run pods, in some fifteen.
 //!
-//! `tests/k8s/cluster.sh api-only` does the work, so that a person can have the very same server by hand. It listens on loopback, or in
-//! the network namespace where agents under test can reach it.
+//! `tests/k8s/cluster.sh` does the work, so that a person can have the very same by hand. An API server listens on loopback, or in the
+//! network namespace where agents under test can reach it.
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,10 +45,7 @@ impl ApiServer {
     /// # Panics
     /// When a program is missing or the server does not get ready.
     pub fn start_with(options: &Options) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("api{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(format!("tortie-test-{name}"));
-        let mut server = Self { name, folder, endpoint: String::new() };
+        let mut server = Self::unborn("api");
         let mut command = server.command(["api-only"]);
         command.env("K8S_OWNER", std::process::id().to_string());
         command.env("K8S_APISERVER_FLAGS", options.flags.join(" "));
@@ -54,20 +53,33 @@ impl ApiServer {
             command.env("K8S_NETNS", netns).env("K8S_ADDRESS", address.to_string()).env("K8S_PORT", "6443");
         }
         succeed("the API server starts", command.output());
-        let endpoint = server.folder.join("endpoint");
-        let endpoint = std::fs::read_to_string(&endpoint).expect("the cluster's files are readable");
-        server.endpoint = String::from(endpoint.trim());
+        server.learn_endpoint();
         server
+    }
+
+    /// One that does not run, under a name that no other has.
+    fn unborn(title: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{title}{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(format!("tortie-test-{name}"));
+        Self { name, folder, endpoint: String::new() }
+    }
+
+    fn learn_endpoint(&mut self) {
+        let endpoint = std::fs::read_to_string(self.folder.join("endpoint")).expect("the cluster's files are readable");
+        self.endpoint = String::from(endpoint.trim());
     }
 
     /// `cluster.sh ARGUMENTS` for this server.
     fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(root().join("tests/k8s/cluster.sh"));
-        command.args(arguments).env("K8S_NAME", &self.name).env("K8S_STATE", &self.folder).stdin(Stdio::null());
+        command.args(arguments).stdin(Stdio::null());
         // What the surroundings say of another cluster is not meant for this one.
-        for variable in ["K8S_NETNS", "K8S_ADDRESS", "K8S_PORT", "K8S_OWNER", "K8S_APISERVER_FLAGS"] {
+        let surroundings = std::env::vars_os().map(|(variable, _)| variable);
+        for variable in surroundings.filter(|variable| variable.to_string_lossy().starts_with("K8S_")) {
             command.env_remove(variable);
         }
+        command.env("K8S_NAME", &self.name).env("K8S_STATE", &self.folder);
         command
     }
 
@@ -188,6 +200,73 @@ impl ApiServer {
     /// When nothing was kept under the name, or the server does not get ready.
     pub fn restore(&self, snapshot: &str) {
         self.run(&["restore", self.folder.join(snapshot).to_str().expect("a plain path")]);
+    }
+}
+
+/// A running cluster of two nodes, `n1` and `n2`. All that an [`ApiServer`] can do it can too; it is gone as that is.
+pub struct Cluster(ApiServer);
+
+impl Deref for Cluster {
+    type Target = ApiServer;
+
+    fn deref(&self) -> &ApiServer {
+        &self.0
+    }
+}
+
+impl Cluster {
+    /// Starts a control plane and two nodes without a network agent, and waits until they have registered.
+    ///
+    /// # Panics
+    /// When a program is missing, or a node does not register.
+    pub fn up() -> Self {
+        let mut server = ApiServer::unborn("k8s");
+        succeed("the cluster starts", server.command(["up"]).env("K8S_OWNER", std::process::id().to_string()).output());
+        server.learn_endpoint();
+        Self(server)
+    }
+
+    /// Loads an image archive on every node.
+    ///
+    /// # Panics
+    /// When containerd refuses it.
+    pub fn load_image(&self, archive: &Path) {
+        self.run(&["image", archive.to_str().expect("a plain path")]);
+    }
+
+    /// A command inside the namespaces of a node, counted from 1; what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn node(&self, number: u32, command: &[&str]) -> String {
+        self.run(&[&["node", &number.to_string()], command].concat())
+    }
+
+    /// A file or folder of a node, as this process can open it.
+    ///
+    /// # Panics
+    /// When the node does not run.
+    pub fn on_node(&self, number: u32, path: &str) -> PathBuf {
+        let pid = std::fs::read_to_string(self.folder.join(format!("run/n{number}.pid"))).expect("the node runs");
+        let pid = pid.split(' ').next().unwrap_or_default();
+        PathBuf::from(format!("/proc/{pid}/root{path}"))
+    }
+
+    /// Runs upstream's specs that match an expression, those of NetworkPolicy if there is none; what went wrong.
+    ///
+    /// # Errors
+    /// The failed specs.
+    ///
+    /// # Panics
+    /// When there is no `cluster.sh`.
+    pub fn upstream_specs(&self, focus: Option<&str>) -> Result<String, String> {
+        let output = self.command(["e2e"].into_iter().chain(focus)).output().expect("cluster.sh runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stdout) + &text(&output.stderr))
+        }
     }
 }
 

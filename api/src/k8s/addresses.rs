@@ -14,6 +14,10 @@ pub mod annotations {
     pub const POD_IPS: &str = "cni.projectcalico.org/podIPs";
     /// On a pod: the addresses it must get, a JSON list of strings, at most one of each family.
     pub const PINNED_ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
+    /// On a pod or a namespace: the IPv4 pools that its addresses come from, a JSON list of names and ranges.
+    pub const IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
+    /// On a pod or a namespace: likewise the IPv6 pools.
+    pub const IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
     /// On a node: its IPv4 address with the prefix length of its subnet.
     pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
     /// On a node: its IPv6 address with the prefix length of its subnet.
@@ -29,6 +33,12 @@ impl Pod {
         self.status.pod_ips.iter().map(|entry| entry.ip).collect()
     }
 
+    /// The addresses of the annotation `cni.projectcalico.org/podIPs`, which agents write before the kubelet fills in the status. Entries
+    /// that are no addresses are left out with all others.
+    pub fn reported_addresses(&self) -> Vec<IpAddr> {
+        reported_addresses(&self.metadata.annotations).unwrap_or_default()
+    }
+
     /// The addresses to reckon with where no agent tells: `status.podIPs`, else the annotation `cni.projectcalico.org/podIPs`, else
     /// the pinned addresses of `cni.projectcalico.org/ipAddrs`. Entries that are no addresses, which validation refuses, are left
     /// out.
@@ -36,7 +46,7 @@ impl Pod {
         if !self.status.pod_ips.is_empty() {
             return self.addresses();
         }
-        let annotated = reported_addresses(&self.metadata.annotations).unwrap_or_default();
+        let annotated = self.reported_addresses();
         if !annotated.is_empty() {
             return annotated;
         }
@@ -80,6 +90,21 @@ impl Pod {
             self.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
         self.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports)
     }
+}
+
+/// The pools that the annotations of a pod or a namespace ask for, by name or range: those of `cni.projectcalico.org/ipv4pools`, or
+/// `ipv6pools`. `None` without the annotation, and with an empty list.
+///
+/// # Errors
+/// When the annotation is not a JSON list of texts.
+pub fn requested_pools(annotations: &StringMap, ipv4: bool) -> Result<Option<Vec<String>>, FieldError> {
+    let name = if ipv4 { annotations::IPV4_POOLS } else { annotations::IPV6_POOLS };
+    let Some(text) = annotations.get(name) else { return Ok(None) };
+    let pools: Vec<String> = serde_json::from_str(text).map_err(|_| {
+        let remedy = "must be a JSON list of IPPools, by name or range, such as [\"pool-a\", \"10.1.0.0/16\"]";
+        FieldError::invalid(annotation_path(name), text, remedy)
+    })?;
+    Ok(Some(pools).filter(|pools| !pools.is_empty()))
 }
 
 /// The addresses of `cni.projectcalico.org/podIPs`: comma separated, each with an optional prefix length.

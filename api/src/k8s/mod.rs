@@ -12,8 +12,8 @@ mod selector;
 mod services;
 mod traffic;
 
-pub use addresses::annotations;
 pub(crate) use addresses::reported_addresses;
+pub use addresses::{annotations, requested_pools};
 pub use bandwidth::{Bandwidth, BandwidthLimit};
 pub use cluster::{
     Address, Container, ContainerPort, DEFAULT_SERVICE_ACCOUNT, Namespace, Node, NodeAddress, NodeSpec, NodeStatus,

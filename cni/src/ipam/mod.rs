@@ -1,116 +1,52 @@
 //! Addresses for pods, from blocks of Calico's form.
 //!
 //! A pool is cut into blocks; a block belongs to one node, which gives out its addresses without asking anybody and announces the
-//! block as one route. Blocks are objects in the datastore, changed by compare-and-swap only: whoever loses a race reads again, so
-//! two agents never give out one address. An address carries its attachment's handle, by which it is found and taken back.
+//! block as one route. All of it is objects in the datastore, changed by compare-and-swap only: whoever loses a race reads again, so
+//! two agents never give out one address. They are written in an order in which a crash anywhere leaves nothing that cannot be told:
+//!
+//! 1. a node that needs a block says so (`BlockAffinity`, pending), makes the block (`IPAMBlock`), and confirms ([`claims`]);
+//! 2. an attachment's handle (`IPAMHandle`) names a block before the block has an address of the handle ([`handles`]);
+//! 3. what is released is free in the block before the handle goes.
+//!
+//! A node remembers which blocks are its own, and reads just these. Others' affinities are read when it needs another block, others'
+//! blocks only when none is left, to borrow an address. What a crash did leave, the node's next start or the controller finds
+//! ([`collector`]).
 
-mod block;
+pub mod audit;
+pub mod block;
+mod claims;
+pub mod collector;
+mod error;
+mod handles;
+pub mod names;
+mod pinned;
 mod pools;
+pub mod records;
+mod reserved;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use tokio::sync::Mutex;
-use tortie_api::calico::{AllocationAttribute, IpPool, IpamBlock};
-use tortie_api::k8s::annotations::PINNED_ADDRESSES;
-use tortie_api::{Kind, Object, ObjectKey};
-use tortie_datastore::{Datastore, Error as StoreError};
+use tortie_api::calico::{
+    AllocationAttribute, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamConfigurationSpec, IpamHandle,
+};
+use tortie_api::k8s::{Namespace, Node, annotations, requested_pools};
+use tortie_api::meta::StringMap;
+use tortie_datastore::Datastore;
 
+use block::Cooldown;
+pub use error::Error;
 use pools::Pool;
+pub use pools::implicit as implicit_pools;
+use records::Records;
+use reserved::Reserved;
 
 /// How often a lost race is run again. Each time somebody else got ahead, so this many mean that something is wrong.
 const ATTEMPTS: u32 = 200;
-
-/// Why a pod gets no address.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The annotation names an address that no enabled pool has.
-    #[error(
-        "pod {pod}: annotation {PINNED_ADDRESSES} asks for {ip}, which is in no IPPool that may be used; the pools are: {pools}. \
-         Correct the annotation, or make or enable an IPPool that contains the address"
-    )]
-    OutsidePools {
-        /// `NAMESPACE/POD`.
-        pod: String,
-        /// The address.
-        ip: IpAddr,
-        /// The usable pools.
-        pools: String,
-    },
-    /// The annotation names an address that somebody else has.
-    #[error(
-        "pod {pod}: annotation {PINNED_ADDRESSES} asks for {ip}, which {holder} has; delete that pod, or correct the annotation"
-    )]
-    Taken {
-        /// `NAMESPACE/POD`.
-        pod: String,
-        /// The address.
-        ip: IpAddr,
-        /// Who has it.
-        holder: String,
-    },
-    /// The annotation names an address that a container of the same pod has on another node.
-    #[error(
-        "pod {pod}: annotation {PINNED_ADDRESSES} asks for {ip}, which an older container of the pod has on node {node}; it is free \
-         once that node tears the container down, or when its Node object is deleted because the node is gone"
-    )]
-    Elsewhere {
-        /// `NAMESPACE/POD`.
-        pod: String,
-        /// The address.
-        ip: IpAddr,
-        /// The node.
-        node: String,
-    },
-    /// The annotation names an address of another node's block, which is not to be shared.
-    #[error(
-        "pod {pod}: annotation {PINNED_ADDRESSES} asks for {ip}, whose block {block} has strict affinity to another node; \
-         run the pod there, or correct the annotation"
-    )]
-    Strict {
-        /// `NAMESPACE/POD`.
-        pod: String,
-        /// The address.
-        ip: IpAddr,
-        /// The block.
-        block: String,
-    },
-    /// No pool has an address left.
-    #[error(
-        "pod {pod}: no free {family} address in any IPPool; the pools are: {pools}. Make another IPPool, or delete pods"
-    )]
-    Exhausted {
-        /// `NAMESPACE/POD`.
-        pod: String,
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
-        /// The usable pools.
-        pools: String,
-    },
-    /// No pool may be used at all.
-    #[error(
-        "pod {pod}: no IPPool may be used: enable one (spec.disabled: false, allowedUses with Workload, assignmentMode: Automatic)"
-    )]
-    NoPools {
-        /// `NAMESPACE/POD`.
-        pod: String,
-    },
-    /// Somebody else always was faster.
-    #[error("the IPAM blocks are changed too fast by others; try again")]
-    Contended,
-    /// The datastore failed.
-    #[error(transparent)]
-    Datastore(#[from] StoreError),
-}
-
-impl Error {
-    /// Whether the same request may succeed later, with nothing done about it.
-    pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Elsewhere { .. } | Self::Contended | Self::Datastore(_))
-    }
-}
 
 /// Who wants addresses.
 #[derive(Debug, Clone)]
@@ -123,6 +59,17 @@ pub struct Claim {
     pub pod: String,
     /// The addresses that it must have, if it named some.
     pub pinned: Option<Vec<IpAddr>>,
+    /// The pools that it named.
+    pub pools: RequestedPools,
+}
+
+/// The pools that a pod named, by name or range; of a family for which it named none, the namespace's count.
+#[derive(Debug, Clone, Default)]
+pub struct RequestedPools {
+    /// Of IPv4 addresses.
+    pub ipv4: Option<Vec<String>>,
+    /// Of IPv6 addresses.
+    pub ipv6: Option<Vec<String>>,
 }
 
 impl Claim {
@@ -136,37 +83,77 @@ impl Claim {
 pub struct Holder {
     /// The attachment's handle.
     pub handle: String,
-    /// Its addresses.
+    /// Its addresses. None if it was about to get some when the agent died.
     pub ips: Vec<IpAddr>,
 }
 
 /// One node's way to addresses.
 pub struct Ipam {
-    datastore: Arc<dyn Datastore>,
+    records: Records,
     node: String,
-    /// One at a time: the node would only race with itself.
-    turn: Mutex<()>,
+    implicit_pools: bool,
+    /// One call at a time, as the node would only race with itself; and the blocks that it knows to be its own.
+    own: Mutex<Own>,
 }
 
-/// The state of the datastore that a decision is made on.
-struct View {
+/// The node's own blocks, as far as it knows.
+#[derive(Debug, Default)]
+struct Own {
+    /// Whether the datastore has been asked.
+    learned: bool,
+    /// Their ranges; the one that gave an address last is first.
+    blocks: Vec<IpNet>,
+}
+
+/// The settings that a decision is made by.
+struct Picture {
+    /// All pools that are enabled for workloads.
     pools: Vec<Pool>,
-    blocks: Vec<IpamBlock>,
+    /// Those that the claim may get addresses from without naming them.
+    ours: Vec<Pool>,
+    settings: IpamConfigurationSpec,
+    reserved: Reserved,
+}
+
+impl Picture {
+    fn of_family(&self, v4: bool) -> impl Iterator<Item = &Pool> {
+        self.ours.iter().filter(move |pool| pool.is_v4() == v4)
+    }
+
+    /// Whether a block is in a pool that the claim may get addresses from.
+    fn allows(&self, cidr: &IpNet) -> bool {
+        self.ours.iter().any(|pool| pool.cidr.contains(cidr))
+    }
+
+    fn cooldown(&self) -> Cooldown {
+        cooldown(&self.settings)
+    }
+}
+
+fn cooldown(settings: &IpamConfigurationSpec) -> Cooldown {
+    let rest = Duration::from_secs(settings.ip_cooldown_seconds.unwrap_or_default().into());
+    Cooldown { rest, now: SystemTime::now() }
 }
 
 impl Ipam {
     /// Addresses for the pods of `node`.
     pub fn new(datastore: Arc<dyn Datastore>, node: impl Into<String>) -> Self {
-        Self { datastore, node: node.into(), turn: Mutex::new(()) }
+        Self { records: Records::new(datastore), node: node.into(), implicit_pools: true, own: Mutex::default() }
+    }
+
+    /// The same, and whether a datastore without an IPPool is one with the default ones.
+    #[must_use]
+    pub fn with_implicit_pools(self, implicit_pools: bool) -> Self {
+        Self { implicit_pools, ..self }
     }
 
     /// Gives a claim its addresses: those that it names, else one of each family that the pools have. A claim that has its addresses
     /// already keeps them. With an error it has none.
     pub async fn assign(&self, claim: &Claim) -> Result<Vec<IpAddr>, Error> {
-        let _turn = self.turn.lock().await;
+        let mut own = self.own.lock().await;
         let result = match &claim.pinned {
-            Some(ips) => self.assign_pinned(claim, ips).await,
-            None => self.assign_any(claim).await,
+            Some(ips) => self.assign_pinned(&mut own, claim, ips).await,
+            None => self.assign_any(&mut own, claim).await,
         };
         if result.is_err()
             && let Err(error) = self.take_back(&claim.handle, &[]).await
@@ -178,14 +165,34 @@ impl Ipam {
 
     /// Takes back what a handle holds, in any block. Returns it; an unknown handle holds nothing.
     pub async fn release(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
-        let _turn = self.turn.lock().await;
-        self.take_back(handle, &[]).await
+        let mut own = self.own.lock().await;
+        if let Some(released) = self.take_back(handle, &[]).await? {
+            return Ok(released);
+        }
+        // The handle is gone, or never was; should an address of it be left, it is most likely in an own block.
+        self.learn(&mut own).await?;
+        let settings = self.settings().await?;
+        let mut released = Vec::new();
+        for cidr in &own.blocks {
+            released.extend(self.release_in(cidr, handle, &[], cooldown(&settings)).await?.0);
+        }
+        Ok(released)
     }
 
     /// All holders whose addresses this node gave out.
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
-        let mut holders: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-        for block in self.blocks().await? {
+        let mut own = self.own.lock().await;
+        self.learn(&mut own).await?;
+        let mut places: BTreeSet<IpNet> = own.blocks.iter().copied().collect();
+        let mut holders: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+        // Every handle of this node, with the blocks that it borrows from.
+        let digest = names::node_digest(&self.node);
+        for handle in self.records.list_labelled::<IpamHandle>(names::NODE_LABEL, &digest).await? {
+            places.extend(handles::blocks(&handle));
+            holders.entry(handle.spec.handle_id).or_default();
+        }
+        for cidr in places {
+            let Some(block) = self.block(&cidr).await? else { continue };
             for attribute in &block.spec.attributes {
                 if attribute.secondary.get("node") == Some(&self.node)
                     && let Some(handle) = &attribute.handle_id
@@ -194,189 +201,124 @@ impl Ipam {
                 }
             }
         }
-        Ok(holders.into_iter().map(|(handle, ips)| Holder { handle, ips }).collect())
+        Ok(holders.into_iter().map(|(handle, ips)| Holder { handle, ips: ips.into_iter().collect() }).collect())
     }
 
     /// Whether an ADD would find a pool, and the datastore answers.
     pub async fn check(&self) -> Result<(), Error> {
         let pools = self.pools().await?;
-        if pools.iter().any(|pool| pool.automatic) { Ok(()) } else { Err(Error::NoPools { pod: "any".to_owned() }) }
+        let labels = self.node_labels(&pools).await?;
+        let by_namespace = pools::ask_for_labels(&pools).1;
+        // Which namespaces there will be pods in is not known.
+        if by_namespace || !pools::selected(&pools, &labels, &StringMap::new()).is_empty() {
+            return Ok(());
+        }
+        Err(self.no_pools("any".to_owned(), &pools))
     }
 
     // ---- addresses of the pools' choice --------------------------------------------------------------------------------------
 
-    async fn assign_any(&self, claim: &Claim) -> Result<Vec<IpAddr>, Error> {
-        let view = self.view().await?;
-        let automatic: Vec<&Pool> = view.pools.iter().filter(|pool| pool.automatic).collect();
-        if automatic.is_empty() {
-            return Err(Error::NoPools { pod: claim.name() });
+    async fn assign_any(&self, own: &mut Own, claim: &Claim) -> Result<Vec<IpAddr>, Error> {
+        let picture = self.picture(claim).await?;
+        if picture.ours.is_empty() {
+            return Err(self.no_pools(claim.name(), &picture.pools));
         }
-        let families =
-            [true, false].map(|v4| automatic.iter().any(|pool| pool.cidr.addr().is_ipv4() == v4).then_some(v4));
-        let mut given: Vec<IpAddr> = Vec::new();
-        for v4 in families.into_iter().flatten() {
-            given.push(self.one_of_family(claim, v4).await?);
+        self.learn(own).await?;
+        let known = self.handle(&claim.handle).await?;
+        let held = self.held(&claim.handle, known.as_ref()).await?;
+        let families = [true, false].into_iter().filter(|v4| picture.of_family(*v4).next().is_some());
+        let missing: Vec<bool> = families.filter(|v4| !held.iter().any(|(_, ip)| ip.is_ipv4() == *v4)).collect();
+        // The blocks that will most likely do, so that the handle is written once for both families.
+        let mut likely = Vec::new();
+        for v4 in &missing {
+            likely.extend(self.own_with_room(own, &picture, *v4).await?);
         }
-        Ok(given)
+        let cidrs: Vec<IpNet> = likely.iter().map(|block| block.spec.cidr).collect();
+        self.note(&claim.handle, known, &cidrs).await?;
+        let mut noted: BTreeSet<IpNet> = cidrs.into_iter().collect();
+        let mut places = held;
+        for v4 in missing {
+            let first = likely.iter().position(|block| block.spec.cidr.addr().is_ipv4() == v4);
+            let first = first.map(|index| likely.swap_remove(index));
+            places.push(self.one_of_family(own, claim, &picture, v4, (first, &mut noted)).await?);
+        }
+        if noted.iter().any(|cidr| !places.iter().any(|(place, _)| place == cidr)) {
+            let blocks = places.iter().map(|(cidr, _)| (cidr.to_string(), 1)).collect();
+            handles::settle(&self.records, &claim.handle, &blocks).await?;
+        }
+        places.sort_by_key(|(_, ip)| !ip.is_ipv4());
+        Ok(places.into_iter().map(|(_, ip)| ip).collect())
     }
 
-    async fn one_of_family(&self, claim: &Claim, v4: bool) -> Result<IpAddr, Error> {
-        for attempt in 0..ATTEMPTS {
-            let view = self.view().await?;
-            let held = view.blocks.iter().flat_map(|block| block::held(&block.spec, &claim.handle));
-            if let Some(ip) = held.into_iter().find(|ip| ip.is_ipv4() == v4) {
-                return Ok(ip);
-            }
-            match self.try_one(claim, v4, view).await {
-                Ok(Some(ip)) => return Ok(ip),
-                Ok(None) => {}
-                Err(error) => return Err(error),
-            }
-            pause(&self.node, attempt).await;
-        }
-        Err(Error::Contended)
-    }
-
-    /// One attempt; none if somebody else was faster.
-    async fn try_one(&self, claim: &Claim, v4: bool, view: View) -> Result<Option<IpAddr>, Error> {
-        let View { pools, blocks } = view;
-        let usable: Vec<&Pool> =
-            pools.iter().filter(|pool| pool.automatic && pool.cidr.addr().is_ipv4() == v4).collect();
+    /// An address of one family, and the block that it is in.
+    async fn one_of_family(
+        &self,
+        own: &mut Own,
+        claim: &Claim,
+        picture: &Picture,
+        v4: bool,
+        (mut first, noted): (Option<IpamBlock>, &mut BTreeSet<IpNet>),
+    ) -> Result<(IpNet, IpAddr), Error> {
         let to = self.attribute(claim);
-        let own = block::affinity(&self.node);
-        let in_pool = |block: &&IpamBlock| {
-            !block.spec.unallocated.is_empty() && usable.iter().any(|pool| pool.cidr.contains(&block.spec.cidr))
-        };
-        // The node's own; then one that nobody owns, which becomes its own; then a new one; then others' as guest.
-        let mine = blocks.iter().filter(in_pool).find(|block| block.spec.affinity.as_ref() == Some(&own));
-        let orphan = || blocks.iter().filter(in_pool).find(|block| block.spec.affinity.is_none());
-        if let Some(found) = mine.or_else(orphan) {
-            let mut block = found.clone();
-            block.spec.affinity = Some(own);
-            let Some(ip) = block::assign_next(&mut block.spec, &to) else { return Ok(None) };
-            return Ok(self.update(block).await?.then_some(ip));
-        }
-        if let Some(cidr) = usable.iter().find_map(|pool| pool.free_block(&self.node, &blocks)) {
-            let mut block = block::new(cidr, &self.node);
-            let Some(ip) = block::assign_next(&mut block.spec, &to) else { return Ok(None) };
-            let created = self.create(block).await?;
-            if created {
-                tracing::info!(node = self.node, block = %cidr, "claimed a block of addresses");
-            }
-            return Ok(created.then_some(ip));
-        }
-        let foreign = blocks.iter().filter(in_pool).find(|block| !block.spec.strict_affinity);
-        let Some(found) = foreign else {
-            let family = if v4 { "IPv4" } else { "IPv6" };
-            return Err(Error::Exhausted { pod: claim.name(), family, pools: pools::describe(&pools) });
-        };
-        let mut block = found.clone();
-        let Some(ip) = block::assign_next(&mut block.spec, &to) else { return Ok(None) };
-        Ok(self.update(block).await?.then_some(ip))
-    }
-
-    // ---- addresses of the pod's choice ---------------------------------------------------------------------------------------
-
-    async fn assign_pinned(&self, claim: &Claim, ips: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
-        self.take_back(&claim.handle, ips).await?;
-        for ip in ips {
-            self.assign_one(claim, *ip).await?;
-        }
-        Ok(ips.to_vec())
-    }
-
-    async fn assign_one(&self, claim: &Claim, ip: IpAddr) -> Result<(), Error> {
         for attempt in 0..ATTEMPTS {
-            let View { pools, blocks } = self.view().await?;
-            let to = self.attribute(claim);
-            if let Some(found) = blocks.iter().find(|block| block.spec.cidr.contains(&ip)) {
-                let Some(ordinal) = block::ordinal(&found.spec, ip) else {
-                    return Err(outside(claim, ip, &pools));
-                };
-                match block::holder(&found.spec, ordinal) {
-                    Some(holder) if *holder == to => return Ok(()),
-                    Some(holder) if !same_pod(holder, &to) => {
-                        return Err(Error::Taken { pod: claim.name(), ip, holder: describe(holder) });
-                    }
-                    // The same pod, made anew before its older container was torn down, takes the address along; but not from under
-                    // a container that may still run on another node.
-                    Some(holder) => {
-                        if let Some(node) = self.other_live_node(holder).await? {
-                            return Err(Error::Elsewhere { pod: claim.name(), ip, node });
-                        }
-                    }
-                    None => {}
-                }
-                if pools::containing(&pools, ip).is_none() {
-                    return Err(outside(claim, ip, &pools));
-                }
-                let is_guest = found.spec.node().is_some_and(|node| node != self.node);
-                if is_guest && found.spec.strict_affinity {
-                    let block = found.spec.cidr.to_string();
-                    return Err(Error::Strict { pod: claim.name(), ip, block });
-                }
-                let mut block = found.clone();
-                block::assign(&mut block.spec, ordinal, &to);
-                if self.update(block).await? {
-                    return Ok(());
-                }
-            } else {
-                let Some(pool) = pools::containing(&pools, ip) else { return Err(outside(claim, ip, &pools)) };
-                let Some(cidr) = block::block_of(ip, pool.block) else { return Err(outside(claim, ip, &pools)) };
-                let mut block = block::new(cidr, &self.node);
-                if let Some(ordinal) = block::ordinal(&block.spec, ip) {
-                    block::assign(&mut block.spec, ordinal, &to);
-                }
-                if self.create(block).await? {
-                    tracing::info!(node = self.node, block = %cidr, "claimed a block of addresses for a pinned one");
-                    return Ok(());
-                }
+            let mut block = match first.take() {
+                Some(block) => block,
+                None => self.block_with_room(own, claim, picture, v4).await?,
+            };
+            let cidr = block.spec.cidr;
+            if noted.insert(cidr) {
+                self.note(&claim.handle, None, &[cidr]).await?;
+            }
+            if let Some(ip) = block::assign_next(&mut block.spec, &to, &picture.reserved)
+                && self.records.update(block).await?.is_some()
+            {
+                return Ok((cidr, ip));
             }
             pause(&self.node, attempt).await;
         }
         Err(Error::Contended)
     }
 
-    /// The node that gave out an address, if it is another one that has a Node object.
-    async fn other_live_node(&self, holder: &AllocationAttribute) -> Result<Option<String>, Error> {
-        let Some(node) = holder.secondary.get("node").filter(|node| **node != self.node) else { return Ok(None) };
-        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.clone() };
-        match self.datastore.get(&key).await {
-            Ok(_) => Ok(Some(key.name)),
-            Err(StoreError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error.into()),
+    /// A block with room: the node's own; a new one, which becomes its own; another's, as guest.
+    async fn block_with_room(
+        &self,
+        own: &mut Own,
+        claim: &Claim,
+        picture: &Picture,
+        v4: bool,
+    ) -> Result<IpamBlock, Error> {
+        if let Some(block) = self.own_with_room(own, picture, v4).await? {
+            return Ok(block);
         }
-    }
-
-    // ---- giving back ---------------------------------------------------------------------------------------------------------
-
-    async fn take_back(&self, handle: &str, keep: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
-        let mut released = Vec::new();
-        for attempt in 0..ATTEMPTS {
-            let mut lost = false;
-            for mut block in self.blocks().await? {
-                let ips = block::release(&mut block.spec, handle, keep);
-                if ips.is_empty() {
-                    continue;
-                }
-                if self.update(block).await? {
-                    released.extend(ips);
-                } else {
-                    lost = true;
-                }
-            }
-            if !lost {
-                return Ok(released);
-            }
-            pause(&self.node, attempt).await;
+        let settings = &picture.settings;
+        let count = own.blocks.iter().filter(|cidr| cidr.addr().is_ipv4() == v4).count();
+        let is_at_limit = count >= usize::try_from(settings.most_blocks()).unwrap_or(usize::MAX);
+        let may_claim = settings.auto_allocate_blocks && !is_at_limit;
+        if may_claim && let Some(block) = self.claim_new(own, picture, v4).await? {
+            return Ok(block);
         }
-        Err(Error::Contended)
+        if let Some(block) = self.elsewhere(own, picture, v4, may_claim).await? {
+            return Ok(block);
+        }
+        let node = &self.node;
+        let why = if is_at_limit {
+            format!("Node {node} has {count} blocks, as many as it may (IPAMConfiguration, maxBlocksPerHost). ")
+        } else if !settings.auto_allocate_blocks {
+            format!("Node {node} may take no new block (IPAMConfiguration, autoAllocateBlocks: false). ")
+        } else {
+            String::new()
+        };
+        let pools: Vec<Pool> = picture.of_family(v4).cloned().collect();
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        Err(Error::Exhausted { pod: claim.name(), family, pools: pools::describe(&pools), why })
     }
 
     // ---- the datastore -------------------------------------------------------------------------------------------------------
 
     fn attribute(&self, claim: &Claim) -> AllocationAttribute {
-        let secondary = [("namespace", &claim.namespace), ("pod", &claim.pod), ("node", &self.node)];
+        let timestamp = block::time(SystemTime::now());
+        let secondary =
+            [("namespace", &claim.namespace), ("pod", &claim.pod), ("node", &self.node), ("timestamp", &timestamp)];
         AllocationAttribute {
             handle_id: Some(claim.handle.clone()),
             secondary: secondary.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
@@ -384,75 +326,65 @@ impl Ipam {
         }
     }
 
-    async fn view(&self) -> Result<View, Error> {
-        Ok(View { pools: self.pools().await?, blocks: self.blocks().await? })
+    /// Everything that decides where a claim may get addresses.
+    async fn picture(&self, claim: &Claim) -> Result<Picture, Error> {
+        let pools = self.pools().await?;
+        let node = self.node_labels(&pools).await?;
+        let namespace = self.records.get::<Namespace>(&claim.namespace).await?.map(|namespace| namespace.metadata);
+        let namespace = namespace.unwrap_or_default();
+        let selected = pools::selected(&pools, &node, &namespace.labels);
+        let mut ours = Vec::new();
+        for (v4, own) in [(true, &claim.pools.ipv4), (false, &claim.pools.ipv6)] {
+            let (owner, wish) = if own.is_some() {
+                ("the pod".to_owned(), own.clone())
+            } else {
+                let wish = requested_pools(&namespace.annotations, v4).map_err(|error| Error::Annotation {
+                    pod: claim.name(),
+                    namespace: claim.namespace.clone(),
+                    error,
+                })?;
+                (format!("namespace {}", claim.namespace), wish)
+            };
+            match wish {
+                Some(names) => ours.extend(pools::named(&pools, &names, v4).map_err(|pool| Error::UnknownPool {
+                    pod: claim.name(),
+                    annotation: if v4 { annotations::IPV4_POOLS } else { annotations::IPV6_POOLS },
+                    owner,
+                    pool: pool.to_owned(),
+                    pools: pools::describe(&pools),
+                })?),
+                None => ours.extend(selected.iter().filter(|pool| pool.is_v4() == v4).cloned()),
+            }
+        }
+        let reserved = Reserved::of(&self.records.list::<IpReservation>().await?);
+        Ok(Picture { pools, ours, settings: self.settings().await?, reserved })
     }
 
     async fn pools(&self) -> Result<Vec<Pool>, Error> {
-        let objects = self.datastore.list(Kind::IpPool).await?;
-        let pools: Vec<IpPool> = objects
-            .into_iter()
-            .filter_map(|object| match object {
-                Object::IpPool(pool) => Some(pool),
-                _ => None,
-            })
-            .collect();
-        Ok(pools::usable(&pools))
+        Ok(pools::usable(&self.records.list::<IpPool>().await?, self.implicit_pools))
     }
 
-    /// All blocks, in the order of their addresses.
-    async fn blocks(&self) -> Result<Vec<IpamBlock>, Error> {
-        let objects = self.datastore.list(Kind::IpamBlock).await?;
-        let mut blocks: Vec<IpamBlock> = objects
-            .into_iter()
-            .filter_map(|object| match object {
-                Object::IpamBlock(block) => Some(block),
-                _ => None,
-            })
-            .collect();
-        blocks.sort_by_key(|block| block.spec.cidr);
-        Ok(blocks)
-    }
-
-    /// Writes a block; false if somebody else changed it since it was read.
-    async fn update(&self, block: IpamBlock) -> Result<bool, Error> {
-        match self.datastore.update(&Object::IpamBlock(block)).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => Ok(false),
-            Err(error) => Err(error.into()),
+    /// The labels of the node, if a pool asks for any.
+    async fn node_labels(&self, pools: &[Pool]) -> Result<StringMap, Error> {
+        if !pools::ask_for_labels(pools).0 {
+            return Ok(StringMap::new());
         }
+        let node = self.records.get::<Node>(&self.node).await?;
+        Ok(node.map(|node| node.metadata.labels).unwrap_or_default())
     }
 
-    /// Makes a block; false if somebody else did.
-    async fn create(&self, block: IpamBlock) -> Result<bool, Error> {
-        let key = ObjectKey { kind: Kind::IpamBlock, namespace: None, name: block.metadata.name.clone() };
-        match self.datastore.create(&Object::IpamBlock(block)).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::AlreadyExists(_) | StoreError::Conflict(_)) => {
-                tracing::debug!(%key, "another node was faster");
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
+    async fn settings(&self) -> Result<IpamConfigurationSpec, Error> {
+        let found = self.records.get::<IpamConfiguration>(IpamConfigurationSpec::NAME).await?;
+        Ok(found.map(|configuration| configuration.spec).unwrap_or_default())
     }
-}
 
-/// Whether both are of one pod.
-fn same_pod(one: &AllocationAttribute, other: &AllocationAttribute) -> bool {
-    ["namespace", "pod"]
-        .iter()
-        .all(|key| one.secondary.contains_key(*key) && one.secondary.get(*key) == other.secondary.get(*key))
-}
-
-fn describe(holder: &AllocationAttribute) -> String {
-    match (holder.secondary.get("namespace"), holder.secondary.get("pod")) {
-        (Some(namespace), Some(pod)) => format!("pod {namespace}/{pod}"),
-        _ => format!("handle {}", holder.handle_id.as_deref().unwrap_or("(none)")),
+    async fn block(&self, cidr: &IpNet) -> Result<Option<IpamBlock>, Error> {
+        Ok(self.records.get::<IpamBlock>(&names::block(cidr)).await?)
     }
-}
 
-fn outside(claim: &Claim, ip: IpAddr, pools: &[Pool]) -> Error {
-    Error::OutsidePools { pod: claim.name(), ip, pools: pools::describe(pools) }
+    fn no_pools(&self, pod: String, pools: &[Pool]) -> Error {
+        Error::NoPools { pod, node: self.node.clone(), pools: pools::describe(pools) }
+    }
 }
 
 /// Waits a little after a lost race, each node for its own time, so that they do not meet again.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tortie_api::calico::IpamBlock;
 use tortie_api::{Kind, Object};
-use tortie_cni::ipam::{Claim, Error, Ipam};
+use tortie_cni::ipam::{Claim, Error, Ipam, RequestedPools};
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
 
@@ -33,12 +33,24 @@ fn directory(objects: &[Value]) -> (Arc<dyn Datastore>, Option<tempfile::TempDir
 const BOTH: [Make; 2] = [memory, directory];
 
 fn claim(handle: &str) -> Claim {
-    Claim { handle: handle.into(), namespace: "web".into(), pod: format!("pod-{handle}"), pinned: None }
+    Claim {
+        handle: handle.into(),
+        namespace: "web".into(),
+        pod: format!("pod-{handle}"),
+        pinned: None,
+        pools: RequestedPools::default(),
+    }
 }
 
 fn pinned(handle: &str, pod: &str, ips: &[&str]) -> Claim {
     let ips = ips.iter().map(|ip| ip.parse().expect("an address")).collect();
-    Claim { handle: handle.into(), namespace: "web".into(), pod: pod.into(), pinned: Some(ips) }
+    Claim {
+        handle: handle.into(),
+        namespace: "web".into(),
+        pod: pod.into(),
+        pinned: Some(ips),
+        pools: RequestedPools::default(),
+    }
 }
 
 async fn blocks(store: &Arc<dyn Datastore>) -> Vec<IpamBlock> {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tortie_admin::types::{CniRequest, CniResponse, Endpoint};
-use tortie_cni::ipam::Ipam;
+use tortie_cni::ipam::{Ipam, RequestedPools};
 use tortie_cni::server::{CniServer, ServerConfig};
 use tortie_cni::{Dataplane, load_endpoints};
 use tortie_felix_netlink::{Net, Netns, RouteKind, RouteSpec, netns, sysctl};
@@ -407,6 +407,7 @@ async fn garbage_is_what_the_runtime_does_not_name() {
         namespace: "web".into(),
         pod: "lost".into(),
         pinned: None,
+        pools: RequestedPools::default(),
     };
     ipam.assign(&leak("tortie.lost.eth0")).await.expect("addresses");
     ipam.assign(&leak("other-network.x.eth0")).await.expect("addresses");

@@ -3,6 +3,7 @@
 //! The stock client speaks HTTP/1.1, where every watch needs a TLS connection of its own: of 5,000 agents with some twenty watches each,
 //! 100,000. Over one connection the pings of HTTP/2 also tell within half a minute that a server went without a word.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
@@ -10,6 +11,7 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
@@ -22,15 +24,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client for the API server that `KUBECONFIG`, `~/.kube/config` or a pod's service account names.
+/// A client for the API server that a kubeconfig names; without one, that which `KUBECONFIG`, `~/.kube/config` or a pod's service account
+/// names. Returns the server's address with it.
 ///
 /// # Errors
 /// When none of them does, or what it names cannot be used.
-pub(super) async fn connect() -> Result<(Client, String), Error> {
+pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), Error> {
     let failed = |reason: String| Error::Store { place: "the Kubernetes API server".to_owned(), reason };
-    let config = Config::infer().await.map_err(|error| {
-        failed(format!("nothing says where it is: {error}; set KUBECONFIG, or run in a pod with a service account"))
-    })?;
+    let config = match kubeconfig {
+        Some(path) => {
+            let unusable = |error| failed(format!("{} cannot be used: {error}", path.display()));
+            let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unusable)?
+        }
+        None => Config::infer().await.map_err(|error| {
+            failed(format!("nothing says where it is: {error}; set KUBECONFIG, or run in a pod with a service account"))
+        })?,
+    };
     let place = config.cluster_url.to_string();
     let client = client(config).map_err(|error| failed(format!("{place} cannot be used: {error}")))?;
     Ok((client, place))

@@ -13,10 +13,12 @@ mod watch;
 mod wire;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{Request, Status};
@@ -26,7 +28,8 @@ use tokio::sync::{OnceCell, mpsc};
 use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::{Batch, Datastore, Error, Problem};
+use crate::{Batch, Datastore, Error, Leadership, NodeReport, Problem};
+use lease::Lease;
 use merge::Merge;
 use resources::{Group, WATCHED, collection};
 use watch::Watch;
@@ -65,13 +68,13 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// A datastore behind the API server that `KUBECONFIG`, `~/.kube/config` or a pod's service account names. It need not answer yet.
-    /// `node` is the node whose pods are wanted in full.
+    /// A datastore behind the API server that a kubeconfig names; without one, that which `KUBECONFIG`, `~/.kube/config` or a pod's
+    /// service account names. It need not answer yet. `node` is the node whose pods are wanted in full.
     ///
     /// # Errors
     /// When nothing names a server.
-    pub async fn new(node: &str) -> Result<Self, Error> {
-        let (client, place) = client::connect().await?;
+    pub async fn new(kubeconfig: Option<&Path>, node: &str) -> Result<Self, Error> {
+        let (client, place) = client::connect(kubeconfig).await?;
         Ok(Self { client, place, group: Arc::default(), node: node.to_owned() })
     }
 
@@ -142,33 +145,46 @@ impl Kubernetes {
         })
     }
 
-    /// Every object of a kind, and what is wrong with those that are unsound.
-    async fn all(&self, kind: Kind) -> Result<(Vec<Object>, Vec<Problem>), Error> {
+    /// Shows every object of a kind that a label selector selects. Returns what is wrong with those that are unsound.
+    async fn each(
+        &self,
+        kind: Kind,
+        label_selector: Option<String>,
+        see: &mut (dyn FnMut(Object) + Send),
+    ) -> Result<Vec<Problem>, Error> {
         let (group, requests) = (self.group().await?, self.requests(kind, None).await?);
-        let (mut objects, mut problems) = (Vec::new(), Vec::new());
+        let mut problems = Vec::new();
         let mut token = None;
         loop {
-            let params = ListParams { limit: Some(PAGE), continue_token: token, ..ListParams::default() };
+            let label_selector = label_selector.clone();
+            let params =
+                ListParams { limit: Some(PAGE), continue_token: token, label_selector, ..ListParams::default() };
             let failed =
                 |reason: String| Error::Store { place: self.place.clone(), reason: format!("{kind}: {reason}") };
             let page = match self.send(requests.list(&params)).await {
                 Ok(page) => page,
                 // The cluster does not have the kind.
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok((objects, problems)),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(problems),
                 Err(error) => return Err(failed(text(&error))),
             };
             let page: List = serde_json::from_str(page.get()).map_err(|error| failed(error.to_string()))?;
-            for json in &page.items {
+            for json in page.items() {
                 match Self::read(kind, group, json) {
-                    Ok(object) => objects.push(object),
+                    Ok(object) => see(object),
                     Err(errors) => problems.extend(errors),
                 }
             }
             token = page.metadata.token.filter(|token| !token.is_empty());
             if token.is_none() {
-                return Ok((objects, problems));
+                return Ok(problems);
             }
         }
+    }
+
+    async fn all(&self, kind: Kind, label_selector: Option<String>) -> Result<Vec<Object>, Error> {
+        let mut objects = Vec::new();
+        self.each(kind, label_selector, &mut |object| objects.push(object)).await?;
+        Ok(objects)
     }
 
     /// What is wrong with the objects of a kind. [`Datastore::list`] leaves out those that cannot be read.
@@ -176,7 +192,7 @@ impl Kubernetes {
     /// # Errors
     /// When the server does not answer.
     pub async fn object_problems(&self, kind: Kind) -> Result<Vec<Problem>, Error> {
-        Ok(self.all(kind).await?.1)
+        self.each(kind, None, &mut |_| {}).await
     }
 
     fn object(&self, key: &ObjectKey, group: Group, json: &RawValue) -> Result<Object, Error> {
@@ -236,7 +252,11 @@ impl Datastore for Kubernetes {
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error> {
-        Ok(self.all(kind).await?.0)
+        self.all(kind, None).await
+    }
+
+    async fn list_labelled(&self, kind: Kind, label: &str, value: &str) -> Result<Vec<Object>, Error> {
+        self.all(kind, Some(format!("{label}={value}"))).await
     }
 
     async fn create(&self, object: &Object) -> Result<Object, Error> {
@@ -326,6 +346,43 @@ impl Datastore for Kubernetes {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 422) => Ok(()),
             Err(error) => Err(self.failed(&key, &error)),
         }
+    }
+
+    async fn visit(&self, kind: Kind, see: &mut (dyn FnMut(Object) + Send)) -> Result<(), Error> {
+        self.each(kind, None, see).await.map(|_| ())
+    }
+
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
+        Lease::new(self.client.clone(), &self.place, duty, holder).lead().await
+    }
+
+    /// Writes the node's status, which is where a kubelet, too, lets its conditions be completed by others.
+    async fn publish_node(&self, node: &str, report: &NodeReport) -> Result<(), Error> {
+        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.to_owned() };
+        let mut patch = json!({});
+        for (annotation, address) in
+            [(annotations::IPV4_ADDRESS, report.ipv4), (annotations::IPV6_ADDRESS, report.ipv6)]
+        {
+            if let Some(address) = address {
+                patch["metadata"]["annotations"][annotation] = address.to_string().into();
+            }
+        }
+        if report.network_available {
+            let now = Timestamp::now().to_string();
+            patch["status"]["conditions"] = json!([{
+                "type": "NetworkUnavailable",
+                "status": "False",
+                "reason": "TortieIsUp",
+                "message": "rules and routes of this node's pods are in the kernel",
+                "lastTransitionTime": now,
+                "lastHeartbeatTime": now,
+            }]);
+        }
+        let request = Request::new(collection(Kind::Node, Group::V3, None));
+        // A strategic patch: of conditions, those of other types stay.
+        let patch = Patch::Strategic(patch);
+        let request = request.patch_subresource("status", node, &PatchParams::default(), &patch);
+        self.send(request).await.map(|_| ()).map_err(|error| self.failed(&key, &error))
     }
 }
 

@@ -88,6 +88,8 @@ pub(super) struct Watch {
     problems: Vec<(ObjectKey, Vec<Problem>)>,
     /// Objects that cannot be read.
     unsound: BTreeSet<ObjectKey>,
+    /// Whether the server may be another one, or have another past, since the last version was seen.
+    interrupted: bool,
     /// Whether the last word was that the watch does not go on.
     troubled: bool,
 }
@@ -113,6 +115,7 @@ impl Watch {
             changes: Vec::new(),
             problems: Vec::new(),
             unsound: BTreeSet::new(),
+            interrupted: false,
             troubled: false,
         }
     }
@@ -151,7 +154,8 @@ impl Watch {
                     (reason, spread(ABSENT_PAUSE))
                 }
                 Err(Broken::Failed(reason, wish)) => {
-                    failures += 1;
+                    failures = if started.elapsed() > LONGEST_PAUSE { 1 } else { failures + 1 };
+                    self.interrupted = true;
                     tracing::debug!(kind = %self.kind, reason, "the watch broke off");
                     // One that lasted is no failure to speak of: servers restart, and connections end.
                     let reason = (failures > 1).then_some(reason);
@@ -215,7 +219,7 @@ impl Watch {
         loop {
             let params = ListParams { limit: Some(PAGE), continue_token: token, ..ListParams::default() };
             let page = self.page(&params).await?;
-            for object in &page.items {
+            for object in page.items() {
                 self.upsert(object, false);
                 if self.changes.len() >= PIECE {
                     self.tell(false, None).await?;
@@ -250,6 +254,9 @@ impl Watch {
             send_initial_events: listing,
             ..WatchParams::default()
         };
+        if std::mem::take(&mut self.interrupted) && !listing {
+            self.check_version().await.inspect_err(|_| self.interrupted = true)?;
+        }
         let mut events = self.events(&params, version.unwrap_or_default()).await?;
         self.tell(false, None).await?;
         if listing {
@@ -277,21 +284,18 @@ impl Watch {
                 self.tell(false, None).await?;
             }
         }
-        drop(events);
         if listing {
             return Err(Broken::Failed("the list ended early".to_owned(), None));
         }
+        // One that ends before its time: the server, or the connection, went.
         if started.elapsed() + Duration::from_secs(2) < Duration::from_secs(u64::from(seconds)) {
-            // The server went. One that was given back an older state would tell us nothing until it is as far again.
-            self.check_version().await?;
-            if started.elapsed() < FIRST_PAUSE {
-                return Err(Broken::Failed("the watch ends as soon as it begins".to_owned(), None));
-            }
+            return Err(Broken::Failed("the watch ended early".to_owned(), None));
         }
         Ok(())
     }
 
-    /// Finds out whether the server is behind what it said before, as after a restore of etcd from a snapshot.
+    /// Finds out whether the server is behind what it said before, as after a restore of etcd from a snapshot. A watch from a version
+    /// that is still to come would tell nothing until then.
     async fn check_version(&self) -> Result<(), Broken> {
         let page = self.page(&ListParams { limit: Some(1), ..ListParams::default() }).await?;
         let now: Option<u64> = page.metadata.resource_version.parse().ok();
@@ -428,7 +432,7 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// A time from half to one and a half times of this one, each time another.
-fn spread(pause: Duration) -> Duration {
+pub(super) fn spread(pause: Duration) -> Duration {
     let percent = RandomState::new().hash_one(pause) % 100;
     pause * (50 + percent as u32) / 100
 }

@@ -19,8 +19,15 @@ const CALICO_ANNOTATIONS: &str = "projectcalico.org/";
 pub(super) struct List {
     #[serde(default)]
     pub(super) metadata: ListMeta,
-    #[serde(default = "Vec::new")]
-    pub(super) items: Vec<Box<RawValue>>,
+    /// None, or null, where there is nothing.
+    #[serde(default)]
+    items: Option<Vec<Box<RawValue>>>,
+}
+
+impl List {
+    pub(super) fn items(&self) -> &[Box<RawValue>] {
+        self.items.as_deref().unwrap_or_default()
+    }
 }
 
 /// `meta/v1 ListMeta`, as far as it is read.

@@ -1,6 +1,7 @@
 //! The layer of an image: what its root folder holds.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,28 +12,46 @@ use crate::elf::{self, Architecture};
 /// Folders that every image has: where runtimes mount something, and what programs expect.
 const FOLDERS: &[&str] = &["dev", "etc", "proc", "run", "sys", "tmp", "var"];
 
-/// One thing in an image.
-#[derive(Clone, Debug)]
+/// One thing in an image, at its path.
 pub(crate) struct Item {
-    path: String,
+    path: PathBuf,
     content: Content,
 }
 
-#[derive(Clone, Debug)]
 enum Content {
-    File(PathBuf),
-    Link(String),
+    Folder,
+    Program(Vec<u8>),
+    Link(PathBuf),
 }
 
 impl Item {
-    /// A program at `path`, as it is in `source` on this machine.
-    pub(crate) fn file(path: &str, source: &str) -> Self {
-        Self { path: path.trim_start_matches('/').to_owned(), content: Content::File(source.into()) }
-    }
-
-    /// A symbolic link.
-    pub(crate) fn link(path: &str, target: &str) -> Self {
-        Self { path: path.trim_start_matches('/').to_owned(), content: Content::Link(target.to_owned()) }
+    /// Everything below a folder, and the folders that every image has, each folder before what is in it.
+    pub(crate) fn below(root: &Path) -> Result<Vec<Self>> {
+        let mut found: BTreeMap<PathBuf, Content> =
+            FOLDERS.iter().map(|folder| (PathBuf::from(folder), Content::Folder)).collect();
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            let place = root.join(&folder);
+            let failed = || format!("cannot read {}", place.display());
+            for entry in fs::read_dir(&place).with_context(failed)? {
+                let entry = entry.with_context(failed)?;
+                let (path, place) = (folder.join(entry.file_name()), entry.path());
+                let failed = || format!("cannot read {}", place.display());
+                let kind = entry.file_type().with_context(failed)?;
+                let content = if kind.is_dir() {
+                    folders.push(path.clone());
+                    Content::Folder
+                } else if kind.is_symlink() {
+                    Content::Link(fs::read_link(&place).with_context(failed)?)
+                } else if kind.is_file() {
+                    Content::Program(fs::read(&place).with_context(failed)?)
+                } else {
+                    bail!("{}: an image holds folders, links and programs only", place.display());
+                };
+                found.insert(path, content);
+            }
+        }
+        Ok(found.into_iter().map(|(path, content)| Self { path, content }).collect())
     }
 }
 
@@ -40,51 +59,44 @@ impl Item {
 pub(crate) fn architecture(items: &[Item]) -> Result<Architecture> {
     let mut found: Option<(&Path, Architecture)> = None;
     for item in items {
-        let Content::File(source) = &item.content else { continue };
-        let bytes = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
-        let machine = match elf::machine(&bytes) {
+        let Content::Program(bytes) = &item.content else { continue };
+        let machine = match elf::machine(bytes) {
             Ok(machine) => machine,
-            Err(reason) => bail!("{}: {reason}", source.display()),
+            Err(reason) => bail!("{}: {reason}", item.path.display()),
         };
         match found {
             Some((other, first)) if first != machine => bail!(
                 "{} is for {}, {} for {}: an image has one architecture",
                 other.display(),
                 first.name(),
-                source.display(),
+                item.path.display(),
                 machine.name()
             ),
-            _ => found = Some((source, machine)),
+            _ => found = Some((&item.path, machine)),
         }
     }
-    found.map(|(_, machine)| machine).context("an image needs a program")
+    found.map(|(_, machine)| machine).context("the folder holds no program")
 }
 
 /// A layer, packed.
 pub(crate) struct Layer(Vec<u8>);
 
 impl Layer {
-    /// Packs the items, the folders that they are in, and those that every image has.
+    /// Packs the items.
     pub(crate) fn pack(items: &[Item]) -> Result<Self> {
         let mut builder = Builder::new(Vec::new());
-        let mut folders: BTreeSet<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
-        for item in items {
-            let parents = Path::new(&item.path).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
-            folders.extend(parents.map(Path::to_owned));
-        }
-        for folder in &folders {
-            let mode = if folder == Path::new("tmp") { 0o1777 } else { 0o755 };
-            builder.append_data(&mut header(EntryType::Directory, mode, 0), folder, std::io::empty())?;
-        }
-        for item in items {
-            match &item.content {
-                Content::File(source) => {
-                    let bytes = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
+        for Item { path, content } in items {
+            match content {
+                Content::Folder => {
+                    let mode = if path == Path::new("tmp") { 0o1777 } else { 0o755 };
+                    builder.append_data(&mut header(EntryType::Directory, mode, 0), path, std::io::empty())?;
+                }
+                Content::Program(bytes) => {
                     let mut header = header(EntryType::Regular, 0o755, bytes.len() as u64);
-                    builder.append_data(&mut header, &item.path, bytes.as_slice())?;
+                    builder.append_data(&mut header, path, bytes.as_slice())?;
                 }
                 Content::Link(target) => {
-                    builder.append_link(&mut header(EntryType::Symlink, 0o777, 0), &item.path, target)?;
+                    builder.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! `tortie-image`: packs static programs into a container image that `ctr images import`, `docker load` and `podman load` take.
+//! `tortie-image`: packs a folder of static programs into a container image that `ctr images import`, `docker load` and `podman load` take.
 //!
 //! An image of this kind is one layer: folders, links and files, with a configuration that says what to run. That is a tar archive in a
 //! tar archive with two JSON files, so no image builder, no daemon and no registry is needed. The same input gives the same bytes.
@@ -11,47 +11,29 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::layer::{Item, Layer};
 
-/// Packs static programs into a container image archive.
+/// Packs a folder of static programs into a container image archive.
 #[derive(Parser)]
 struct Args {
     /// The archive to write.
     output: PathBuf,
+    /// The folder that becomes the image's root.
+    root: PathBuf,
     /// The image's name with its tag, such as `docker.io/tortie/tortie-node:v0.0.1`.
     #[arg(long)]
     name: String,
     /// The program that a container runs, with its first arguments.
     #[arg(long, value_delimiter = ' ', required = true)]
     entrypoint: Vec<String>,
-    /// A symbolic link in the image: `LINK=TARGET`.
-    #[arg(long = "link", value_parser = link)]
-    links: Vec<Item>,
-    /// Programs of this machine and their places in the image: `FILE:/PATH`.
-    #[arg(required = true, value_parser = file)]
-    files: Vec<Item>,
-}
-
-fn file(text: &str) -> Result<Item> {
-    let Some((source, path)) = text.rsplit_once(':') else {
-        bail!("want FILE:/PATH");
-    };
-    Ok(Item::file(path, source))
-}
-
-fn link(text: &str) -> Result<Item> {
-    let Some((path, target)) = text.split_once('=') else {
-        bail!("want LINK=TARGET");
-    };
-    Ok(Item::link(path, target))
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let items: Vec<Item> = args.files.into_iter().chain(args.links).collect();
+    let items = Item::below(&args.root)?;
     let architecture = layer::architecture(&items)?;
     let layer = Layer::pack(&items)?;
     if let Some(folder) = args.output.parent() {
@@ -63,6 +45,7 @@ fn main() -> Result<()> {
     archive::write(BufWriter::new(file), &layer, &args.name, &args.entrypoint, architecture)
         .with_context(|| format!("cannot write {}", part.display()))?;
     std::fs::rename(&part, &args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
-    println!("{}: {}, {} KiB", args.output.display(), args.name, layer.bytes().len() / 1024);
+    let size = std::fs::metadata(&args.output).map_or(0, |file| file.len());
+    println!("{}: {}, {} KiB", args.output.display(), args.name, size / 1024);
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Serialize;
-use tortie_felix_netlink::{Link, Net, RouteKind, RouteSpec};
+use tortie_felix_netlink::{Link, Net, RouteKind, RouteSpec, host};
 use tortie_nft_netlink::foreign::{Deletion, Family as TableFamily, Foreign, Rule, Table, Verdict};
 use tortie_nft_netlink::ipset;
 
@@ -155,27 +155,31 @@ impl Leftover {
 
 /// Agents of others that run in the calling thread's network namespace, by process and name. What they own is no leftover.
 pub fn running() -> Vec<(u32, String)> {
-    let here = fs::metadata("/proc/thread-self/ns/net").map(|file| (file.dev(), file.ino())).ok();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        let namespace = || fs::metadata(entry.path().join("ns/net")).map(|file| (file.dev(), file.ino())).ok();
-        let name = name.trim();
-        if matches!(name, "calico-node" | "calico-felix" | "flanneld") && namespace() == here {
-            found.push((pid, name.to_owned()));
-        }
-    }
+    let id = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let here = id("/proc/thread-self/ns/net".into());
+    let names = processes().filter(|(_, _, name)| matches!(name.as_str(), "calico-node" | "calico-felix" | "flanneld"));
+    // Whose namespace may not be seen, as from a container without the right to trace it, is taken for one of this node's.
+    let mut found: Vec<(u32, String)> = names
+        .filter(|(_, folder, _)| id(folder.join("ns/net")).is_none_or(|other| Some(other) == here))
+        .map(|(pid, _, name)| (pid, name))
+        .collect();
     found.sort();
     found
 }
 
 /// Whether some BIRD runs here.
 fn bird_runs() -> bool {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
-        .any(|name| matches!(name.trim(), "bird" | "bird6"))
+    processes().any(|(_, _, name)| matches!(name.as_str(), "bird" | "bird6"))
+}
+
+/// Every process of the machine: its number, its folder in `/proc` and its name.
+fn processes() -> impl Iterator<Item = (u32, PathBuf, String)> {
+    let entries = fs::read_dir(host::proc()).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        Some((pid, entry.path(), name.trim().to_owned()))
+    })
 }
 
 /// Whose a chain of iptables is.

@@ -9,6 +9,9 @@ use iptables::IPTables;
 
 use crate::legacy::Family;
 
+/// The exit status of who finds no program to become, as shells have it.
+const MISSING: i32 = 127;
+
 /// Where rules of iptables are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Backend {
@@ -55,6 +58,10 @@ pub(crate) fn firewall_cmd(args: &[&str]) -> Result<String, FirewallCmdError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(FirewallCmdError::Missing),
         Err(error) => return Err(FirewallCmdError::Failed(error.to_string())),
     };
+    // What an agent in a container calls by this name says so of a host that lacks the program.
+    if output.status.code() == Some(MISSING) {
+        return Err(FirewallCmdError::Missing);
+    }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         Ok(text(&output.stdout))

@@ -12,6 +12,7 @@ mod address;
 pub mod bulk;
 mod codec;
 mod error;
+pub mod host;
 mod link;
 mod monitor;
 mod net;

@@ -1,10 +1,14 @@
 //! Kernel settings under `net.`. `/proc/sys/net` shows the namespace of the thread that opens it, so these act on the calling
 //! thread's; [`set_in`] enters another.
+//!
+//! A container's own `/proc/sys` is read-only, so these are the machine's ([`host`]): which namespace a file of `net` stands for depends
+//! on who opens it, not on whose `/proc` it is in.
 
 use std::fs;
+use std::path::PathBuf;
 
-use crate::Error;
 use crate::netns::Netns;
+use crate::{Error, host};
 
 /// Sets `net.ipv4.ip_forward` and the like in the calling thread's namespace. A setting that has the value already is not written.
 ///
@@ -47,7 +51,7 @@ pub fn set_in(netns: &Netns, settings: &[(&str, &str)]) -> Result<(), Error> {
     netns.run(|| settings.iter().try_for_each(|(path, value)| set(path, value)))?
 }
 
-fn file(path: &str) -> Result<String, Error> {
+fn file(path: &str) -> Result<PathBuf, Error> {
     let bad = |reason| Error::Invalid(format!("{path:?} is not a setting: {reason}"));
     let path = if path.contains('/') { path.to_owned() } else { path.replace('.', "/") };
     if !path.starts_with("net/") {
@@ -56,18 +60,21 @@ fn file(path: &str) -> Result<String, Error> {
     if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         return Err(bad("an empty part or a parent folder in it"));
     }
-    Ok(format!("/proc/sys/{path}"))
+    Ok(host::proc().join("sys").join(path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn paths_stay_below_net() {
-        assert_eq!(file("net.ipv4.ip_forward").expect("a path"), "/proc/sys/net/ipv4/ip_forward");
+        let plain = file("net.ipv4.ip_forward").expect("a path");
+        assert_eq!(plain, Path::new("/proc/sys/net/ipv4/ip_forward"));
         let dotted = file("net/ipv4/conf/eth0.5/forwarding").expect("a path");
-        assert_eq!(dotted, "/proc/sys/net/ipv4/conf/eth0.5/forwarding");
+        assert_eq!(dotted, Path::new("/proc/sys/net/ipv4/conf/eth0.5/forwarding"));
         for path in ["", "net", "kernel.hostname", "net/../kernel/hostname", "/net/ipv4", "net..ipv4"] {
             assert!(file(path).is_err(), "{path:?}");
         }

@@ -145,6 +145,24 @@ fn a_tier_that_denies_what_it_passed_tightens() {
     assert!(!tightens(&denies, &passes));
 }
 
+/// What is behind a rule that denies everything is never asked, and must not hide that rule.
+#[test]
+fn a_denial_tightens_whatever_is_logged_behind_it() {
+    let with = |rules: &Value| {
+        let tier = json!({"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "first"},
+            "spec": {"order": 1, "defaultAction": "Pass"}});
+        let policy = json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "p"},
+            "spec": {"tier": "first", "selector": "app == 'web'", "ingress": rules}});
+        let documents: Vec<Object> = pods().into_iter().chain([tier, policy].iter().map(object)).collect();
+        compiled(&documents, &web())
+    };
+    let (allows, denies) = (with(&json!([{"action": "Allow"}])), with(&json!([{"action": "Deny"}, {"action": "Log"}])));
+    assert!(tightens(&allows, &denies));
+    assert!(!tightens(&denies, &allows));
+    let open = compiled(&pods(), &web());
+    assert!(tightens(&open, &denies));
+}
+
 #[test]
 fn a_foreign_frame_tightens_and_no_table_does_not() {
     let current = compiled(&pods(), &web());

@@ -3,3 +3,9 @@
 //! The programs come from `tests/k8s/build.sh`, which `make test` runs first.
 
 mod api_server;
+mod cluster;
+mod datastore;
+mod deploy;
+mod ipam;
+mod rights;
+mod scale;
