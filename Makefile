@@ -16,15 +16,15 @@ endif
 .PHONY: help demo test test-cluster test-long check format lint deny crds bench fuzz peers api-server k8s image build setup clean-lab
 
 help:
-	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
-	@echo "make test       every test, with real kernels and real peers (BIRD, nft)"
+	@echo "make demo          boot a three-node cluster on this machine, route, enforce, break things, clean up"
+	@echo "make test          every test, with real kernels and real peers (BIRD, nft)"
 	@echo "make test-cluster  one pass through a real two-node Kubernetes cluster"
-	@echo "make test-long  what takes hours: all truth tables by packets, fuzzing, a thousand kills"
-	@echo "make check      what must hold before a change lands: format, lints, licences, tests"
-	@echo "make image      the container image that deploy/ uses: target/image/tortie.tar"
-	@echo "make crds       the CustomResourceDefinitions in deploy/crds, from the types in api/"
-	@echo "make bench      side-by-side benchmarks; receipts are in docs/perf/"
-	@echo "make fuzz       every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
+	@echo "make test-long     what takes hours: all truth tables by packets, fuzzing, a thousand kills"
+	@echo "make check         what must hold before a change lands: format, lints, licences, tests"
+	@echo "make image         the container image that deploy/ uses: target/image/tortie.tar"
+	@echo "make crds          the CustomResourceDefinitions in deploy/crds, from the types in api/"
+	@echo "make bench         side-by-side benchmarks; receipts are in docs/perf/"
+	@echo "make fuzz          every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
 
 demo: build
 	$(SUDO) target/release/tortie lab demo
