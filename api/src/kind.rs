@@ -75,11 +75,23 @@ pub enum Kind {
     /// `projectcalico.org/v3 IPReservation`.
     #[serde(rename = "IPReservation")]
     IpReservation,
+    /// `projectcalico.org/v3 BGPPeer`.
+    #[serde(rename = "BGPPeer")]
+    BgpPeer,
+    /// `projectcalico.org/v3 BGPFilter`.
+    #[serde(rename = "BGPFilter")]
+    BgpFilter,
+    /// `projectcalico.org/v3 ClusterInformation`.
+    ClusterInformation,
+    /// `projectcalico.org/v3 CalicoNodeStatus`.
+    CalicoNodeStatus,
+    /// `projectcalico.org/v3 KubeControllersConfiguration`.
+    KubeControllersConfiguration,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 30] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -105,6 +117,11 @@ impl Kind {
         Self::IpamHandle,
         Self::IpamConfiguration,
         Self::IpReservation,
+        Self::BgpPeer,
+        Self::BgpFilter,
+        Self::ClusterInformation,
+        Self::CalicoNodeStatus,
+        Self::KubeControllersConfiguration,
     ];
 
     /// The kind's name, which no other kind has. Manifests spell it so too, but for [`Kind::CalicoNetworkPolicy`].
@@ -135,6 +152,11 @@ impl Kind {
             Self::IpamHandle => "IPAMHandle",
             Self::IpamConfiguration => "IPAMConfiguration",
             Self::IpReservation => "IPReservation",
+            Self::BgpPeer => "BGPPeer",
+            Self::BgpFilter => "BGPFilter",
+            Self::ClusterInformation => "ClusterInformation",
+            Self::CalicoNodeStatus => "CalicoNodeStatus",
+            Self::KubeControllersConfiguration => "KubeControllersConfiguration",
         }
     }
 
@@ -178,7 +200,12 @@ impl Kind {
             | Self::BlockAffinity
             | Self::IpamHandle
             | Self::IpamConfiguration
-            | Self::IpReservation => CALICO,
+            | Self::IpReservation
+            | Self::BgpPeer
+            | Self::BgpFilter
+            | Self::ClusterInformation
+            | Self::CalicoNodeStatus
+            | Self::KubeControllersConfiguration => CALICO,
         }
     }
 
@@ -266,6 +293,13 @@ impl Kind {
             Self::IpamHandle => &["ipamhandles", "handle", "handles"],
             Self::IpamConfiguration => &["ipamconfigurations", "ipamconfig", "ipamconfigs"],
             Self::IpReservation => &["ipreservations", "reservation", "reservations"],
+            Self::BgpPeer => &["bgppeers", "bgpp", "bgpps", "bp", "bps"],
+            Self::BgpFilter => &["bgpfilters"],
+            Self::ClusterInformation => &["clusterinformations", "clusterinfo"],
+            Self::CalicoNodeStatus => &["caliconodestatuses", "caliconodestat", "caliconodestats"],
+            Self::KubeControllersConfiguration => {
+                &["kubecontrollersconfigurations", "kubecontrollersconfig", "kubecontrollersconfigs", "kcc", "kccs"]
+            }
         }
     }
 

@@ -73,6 +73,15 @@ where
     parse_network(&text).ok_or_else(|| serde::de::Error::custom(NOT_A_NETWORK))
 }
 
+/// [`network`] where there is one; the empty text is none.
+pub(crate) fn optional_network<'de, D>(deserializer: D) -> Result<Option<IpNet>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| parse_network(&text).ok_or_else(|| serde::de::Error::custom(NOT_A_NETWORK))).transpose()
+}
+
 /// [`network`], where a plain address stands for the network of itself.
 pub(crate) fn network_or_address<'de, D>(deserializer: D) -> Result<IpNet, D::Error>
 where

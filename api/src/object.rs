@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::calico::{
-    BgpConfiguration, BlockAffinity, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock,
-    IpamConfiguration, IpamHandle, NetworkSet, Policy, Profile, StagedAction, StagedKubernetesNetworkPolicy, Tier,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, CalicoNodeStatus, ClusterInformation, FelixConfiguration,
+    HostEndpoint, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle, KubeControllersConfiguration,
+    NetworkSet, Policy, Profile, StagedAction, StagedKubernetesNetworkPolicy, Tier,
 };
 use crate::decode::{Decoded, decode};
 use crate::k8s::{
@@ -70,6 +71,16 @@ pub enum Object {
     IpamConfiguration(IpamConfiguration),
     /// `projectcalico.org/v3 IPReservation`.
     IpReservation(IpReservation),
+    /// `projectcalico.org/v3 BGPPeer`.
+    BgpPeer(Box<BgpPeer>),
+    /// `projectcalico.org/v3 BGPFilter`.
+    BgpFilter(Box<BgpFilter>),
+    /// `projectcalico.org/v3 ClusterInformation`.
+    ClusterInformation(ClusterInformation),
+    /// `projectcalico.org/v3 CalicoNodeStatus`.
+    CalicoNodeStatus(CalicoNodeStatus),
+    /// `projectcalico.org/v3 KubeControllersConfiguration`.
+    KubeControllersConfiguration(Box<KubeControllersConfiguration>),
 }
 
 /// What identifies an object in a datastore.
@@ -121,6 +132,11 @@ macro_rules! on_each_kind {
             Object::IpamHandle($name) => $body,
             Object::IpamConfiguration($name) => $body,
             Object::IpReservation($name) => $body,
+            Object::BgpPeer($name) => $body,
+            Object::BgpFilter($name) => $body,
+            Object::ClusterInformation($name) => $body,
+            Object::CalicoNodeStatus($name) => $body,
+            Object::KubeControllersConfiguration($name) => $body,
         }
     };
 }
@@ -154,6 +170,11 @@ impl Object {
             Self::IpamHandle(_) => Kind::IpamHandle,
             Self::IpamConfiguration(_) => Kind::IpamConfiguration,
             Self::IpReservation(_) => Kind::IpReservation,
+            Self::BgpPeer(_) => Kind::BgpPeer,
+            Self::BgpFilter(_) => Kind::BgpFilter,
+            Self::ClusterInformation(_) => Kind::ClusterInformation,
+            Self::CalicoNodeStatus(_) => Kind::CalicoNodeStatus,
+            Self::KubeControllersConfiguration(_) => Kind::KubeControllersConfiguration,
         }
     }
 
@@ -223,7 +244,12 @@ impl Object {
             | Self::BlockAffinity(_)
             | Self::IpamHandle(_)
             | Self::IpamConfiguration(_)
-            | Self::IpReservation(_) => {}
+            | Self::IpReservation(_)
+            | Self::BgpPeer(_)
+            | Self::BgpFilter(_)
+            | Self::ClusterInformation(_)
+            | Self::CalicoNodeStatus(_)
+            | Self::KubeControllersConfiguration(_) => {}
         }
     }
 }

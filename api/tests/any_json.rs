@@ -1,7 +1,11 @@
 //! Whatever JSON stands wherever in an object: no panic, and what is accepted survives being written and read.
 #![allow(missing_docs, reason = "a test")]
 
+#[path = "support/samples.rs"]
+mod samples;
+
 use proptest::prelude::*;
+use samples::valid;
 use serde_json::{Value, json};
 use tortie_api::{Decoded, Kind, Object, decode};
 
@@ -37,48 +41,6 @@ fn any_json() -> impl Strategy<Value = Value> {
                 .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
-}
-
-fn valid() -> Vec<Value> {
-    vec![
-        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {
-            "podSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
-            "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"podSelector": {}}], "ports": [{"port": 80, "endPort": 90, "protocol": "UDP"}]}],
-            "egress": [{"to": [{"namespaceSelector": {}}]}], "policyTypes": ["Egress"]}}),
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": {"a": "b"}}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": {"failsafeInboundHostPorts": [{"protocol": "TCP", "port": 22}]}}),
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "annotations": {"cni.projectcalico.org/ipAddrs": "[\"10.0.0.1\"]"}}, "spec": {"nodeName": "n", "hostNetwork": false, "containers": [{"name": "c", "ports": [{"name": "h", "containerPort": 80, "protocol": "TCP"}]}], "initContainers": []}, "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}}),
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "annotations": {"projectcalico.org/IPv4Address": "10.0.0.1/8"}}, "spec": {"podCIDRs": ["10.0.0.0/24"]}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": "p"}, "spec": {"cidr": "10.0.0.0/8", "blockSize": 26, "ipipMode": "Never", "natOutgoing": true, "allowedUses": ["Workload"], "nodeSelector": "all()"}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPConfiguration", "metadata": {"name": "default"}, "spec": {"asNumber": 64512, "listenPort": 179, "nodeToNodeMeshEnabled": true, "logSeverityScreen": "Info"}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy", "metadata": {"name": "tier.p", "namespace": "n"}, "spec": {
-            "tier": "tier", "order": 12.5, "selector": "a == 'b' && !has(c)", "serviceAccountSelector": "has(d)", "types": ["Ingress", "Egress"], "performanceHints": ["AssumeNeededOnEveryNode"],
-            "ingress": [
-                {"action": "Allow", "protocol": "TCP", "notProtocol": 17, "ipVersion": 4, "source": {"nets": ["10.0.0.0/8"], "notNets": ["10.1.0.0/16"], "selector": "all()", "notSelector": "a in {'b'}", "namespaceSelector": "global()", "serviceAccounts": {"names": ["s"], "selector": "a == 'b'"}}, "destination": {"ports": [80, "http", "1:2"], "notPorts": [81]}},
-                {"action": "Log", "protocol": "ICMPv6", "icmp": {"type": 128, "code": 0}, "notICMP": {"type": 1}, "metadata": {"annotations": {"a": "b"}}},
-                {"action": "Pass", "source": {"services": {"name": "s", "namespace": "n"}}}],
-            "egress": [{"action": "Deny", "destination": {"services": {"name": "s"}}}]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "g"}, "spec": {"namespaceSelector": "has(a)", "doNotTrack": true, "applyOnForward": true, "ingress": [{"action": "Allow", "protocol": 6, "destination": {"ports": ["22"]}}]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "StagedNetworkPolicy", "metadata": {"name": "s"}, "spec": {"stagedAction": "Set", "egress": [{"action": "Deny"}]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "StagedGlobalNetworkPolicy", "metadata": {"name": "s"}, "spec": {"stagedAction": "Delete", "tier": "t"}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "StagedKubernetesNetworkPolicy", "metadata": {"name": "s"}, "spec": {"stagedAction": "Learn", "podSelector": {}, "ingress": [{"ports": [{"port": 80}]}], "policyTypes": ["Ingress"]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "t"}, "spec": {"order": 7, "defaultAction": "Pass"}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "NetworkSet", "metadata": {"name": "s", "labels": {"a": "b"}}, "spec": {"nets": ["10.0.0.1", "fd00::/8"]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet", "metadata": {"name": "s"}, "spec": {"nets": ["10.0.0.0/8"]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint", "metadata": {"name": "h"}, "spec": {"node": "n", "interfaceName": "eth0", "expectedIPs": ["10.0.0.1"], "profiles": ["p"], "ports": [{"name": "ssh", "protocol": "TCP", "port": 22}]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "Profile", "metadata": {"name": "p"}, "spec": {"ingress": [{"action": "Allow"}], "egress": [{"action": "Deny", "protocol": 255}], "labelsToApply": {"a": "b"}}}),
-        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "c"}, "spec": {"tier": "Admin", "priority": 10, "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": "b"}}}},
-            "ingress": [{"name": "i", "action": "Pass", "from": [{"namespaces": {}}, {"pods": {"podSelector": {}}}], "protocols": [{"tcp": {"destinationPort": {"number": 80}}}, {"udp": {"destinationPort": {"range": {"start": 1, "end": 2}}}}, {"destinationNamedPort": "http"}]}],
-            "egress": [{"action": "Accept", "to": [{"networks": ["10.0.0.0/8"]}, {"domainNames": ["*.example.com"]}]}]}}),
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s", "namespace": "n", "labels": {"a": "b"}}, "secrets": []}),
-        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "e", "labels": {"kubernetes.io/service-name": "s"}}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true, "terminating": null}}], "ports": [{"name": "http", "protocol": "TCP", "port": 80}]}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMBlock", "metadata": {"name": "b"}, "spec": {"cidr": "10.0.0.0/31", "affinity": "host:n", "affinityClaimTime": "2026-01-01T00:00:00Z",
-            "allocations": [null, 0], "unallocated": [0], "attributes": [{"handle_id": "h", "secondary": {"a": "b"}}], "sequenceNumber": 7, "sequenceNumberForAllocation": {"1": 6}, "deleted": false, "new": [1]}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "BlockAffinity", "metadata": {"name": "n-10-0-0-0-31"}, "spec": {"cidr": "10.0.0.0/31", "node": "n", "state": "pending", "type": "virtual", "deleted": "false"}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMHandle", "metadata": {"name": "h"}, "spec": {"handleID": "H", "block": {"10.0.0.0/31": 1}, "new": {"a": null}}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMConfiguration", "metadata": {"name": "default"}, "spec": {"strictAffinity": true, "autoAllocateBlocks": false, "maxBlocksPerHost": 4, "kubeVirtVMAddressPersistence": "Enabled", "ipCooldownSeconds": 60}}),
-        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPReservation", "metadata": {"name": "r"}, "spec": {"reservedCIDRs": ["10.0.0.1", "fd00::/126"]}}),
-    ]
 }
 
 /// Every place in a value, the root first.

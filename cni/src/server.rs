@@ -34,12 +34,20 @@ pub struct ServerConfig {
     pub netns: Option<Netns>,
     /// How long an ADD waits for its pod to appear in the datastore.
     pub pod_wait: Duration,
+    /// Whether a datastore without an IPPool is one with the default ones.
+    pub implicit_pools: bool,
 }
 
 impl ServerConfig {
     /// The set-up of a node in the calling thread's namespace.
     pub fn new(node: impl Into<String>, run_dir: impl Into<PathBuf>) -> Self {
-        Self { node: node.into(), run_dir: run_dir.into(), netns: None, pod_wait: Duration::from_secs(3) }
+        Self {
+            node: node.into(),
+            run_dir: run_dir.into(),
+            netns: None,
+            pod_wait: Duration::from_secs(3),
+            implicit_pools: true,
+        }
     }
 }
 
@@ -71,7 +79,7 @@ impl CniServer {
         dataplane: Arc<dyn Dataplane>,
     ) -> Result<Self, NetError> {
         let netns = config.netns.take().map_or_else(Netns::current, Ok)?;
-        let ipam = Ipam::new(Arc::clone(&datastore), config.node.clone());
+        let ipam = Ipam::new(Arc::clone(&datastore), config.node.clone()).with_implicit_pools(config.implicit_pools);
         let store = Store::new(&config.run_dir);
         let host = Host::new(netns)?;
         let turns = Mutex::default();

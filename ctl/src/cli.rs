@@ -43,7 +43,7 @@ pub(crate) struct Global {
     /// The node
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// Where resources are: dir:PATH
+    /// Where resources are: kubernetes, or dir:PATH
     #[arg(long, global = true, value_name = "STORE")]
     pub(crate) datastore: Option<String>,
 }
@@ -173,7 +173,49 @@ pub(crate) enum Ipam {
         /// Blocks too
         #[arg(long)]
         show_blocks: bool,
+        /// The addresses that nodes took from blocks of others
+        #[arg(long, conflicts_with_all = ["ip", "show_blocks"])]
+        show_borrowed: bool,
+        /// How blocks are given out (IPAMConfiguration)
+        #[arg(long, conflicts_with_all = ["ip", "show_blocks", "show_borrowed"])]
+        show_configuration: bool,
     },
+    /// Hold IPAM's books against the pods and nodes that there are. What -o json prints is a report for `release --from-report`
+    Check {
+        /// Name every address that is looked at
+        #[arg(long)]
+        show_all_ips: bool,
+        /// Name everything that is wrong, and why
+        #[arg(long)]
+        show_problem_ips: bool,
+    },
+    /// Return addresses that nobody uses to their blocks
+    Release(Release),
+    /// Change how blocks are given out (IPAMConfiguration)
+    Configure {
+        /// Whether nodes take addresses from their own blocks only
+        #[arg(long, value_name = "true|false")]
+        strictaffinity: Option<bool>,
+        /// How many blocks of a family a node has at most; 0 for the default of 20
+        #[arg(long, value_name = "NUMBER")]
+        max_blocks_per_host: Option<u32>,
+        /// For how many seconds an address that was released is not given out again
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=1200))]
+        ip_cooldown_seconds: Option<u32>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    /// An address
+    #[arg(long, value_name = "IP", conflicts_with = "from_report")]
+    pub(crate) ip: Option<std::net::IpAddr>,
+    /// The leaked addresses and handles of a report of `ipam check -o json`; of several, only what is in all of them (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_report: Vec<PathBuf>,
+    /// With --ip: although it may be in use. With --from-report: although another version wrote the report
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Where policies come from.

@@ -3,6 +3,7 @@
 use tortie_api::calico::{AffinityState, StagedAction};
 use tortie_api::k8s::{ClusterNetworkPolicySubject, LabelSelector, Pod, PolicyType, SelectorOperator};
 use tortie_api::meta::StringMap;
+use tortie_api::selector::Selector;
 use tortie_api::{Kind, Object};
 
 /// The columns after the name.
@@ -16,7 +17,9 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
             | Kind::NetworkSet
             | Kind::GlobalNetworkSet
             | Kind::StagedKubernetesNetworkPolicy
-            | Kind::IpReservation,
+            | Kind::IpReservation
+            | Kind::BgpFilter
+            | Kind::KubeControllersConfiguration,
             false,
         ) => &[],
         (Kind::Namespace | Kind::ServiceAccount | Kind::Profile, true) => &["LABELS"],
@@ -59,6 +62,11 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::IpamConfiguration, false) => &["STRICTAFFINITY", "AUTOALLOCATEBLOCKS"],
         (Kind::IpamConfiguration, true) => &["STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"],
         (Kind::IpReservation, true) => &["CIDRS"],
+        (Kind::BgpPeer, _) => &["PEERIP", "NODE", "ASN"],
+        (Kind::BgpFilter, true) => &["RULES"],
+        (Kind::ClusterInformation, _) => &["VERSION", "CLUSTERGUID"],
+        (Kind::CalicoNodeStatus, _) => &["NODE", "CLASSES", "INTERVAL"],
+        (Kind::KubeControllersConfiguration, true) => &["LEAKGRACEPERIOD"],
     }
 }
 
@@ -172,6 +180,37 @@ pub(crate) fn cells(object: &Object, wide: bool) -> Vec<String> {
             ]
         }
         Object::IpReservation(reservation) => vec![truncated(joined(&reservation.spec.reserved_cidrs))],
+        Object::BgpPeer(peer) => {
+            let spec = &peer.spec;
+            let or_selector = |text: Option<String>, selector: &Option<Selector>| {
+                text.or_else(|| selector.as_ref().map(ToString::to_string))
+            };
+            vec![
+                or_selector(spec.peer_ip.map(|ip| ip.to_string()), &spec.peer_selector).unwrap_or_default(),
+                or_selector(spec.node.clone(), &spec.node_selector).unwrap_or_else(|| "(global)".to_owned()),
+                spec.as_number.map(|number| number.to_string()).unwrap_or_default(),
+            ]
+        }
+        Object::BgpFilter(filter) => {
+            let spec = &filter.spec;
+            let rules = [&spec.export_v4, &spec.import_v4, &spec.export_v6, &spec.import_v6];
+            vec![rules.into_iter().map(Vec::len).sum::<usize>().to_string()]
+        }
+        Object::ClusterInformation(information) => {
+            let spec = &information.spec;
+            vec![spec.calico_version.clone().unwrap_or_default(), spec.cluster_guid.clone().unwrap_or_default()]
+        }
+        Object::CalicoNodeStatus(status) => {
+            let spec = &status.spec;
+            let classes: Vec<String> = spec.classes.iter().map(|class| format!("{class:?}")).collect();
+            let interval = spec.update_period_seconds.map(|seconds| seconds.to_string());
+            vec![spec.node.clone(), classes.join(","), interval.unwrap_or_default()]
+        }
+        Object::KubeControllersConfiguration(configuration) => {
+            let node = configuration.spec.controllers.node.as_ref();
+            let period = node.and_then(|node| node.leak_grace_period);
+            vec![period.map(|period| period.to_string()).unwrap_or_default()]
+        }
         Object::FelixConfiguration(configuration) => {
             let spec = &configuration.spec;
             let selector =

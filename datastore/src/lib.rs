@@ -7,6 +7,7 @@ pub mod directory;
 pub mod edit;
 mod files;
 pub mod kubernetes;
+mod leadership;
 pub mod manifests;
 mod yaml;
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
 pub use files::remedy;
+pub use leadership::Leadership;
 
 /// What changed between two consistent readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -140,6 +142,19 @@ pub trait Datastore: Send + Sync {
             Object::Node(node) => Ok(node.internal_ips()),
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Shows all objects of a kind, one after the other, for who needs of each but a little: a store that reads by the page never has
+    /// all of them in memory.
+    async fn visit(&self, kind: Kind, see: &mut (dyn FnMut(Object) + Send)) -> Result<(), Error> {
+        self.list(kind).await?.into_iter().for_each(see);
+        Ok(())
+    }
+
+    /// Waits until `holder` leads, alone in the cluster, in a duty. A store that cannot tell who leads lets nobody.
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
+        let reason = format!("nobody can lead here, and {holder} was to");
+        Err(Error::Store { place: format!("the duty {duty}"), reason })
     }
 
     /// Since when a watch has been at one piece of work, such as reading what has changed; none while all wait for changes. A disk

@@ -1,7 +1,7 @@
 //! What this node's settings are made of: FelixConfiguration, the service addresses of BGPConfiguration, the node's own labels, and
 //! the bandwidth annotations of its pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use tortie_api::calico::FelixConfigurationSpec;
@@ -33,6 +33,10 @@ pub(crate) struct Configurations {
     node: String,
     felix: BTreeMap<String, FelixConfigurationSpec>,
     service_cidrs: Vec<IpNet>,
+    /// What BGPConfigurations for this node ask for in vain, by their names: fields, and what is done instead.
+    unheeded_bgp: BTreeMap<String, Vec<(&'static str, &'static str)>>,
+    /// BGPPeers and BGPFilters, which the speaker does not use yet.
+    unused: BTreeSet<ObjectKey>,
     labels: StringMap,
     pods: BTreeMap<PodName, PodNeeds>,
     pod_problems: BTreeMap<PodName, Vec<String>>,
@@ -60,6 +64,8 @@ impl Configurations {
             node,
             felix: BTreeMap::new(),
             service_cidrs: Vec::new(),
+            unheeded_bgp: BTreeMap::new(),
+            unused: BTreeSet::new(),
             labels: StringMap::new(),
             pods: BTreeMap::new(),
             pod_problems: BTreeMap::new(),
@@ -75,9 +81,18 @@ impl Configurations {
                 let before = self.felix.insert(name, configuration.spec.clone());
                 touched.settings = before.as_ref() != Some(&configuration.spec);
             }
-            Object::BgpConfiguration(configuration) if configuration.metadata.name == DEFAULT => {
-                touched.settings = self.set_service_cidrs(configuration.spec.service_cidrs());
+            Object::BgpConfiguration(configuration) => {
+                let name = &configuration.metadata.name;
+                if name == DEFAULT {
+                    touched.settings = self.set_service_cidrs(configuration.spec.service_cidrs());
+                }
+                if name == DEFAULT || name.strip_prefix("node.") == Some(self.node.as_str()) {
+                    let unheeded = configuration.spec.unheeded();
+                    let before = self.unheeded_bgp.insert(name.clone(), unheeded.clone()).unwrap_or_default();
+                    touched.settings |= before != unheeded;
+                }
             }
+            Object::BgpPeer(_) | Object::BgpFilter(_) => touched.settings = self.unused.insert(object.key()),
             Object::Node(node) if node.metadata.name == self.node => {
                 touched.settings = self.labels != node.metadata.labels;
                 self.labels.clone_from(&node.metadata.labels);
@@ -93,7 +108,11 @@ impl Configurations {
         let mut touched = Touched::default();
         match key.kind {
             Kind::FelixConfiguration => touched.settings = self.felix.remove(&key.name).is_some(),
-            Kind::BgpConfiguration if key.name == DEFAULT => touched.settings = self.set_service_cidrs(Vec::new()),
+            Kind::BgpConfiguration => {
+                touched.settings = self.unheeded_bgp.remove(&key.name).is_some_and(|unheeded| !unheeded.is_empty());
+                touched.settings |= key.name == DEFAULT && self.set_service_cidrs(Vec::new());
+            }
+            Kind::BgpPeer | Kind::BgpFilter => touched.settings = self.unused.remove(key),
             Kind::Pod => {
                 let pod = (key.namespace.clone().unwrap_or_default(), key.name.clone());
                 touched.pods = self.set_pod(pod, PodNeeds::default(), Vec::new());
@@ -190,6 +209,14 @@ impl Configurations {
                     .to_owned(),
             );
         }
+        for (name, unheeded) in &self.unheeded_bgp {
+            warnings.extend(unheeded.iter().map(|(field, instead)| {
+                format!("BGPConfiguration {name}: spec.{field} is not supported by this version: {instead}")
+            }));
+        }
+        warnings.extend(self.unused.iter().map(|key| {
+            format!("{key}: not supported by this version: nodes speak BGP with each other only, and filter nothing")
+        }));
         Resolved { settings: Settings::new(&spec, self.service_cidrs.clone()), warnings }
     }
 }
@@ -288,6 +315,29 @@ mod tests {
         let key = ObjectKey { kind: Kind::BgpConfiguration, namespace: None, name: "default".into() };
         assert_eq!(all.remove(&key), CHANGED);
         assert_eq!(all.resolve(), Resolved::default());
+    }
+
+    #[test]
+    fn what_bgp_does_not_do_yet_is_said() {
+        let mut all = Configurations::new("n1".into());
+        let spec = json!({"spec": {"bindMode": "NodeIP"}});
+        assert_eq!(all.upsert(&object("BGPConfiguration", "node.n2", &spec)), Touched::default());
+        assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &spec)), CHANGED);
+        assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &spec)), Touched::default());
+        let peer = object("BGPPeer", "router", &json!({"spec": {"peerIP": "10.0.0.1"}}));
+        assert_eq!(all.upsert(&peer), CHANGED);
+        assert_eq!(all.upsert(&object("BGPFilter", "all", &json!({}))), CHANGED);
+        let warnings = all.resolve().warnings;
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert_eq!(
+            warnings[0],
+            "BGPConfiguration node.n1: spec.bindMode is not supported by this version: the speaker listens on all addresses"
+        );
+        assert!(warnings[1].starts_with("BGPPeer router: not supported by this version"), "{warnings:?}");
+        assert!(warnings[2].starts_with("BGPFilter all: not supported by this version"), "{warnings:?}");
+        assert_eq!(all.remove(&peer.key()), CHANGED);
+        assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &json!({}))), CHANGED);
+        assert_eq!(all.resolve().warnings.len(), 1);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tortie_api::calico::{
-    BgpConfiguration, BlockAffinity, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock,
-    IpamConfiguration, IpamHandle, NetworkSet, Policy, Profile, StagedKubernetesNetworkPolicy, Tier,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, CalicoNodeStatus, ClusterInformation, FelixConfiguration,
+    HostEndpoint, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle, KubeControllersConfiguration,
+    NetworkSet, Policy, Profile, StagedKubernetesNetworkPolicy, Tier,
 };
 use tortie_api::k8s::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, ServiceAccount};
 use tortie_api::{Object, ObjectKey};
@@ -81,6 +82,11 @@ enum ObjectForm {
     IpamHandle(IpamHandle),
     IpamConfiguration(IpamConfiguration),
     IpReservation(IpReservation),
+    BgpPeer(Box<BgpPeer>),
+    BgpFilter(Box<BgpFilter>),
+    ClusterInformation(ClusterInformation),
+    CalicoNodeStatus(CalicoNodeStatus),
+    KubeControllersConfiguration(Box<KubeControllersConfiguration>),
 }
 
 /// A network interface of the node.

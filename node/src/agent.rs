@@ -39,6 +39,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Kernel};
 use crate::cli::{Component, DatastoreAddress, Options};
+use crate::controller::{DefaultPools, Duties};
 use crate::health::{Health, Watchdog};
 use crate::instruments::Instruments;
 use crate::keeper::{self, KeeperHandle};
@@ -50,7 +51,7 @@ use crate::rundir::RunDir;
 use crate::serve::{address, serve};
 use crate::sole::Sole;
 use crate::writers::{RuleJob, Writers};
-use crate::{bgp, convert, host_firewall, install, instruments, metrics, watch as listen};
+use crate::{bgp, controller, convert, host_firewall, install, instruments, metrics, watch as listen};
 
 /// How long requests under way have when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -68,9 +69,6 @@ pub(crate) fn run(options: &Options, log: Log) -> Result<()> {
         Some(node) => node.clone(),
         None => host_name()?,
     };
-    if has(Component::Controller) {
-        warn!("the component controller has no duties in this version: blocks of dead nodes are not given back");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
@@ -170,11 +168,16 @@ async fn supervise(
         metrics_address.send_if_modified(|known| replace_if_other(known, address(&settings.metrics, metrics_at)));
     }));
 
+    if components.contains(&Component::Controller) {
+        tokio::spawn(controller::run(Arc::clone(&datastore), duties(options, &node)?));
+    }
+
     let ready = watchdog.ready();
     let (recovered, cni_recovered) = watch::channel(false);
     let cni = if components.contains(&Component::Cni) {
         let kernel = Kernel { owner: owner.clone(), net: Net::current()?, keeper, settings: settings_for_cni };
-        let config = ServerConfig::new(node.clone(), options.run_dir.clone());
+        let mut config = ServerConfig::new(node.clone(), options.run_dir.clone());
+        config.implicit_pools = has_implicit_pools(&options.datastore);
         let server = CniServer::new(config, Arc::clone(&datastore), Arc::new(kernel))?;
         tokio::spawn(recover(server.clone(), recovered));
         Some(server)
@@ -252,6 +255,19 @@ fn replace_if_other<T: PartialEq>(known: &mut T, new: T) -> bool {
     let other = *known != new;
     *known = new;
     other
+}
+
+/// Whether a datastore without an IPPool is one with the default ones. In a cluster the controller makes them, so that everybody sees
+/// which they are, and may change them.
+const fn has_implicit_pools(datastore: &DatastoreAddress) -> bool {
+    matches!(datastore, DatastoreAddress::Directory(_))
+}
+
+/// What the controller does.
+fn duties(options: &Options, node: &str) -> Result<Duties> {
+    let unasked = !has_implicit_pools(&options.datastore);
+    let pools = DefaultPools::read(|name| std::env::var(name).ok(), unasked)?;
+    Ok(Duties { node: node.to_owned(), grace: options.leak_grace_period, pools })
 }
 
 /// Lets the CNI server put right what an earlier run left half done. CNI calls wait for it.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -13,6 +14,8 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+// There is one in a run of the program.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the agent until SIGTERM or SIGINT. Stopping cuts no traffic: rules and routes stay, peers keep our routes for the restart.
@@ -73,6 +76,11 @@ pub(crate) struct Options {
     /// Where `/metrics` is served
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9091")]
     pub(crate) metrics_address: std::net::SocketAddr,
+
+    /// For how long an address, block or handle must look abandoned before the controller gives it back; 0 to give nothing back
+    /// [default: `leakGracePeriod` of KubeControllersConfiguration, else 900]
+    #[arg(long, env = "TORTIE_LEAK_GRACE_PERIOD", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) leak_grace_period: Option<Duration>,
 
     /// Leave the nftables table to whoever has the right to change it, as on kernels before Linux 6.9. Tests of such kernels' ways use it
     #[arg(long, hide = true)]
@@ -142,6 +150,11 @@ fn parse_datastore(text: &str) -> Result<DatastoreAddress, String> {
         None if text == "kubernetes" => Ok(DatastoreAddress::Kubernetes),
         None => Err("use kubernetes, or dir:PATH, a folder of YAML files".into()),
     }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "use a number of seconds".into())
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {

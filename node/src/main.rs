@@ -9,6 +9,7 @@ mod admin;
 mod agent;
 mod bgp;
 mod cli;
+mod controller;
 mod convert;
 mod counts;
 mod health;

@@ -153,7 +153,12 @@ impl Cluster {
             | Object::BlockAffinity(_)
             | Object::IpamHandle(_)
             | Object::IpamConfiguration(_)
-            | Object::IpReservation(_) => false,
+            | Object::IpReservation(_)
+            | Object::BgpPeer(_)
+            | Object::BgpFilter(_)
+            | Object::ClusterInformation(_)
+            | Object::CalicoNodeStatus(_)
+            | Object::KubeControllersConfiguration(_) => false,
         }
     }
 
@@ -200,7 +205,12 @@ impl Cluster {
             | Kind::BlockAffinity
             | Kind::IpamHandle
             | Kind::IpamConfiguration
-            | Kind::IpReservation => false,
+            | Kind::IpReservation
+            | Kind::BgpPeer
+            | Kind::BgpFilter
+            | Kind::ClusterInformation
+            | Kind::CalicoNodeStatus
+            | Kind::KubeControllersConfiguration => false,
         }
     }
 

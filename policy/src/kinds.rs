@@ -37,6 +37,8 @@ mod tests {
         let left_out: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !KINDS.contains(kind)).collect();
         let ipam =
             [Kind::IpamBlock, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
-        assert_eq!(left_out, ipam);
+        let bgp = [Kind::BgpPeer, Kind::BgpFilter];
+        let cluster = [Kind::ClusterInformation, Kind::CalicoNodeStatus, Kind::KubeControllersConfiguration];
+        assert_eq!(left_out, [ipam.as_slice(), &bgp, &cluster].concat());
     }
 }

@@ -53,10 +53,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "tortie-ctl",
-        // `node clean` and `node checksystem` work on the node itself, where no agent runs any more, or yet.
+        // `node clean` and `node checksystem` work on the node itself, where no agent runs any more, or yet; `ipam check` and `release`
+        // judge allocations as the controller does.
         &[
             "tortie-admin",
             "tortie-api",
+            "tortie-cni",
             "tortie-datastore",
             "tortie-felix-netlink",
             "tortie-host-firewall",

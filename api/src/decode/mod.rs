@@ -246,10 +246,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
         Kind::Pod => Object::Pod(typed(value, &Unsupported::NONE)?),
         Kind::NetworkPolicy => Object::NetworkPolicy(typed(value, &Unsupported::NONE)?),
         Kind::IpPool => Object::IpPool(typed(value, &Unsupported::yet(&crate::calico::IP_POOL_UNSUPPORTED))?),
-        Kind::BgpConfiguration => {
-            let unsupported = Unsupported::yet(&crate::calico::BGP_CONFIGURATION_UNSUPPORTED);
-            Object::BgpConfiguration(typed(value, &unsupported)?)
-        }
+        Kind::BgpConfiguration => Object::BgpConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::IpamBlock => {
             let mut block: IpamBlock = typed(value, &Unsupported::NONE)?;
             block.spec.other = other_fields(value, &IPAM_BLOCK_FIELDS);
@@ -267,6 +264,11 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
         }
         Kind::IpamConfiguration => Object::IpamConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::IpReservation => Object::IpReservation(typed(value, &Unsupported::NONE)?),
+        Kind::BgpPeer => Object::BgpPeer(typed(value, &Unsupported::NONE)?),
+        Kind::BgpFilter => Object::BgpFilter(typed(value, &Unsupported::NONE)?),
+        Kind::ClusterInformation => Object::ClusterInformation(typed(value, &Unsupported::NONE)?),
+        Kind::CalicoNodeStatus => Object::CalicoNodeStatus(typed(value, &Unsupported::NONE)?),
+        Kind::KubeControllersConfiguration => Object::KubeControllersConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::ServiceAccount => Object::ServiceAccount(typed(value, &Unsupported::NONE)?),
         Kind::EndpointSlice => Object::EndpointSlice(typed(value, &Unsupported::NONE)?),

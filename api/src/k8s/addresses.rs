@@ -33,6 +33,12 @@ impl Pod {
         self.status.pod_ips.iter().map(|entry| entry.ip).collect()
     }
 
+    /// The addresses of the annotation `cni.projectcalico.org/podIPs`, which agents write before the kubelet fills in the status. Entries
+    /// that are no addresses are left out with all others.
+    pub fn reported_addresses(&self) -> Vec<IpAddr> {
+        reported_addresses(&self.metadata.annotations).unwrap_or_default()
+    }
+
     /// The addresses to reckon with where no agent tells: `status.podIPs`, else the annotation `cni.projectcalico.org/podIPs`, else
     /// the pinned addresses of `cni.projectcalico.org/ipAddrs`. Entries that are no addresses, which validation refuses, are left
     /// out.
@@ -40,7 +46,7 @@ impl Pod {
         if !self.status.pod_ips.is_empty() {
             return self.addresses();
         }
-        let annotated = reported_addresses(&self.metadata.annotations).unwrap_or_default();
+        let annotated = self.reported_addresses();
         if !annotated.is_empty() {
             return annotated;
         }

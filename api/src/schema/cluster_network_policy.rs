@@ -15,6 +15,7 @@ pub(super) fn policy(definitions: &mut Definitions) {
     for field in ["ingress", "egress"] {
         spec.field(field).set("maxItems", ITEMS);
     }
+    super::network_policy::label_selector(definitions);
     peers(definitions);
     for (name, field) in [("ClusterNetworkPolicyIngressRule", "from"), ("ClusterNetworkPolicyEgressRule", "to")] {
         let mut rule = definitions.of(name);

@@ -125,9 +125,7 @@ pub(super) fn rules(definitions: &mut Definitions) {
     for (field, family) in
         [("deviceRouteSourceAddress", 4), ("deviceRouteSourceAddressIPv6", 6), ("natOutgoingAddress", 4)]
     {
-        let rule = format!("self == '' || isIP(self) && ip(self).family() == {family}");
-        let message = format!("must be an IPv{family} address");
-        spec.field(field).unset("format").set("maxLength", 64).rule(rule, message);
+        super::bgp::address(spec.field(field), family);
     }
     spec.field("iptablesNATOutgoingInterfaceFilter")
         .rule("self != '+'", "must name an interface: remove the field to take all");

@@ -10,6 +10,11 @@ fn block_size(spec: &str) -> String {
     format!("(has({spec}.blockSize) ? {spec}.blockSize : cidr({spec}.cidr).ip().family() == 4 ? 26 : 122)")
 }
 
+/// Whether a selector is left out, or selects everybody.
+fn everybody(field: &str) -> String {
+    format!("!has(self.{field}) || self.{field}.matches('^[ \\\\t]*(all[(][ \\\\t]*[)][ \\\\t]*)?$')")
+}
+
 pub(super) fn pool(definitions: &mut Definitions) {
     let mut spec = definitions.of("IpPoolSpec");
     spec.field("cidr").rule("self == oldSelf", "may not be changed: make another pool, and disable this one");
@@ -45,6 +50,31 @@ pub(super) fn pool(definitions: &mut Definitions) {
         ".disableBGPExport",
         format!("!({for_services}) || !has(self.disableBGPExport) || !self.disableBGPExport"),
         "a pool for LoadBalancer must be exported: use false",
+    )
+    .rule_at(
+        ".vxlanMode",
+        format!("!({for_services}) || !has(self.vxlanMode) || self.vxlanMode == 'Never'"),
+        "must be Never in a pool for LoadBalancer, which has no use for it",
+    )
+    .rule_at(
+        ".ipipMode",
+        format!("!({for_services}) || !has(self.ipipMode) || self.ipipMode == 'Never'"),
+        "must be Never in a pool for LoadBalancer, which has no use for it",
+    )
+    .rule_at(
+        ".vxlanMode",
+        "!has(self.vxlanMode) || !has(self.ipipMode) || self.vxlanMode == 'Never' || self.ipipMode == 'Never'",
+        "may not be set beside `ipipMode`: make one of them Never",
+    )
+    .rule_at(
+        ".nodeSelector",
+        format!("!({for_services}) || {}", everybody("nodeSelector")),
+        "must be all() in a pool for LoadBalancer, which has no use for it",
+    )
+    .rule_at(
+        ".namespaceSelector",
+        format!("!(has(self.allowedUses) && self.allowedUses.size() == 1 && self.allowedUses[0] == 'Tunnel') || {}", everybody("namespaceSelector")),
+        "must be all() in a pool for Tunnel, which has no use for it",
     )
     .rule_at(
         ".allowedUses",

@@ -1,6 +1,6 @@
 //! What IPAM keeps and what people say of it: what holds of it beyond its types; `validate/ipam.rs` has the same.
 
-use super::definitions::{Definitions, Node};
+use super::definitions::Definitions;
 
 /// Agents write blocks, of this version and of others: what they know more is kept.
 fn others_fields(definitions: &mut Definitions, name: &str) {
@@ -32,10 +32,6 @@ pub(super) fn configuration(definitions: &mut Definitions) {
         "!has(self.autoAllocateBlocks) || self.autoAllocateBlocks || has(self.strictAffinity) && self.strictAffinity",
         "may only be false with `strictAffinity: true`: use true, or make the nodes' blocks strictly theirs",
     );
-}
-
-pub(super) fn whole_configuration(object: Node<'_>) {
-    object.rule_of_name("self.metadata.name == 'default'", "must be \"default\": there is one for the whole cluster");
 }
 
 pub(super) fn reservation(definitions: &mut Definitions) {

@@ -1,13 +1,15 @@
 //! The kinds that have a CustomResourceDefinition: their names, what `kubectl get` prints of them, and the rules that they follow.
 
+use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use super::definitions::{Definitions, Node};
-use super::{bgp, cluster_network_policy, felix, ip_pool, ipam, network_policy, policy, schema_of};
+use super::{bgp, cluster_network_policy, controllers, felix, ip_pool, ipam, network_policy, policy, schema_of};
 use crate::calico::{
-    BgpConfiguration, BlockAffinity, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock,
-    IpamConfiguration, IpamHandle, NetworkSet, Policy, StagedKubernetesNetworkPolicy, Tier,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, CalicoNodeStatus, CalicoNodeStatusAnswer, ClusterInformation,
+    FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle,
+    KubeControllersConfiguration, NetworkSet, Policy, StagedKubernetesNetworkPolicy, Tier,
 };
 use crate::k8s::ClusterNetworkPolicy;
 use crate::kind::Kind;
@@ -82,6 +84,15 @@ fn conditions() -> Value {
     let mut status = super::structural::structural(&definitions.0["Status"].clone(), &definitions.0);
     status["description"] = json!("What became of the object. The controller writes it.");
     status
+}
+
+/// The schema of a CalicoNodeStatus's answer.
+fn node_status_answer() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let mut generator = settings.into_generator();
+    let _ = schema_of::<CalicoNodeStatusAnswer>(&mut generator);
+    let definitions = Definitions(generator.take_definitions(true).into_iter().collect());
+    super::structural::structural(&definitions.0["CalicoNodeStatusAnswer"], &definitions.0)
 }
 
 /// The rules of a policy of Calico's, with the fields that this kind has.
@@ -162,7 +173,7 @@ pub(super) fn all() -> Vec<Resource> {
         Resource {
             short_names: &["ipamconfig", "ipamconfigs"],
             rules: ipam::configuration,
-            whole: ipam::whole_configuration,
+            whole: controllers::named_default,
             columns: vec![
                 Column::text("StrictAffinity", ".spec.strictAffinity"),
                 Column::text("MaxBlocksPerHost", ".spec.maxBlocksPerHost"),
@@ -178,7 +189,7 @@ pub(super) fn all() -> Vec<Resource> {
         Resource {
             short_names: &["bgpconfig", "bgpconfigs"],
             rules: bgp::configuration,
-            whole: bgp::whole,
+            whole: bgp::whole_configuration,
             columns: vec![
                 Column::text("LogSeverity", ".spec.logSeverityScreen"),
                 Column::text("MeshEnabled", ".spec.nodeToNodeMeshEnabled"),
@@ -269,6 +280,55 @@ pub(super) fn all() -> Vec<Resource> {
             selectable: vec![".spec.node"],
             status: Some(conditions),
             ..plain(Kind::HostEndpoint, schema_of::<HostEndpoint>)
+        },
+        Resource {
+            rules: bgp::peer,
+            columns: vec![
+                Column::text("PeerIP", ".spec.peerIP"),
+                Column::text("Node", ".spec.node"),
+                Column::text("ASN", ".spec.asNumber"),
+                Column::wide("NodeSelector", ".spec.nodeSelector"),
+                Column::wide("PeerSelector", ".spec.peerSelector"),
+                Column::ACCEPTED,
+                Column::AGE,
+            ],
+            status: Some(conditions),
+            ..plain(Kind::BgpPeer, schema_of::<BgpPeer>)
+        },
+        Resource {
+            rules: bgp::filter,
+            columns: vec![Column::ACCEPTED, Column::AGE],
+            status: Some(conditions),
+            ..plain(Kind::BgpFilter, schema_of::<BgpFilter>)
+        },
+        Resource {
+            short_names: &["clusterinfo"],
+            whole: controllers::named_default,
+            columns: vec![
+                Column::text("ClusterGUID", ".spec.clusterGUID"),
+                Column::text("Version", ".spec.calicoVersion"),
+                Column::AGE,
+            ],
+            ..plain(Kind::ClusterInformation, schema_of::<ClusterInformation>)
+        },
+        Resource {
+            short_names: &["caliconodestat", "caliconodestats"],
+            rules: controllers::node_status,
+            columns: vec![
+                Column::text("Node", ".spec.node"),
+                Column::text("Updated", ".status.lastUpdated"),
+                Column::AGE,
+            ],
+            selectable: vec![".spec.node"],
+            status: Some(node_status_answer),
+            ..plain(Kind::CalicoNodeStatus, schema_of::<CalicoNodeStatus>)
+        },
+        Resource {
+            short_names: &["kcc", "kccs"],
+            rules: controllers::configuration,
+            whole: controllers::named_default,
+            status: Some(conditions),
+            ..plain(Kind::KubeControllersConfiguration, schema_of::<KubeControllersConfiguration>)
         },
         Resource {
             rules: cluster_network_policy::policy,

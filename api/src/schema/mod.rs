@@ -8,6 +8,7 @@
 
 mod bgp;
 mod cluster_network_policy;
+mod controllers;
 mod definitions;
 mod felix;
 mod http;
@@ -18,6 +19,8 @@ mod network_policy;
 mod policy;
 mod selector;
 mod structural;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
@@ -25,7 +28,7 @@ use serde_json::{Value, json};
 
 use definitions::Definitions;
 use kinds::Resource;
-pub(crate) use types::{Address, AsNumber, Cidr, CidrOrAddress};
+pub(crate) use types::{Address, AsNumber, Cidr, CidrOrAddress, OptionalAddress};
 
 use crate::kind::Kind;
 
@@ -38,7 +41,7 @@ const DNS_SUBDOMAIN: &str = "must consist of lower case letters, digits, '-' and
                              digit (such as 'example.com')";
 
 /// The name of a port: an IANA service name.
-const PORT_NAMES: &str = "^[a-z0-9]*(-[a-z0-9]+)*$";
+const PORT_NAMES: &str = "^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$";
 const PORT_NAME: &str =
     "must be the name of a port: at most 15 lower case letters, digits and '-', with a letter among them";
 

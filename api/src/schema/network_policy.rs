@@ -1,6 +1,8 @@
 //! The parts of Kubernetes' NetworkPolicy that its staged sibling has, and label selectors: what holds of them beyond their types;
 //! `validate/network_policy.rs` has the same.
 
+use serde_json::json;
+
 use super::definitions::{Definitions, Node};
 
 /// How many rules a direction may have, and how many peers and ports a rule: as many as the API server can check.
@@ -42,6 +44,8 @@ pub(super) fn rules(definitions: &mut Definitions) {
 pub(super) fn label_selector(definitions: &mut Definitions) {
     let mut selector = definitions.of("LabelSelector");
     selector.field("matchExpressions").set("maxItems", 16);
+    selector.field("matchLabels").0["additionalProperties"] =
+        json!({"type": "string", "maxLength": 63, "pattern": format!("^({NAME})?$")});
     let mut requirement = definitions.of("LabelSelectorRequirement");
     requirement.field("key").set("maxLength", 317).set("pattern", format!("^({PREFIX}/)?{NAME}$"));
     requirement

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::selector;
-use crate::calico::{IpVersion, RulePort, RuleProtocol};
+use crate::calico::{Community, IpVersion, PeerAddress, RulePort, RuleProtocol};
 use crate::k8s::PortOrName;
 use crate::meta::ObjectMeta;
 use crate::selector::Selector;
@@ -35,6 +35,15 @@ const NETWORK: usize = 49;
 /// A port number in text, from 1 on.
 const PORT: &str = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
 
+/// A number of 32 bits in text.
+const WORD: &str = "(0|[1-9][0-9]{0,8}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}|42949[0-5][0-9]{4}|\
+                    429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5])";
+
+/// A community, or a large one.
+pub(super) fn community() -> String {
+    format!("((0|{PORT}):(0|{PORT})|{WORD}:{WORD}:{WORD})")
+}
+
 /// A network in CIDR notation; where host bits are set, they are cleared.
 pub(crate) struct Cidr;
 
@@ -43,6 +52,9 @@ pub(crate) struct CidrOrAddress;
 
 /// An IP address.
 pub(crate) struct Address;
+
+/// An IP address, or the empty text for none.
+pub(crate) struct OptionalAddress;
 
 /// An AS number as Calico writes it.
 pub(crate) struct AsNumber;
@@ -66,14 +78,32 @@ schemas! {
             "message": "must be an IP address, such as 10.244.0.10 or fd00::10",
         }],
     };
+    OptionalAddress = "OptionalAddress" {
+        "type": "string",
+        "maxLength": NETWORK,
+        "x-kubernetes-validations": [{
+            "rule": "self == '' || isIP(self)",
+            "message": "must be an IP address, such as 10.244.0.10 or fd00::10",
+        }],
+    };
+    PeerAddress = "PeerAddress" {
+        "type": "string",
+        "maxLength": 64,
+        "x-kubernetes-validations": [{
+            "rule": format!(
+                "self == '' || isIP(self) || self.matches('^[0-9.]+:{PORT}$') && isIP(self.substring(0, self.indexOf(':'))) \
+                 || self.matches('^[[][0-9a-fA-F:.]+[]]:{PORT}$') && isIP(self.substring(1, self.indexOf(']')))"
+            ),
+            "message": "must be an IP address, with a port from 1 on if need be: 10.0.0.1, 10.0.0.1:1790, fd00::1 or [fd00::1]:1790",
+        }],
+    };
+    Community = "Community" {"type": "string", "maxLength": 32, "pattern": format!("^{}$", community())};
     AsNumber = "AsNumber" {
         "x-kubernetes-int-or-string": true,
+        "minimum": 0,
+        "maximum": u32::MAX,
         "maxLength": 16,
-        "x-kubernetes-validations": [{
-            "rule": "type(self) == int ? self >= 0 && self <= 4294967295 : self.matches('^[0-9]{1,10}$') && int(self) <= 4294967295 \
-                     || self.matches('^[0-9]{1,5}[.][0-9]{1,5}$') && self.split('.').all(half, int(half) <= 65535)",
-            "message": "must be an AS number: between 0 and 4294967295, or dotted as in 1.10",
-        }],
+        "pattern": format!("^({WORD}|(0|{PORT})[.](0|{PORT}))$"),
     };
     Selector = "Selector" {"type": "string", "maxLength": selector::LENGTH, "pattern": selector::anywhere()};
     IpVersion = "IpVersion" {"type": "integer", "enum": [4, 6]};

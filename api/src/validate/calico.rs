@@ -4,12 +4,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Errors;
-use crate::calico::{BgpConfiguration, EncapMode, IpPool, IpPoolSpec};
+use crate::calico::{EncapMode, IpPool, IpPoolSpec};
 use crate::field::{FieldError, Path};
 use crate::selector::Selector;
-
-/// Log levels that Calico takes, in any case.
-const LOG_LEVELS: [&str; 6] = ["Trace", "Debug", "Info", "Warning", "Error", "Fatal"];
 
 const ALLOWED_USES: [&str; 3] = ["Workload", "Tunnel", "LoadBalancer"];
 
@@ -89,31 +86,4 @@ fn link_local(cidr: &IpNet) -> Option<(IpNet, &'static str)> {
         .into_iter()
         .filter_map(|(range, what)| Some((range?, what)))
         .find(|(range, _)| range.contains(cidr) || cidr.contains(range))
-}
-
-pub(super) fn bgp_configuration(configuration: &BgpConfiguration, errors: &mut Errors) {
-    let path = Path::root().field("spec");
-    let spec = &configuration.spec;
-    let name = &configuration.metadata.name;
-    if let Some(level) = spec.log_severity_screen.as_deref().filter(|level| !level.is_empty())
-        && !LOG_LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level))
-    {
-        errors.push(FieldError::not_supported(path.field("logSeverityScreen"), level, &LOG_LEVELS));
-    }
-    if spec.listen_port == Some(0) {
-        errors.push(FieldError::invalid(path.field("listenPort"), &0, crate::k8s::PORT_RANGE));
-    }
-    if name.starts_with("node.") {
-        let forbidden = [
-            ("nodeToNodeMeshEnabled", spec.node_to_node_mesh_enabled.is_some()),
-            ("asNumber", spec.as_number.is_some()),
-        ];
-        for (field, _) in forbidden.into_iter().filter(|(_, set)| *set) {
-            let remedy = "may only be set in the BGPConfiguration \"default\"";
-            errors.push(FieldError::forbidden(path.field(field), remedy));
-        }
-    } else if name != "default" && !name.is_empty() {
-        let remedy = "must be \"default\", or \"node.NAME\" for one node";
-        errors.push(FieldError::invalid(Path::root().field("metadata").field("name"), name, remedy));
-    }
 }

@@ -1,8 +1,10 @@
 //! What the API server would refuse, and what this version cannot honour and must therefore refuse.
 
+mod bgp;
 mod calico;
 mod cluster;
 mod cluster_network_policy;
+mod controllers;
 mod endpoints;
 mod felix;
 mod ipam;
@@ -25,16 +27,24 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata(object.kind(), object.metadata(), &mut errors);
     match object {
-        Object::Namespace(_) | Object::ServiceAccount(_) | Object::EndpointSlice(_) | Object::IpReservation(_) => {}
+        Object::Namespace(_)
+        | Object::ServiceAccount(_)
+        | Object::EndpointSlice(_)
+        | Object::IpReservation(_)
+        | Object::ClusterInformation(_) => {}
         Object::Node(node) => cluster::node(node, &mut errors),
         Object::Pod(pod) => cluster::pod(pod, &mut errors),
         Object::NetworkPolicy(policy) => network_policy::spec(&policy.spec, &mut errors),
         Object::IpPool(pool) => calico::ip_pool(pool, &mut errors),
-        Object::BgpConfiguration(configuration) => calico::bgp_configuration(configuration, &mut errors),
+        Object::BgpConfiguration(configuration) => bgp::configuration(configuration, &mut errors),
         Object::IpamBlock(block) => ipam::block(block, &mut errors),
         Object::IpamConfiguration(configuration) => ipam::configuration(configuration, &mut errors),
         Object::BlockAffinity(affinity) => ipam::affinity(affinity, &mut errors),
         Object::IpamHandle(handle) => ipam::handle(handle, &mut errors),
+        Object::BgpPeer(peer) => bgp::peer(peer, &mut errors),
+        Object::BgpFilter(filter) => bgp::filter(filter, &mut errors),
+        Object::CalicoNodeStatus(status) => controllers::node_status(status, &mut errors),
+        Object::KubeControllersConfiguration(configuration) => controllers::configuration(configuration, &mut errors),
         Object::FelixConfiguration(configuration) => felix::configuration(configuration, &mut errors),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::policy(policy, &mut errors),
         Object::Tier(tier) => policy::tier(tier, &mut errors),

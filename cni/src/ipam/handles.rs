@@ -8,14 +8,46 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tortie_api::ObjectMeta;
-use tortie_api::calico::{IpamHandle, IpamHandleSpec, OtherFields};
+use tortie_api::calico::{IpamBlock, IpamHandle, IpamHandleSpec, OtherFields};
 
 use super::block::{self, Cooldown};
+use super::records::Records;
 use super::{ATTEMPTS, Error, Ipam, cooldown, names, pause};
 
 /// The blocks that a handle names.
 pub(super) fn blocks(handle: &IpamHandle) -> impl Iterator<Item = IpNet> {
     handle.spec.block.keys().filter_map(|cidr| cidr.parse().ok())
+}
+
+/// How many addresses a handle really has in each block that it names.
+pub(super) async fn count(records: &Records, handle: &IpamHandle) -> Result<BTreeMap<String, u32>, Error> {
+    let mut counts = BTreeMap::new();
+    for cidr in blocks(handle) {
+        let block = records.get::<IpamBlock>(&names::block(&cidr)).await?;
+        let held = block.map_or(0, |block| block::held(&block.spec, &handle.spec.handle_id).len());
+        counts.insert(cidr.to_string(), u32::try_from(held).unwrap_or(u32::MAX));
+    }
+    Ok(counts)
+}
+
+/// Lets a handle name just these blocks; one that names none goes.
+pub(super) async fn settle(records: &Records, handle: &str, blocks: &BTreeMap<String, u32>) -> Result<(), Error> {
+    for attempt in 0..ATTEMPTS {
+        let Some(mut found) = records.get::<IpamHandle>(&names::handle(handle)).await? else { return Ok(()) };
+        let is_done = if blocks.is_empty() {
+            records.delete(&found).await?
+        } else if found.spec.block == *blocks {
+            true
+        } else {
+            found.spec.block.clone_from(blocks);
+            records.update(found).await?.is_some()
+        };
+        if is_done {
+            return Ok(());
+        }
+        pause(handle, attempt).await;
+    }
+    Err(Error::Contended)
 }
 
 impl Ipam {
@@ -77,26 +109,6 @@ impl Ipam {
         }
     }
 
-    /// Lets a handle name just these blocks; one that names none goes.
-    pub(super) async fn settle(&self, handle: &str, blocks: &BTreeMap<String, u32>) -> Result<(), Error> {
-        for attempt in 0..ATTEMPTS {
-            let Some(mut found) = self.handle(handle).await? else { return Ok(()) };
-            let is_done = if blocks.is_empty() {
-                self.records.delete(&found).await?
-            } else if found.spec.block == *blocks {
-                true
-            } else {
-                found.spec.block.clone_from(blocks);
-                self.records.update(found).await?.is_some()
-            };
-            if is_done {
-                return Ok(());
-            }
-            pause(&self.node, attempt).await;
-        }
-        Err(Error::Contended)
-    }
-
     /// Takes back what a handle holds in the blocks that it names, but for the addresses to keep. Returns what was released; nothing if
     /// there is no such handle.
     pub(super) async fn take_back(&self, handle: &str, keep: &[IpAddr]) -> Result<Option<Vec<IpAddr>>, Error> {
@@ -110,7 +122,7 @@ impl Ipam {
                 left.insert(cidr.to_string(), kept);
             }
         }
-        self.settle(handle, &left).await?;
+        settle(&self.records, handle, &left).await?;
         Ok(Some(released))
     }
 

@@ -9,10 +9,13 @@
 //! 3. what is released is free in the block before the handle goes.
 //!
 //! A node remembers which blocks are its own, and reads just these. Others' affinities are read when it needs another block, others'
-//! blocks only when none is left, to borrow an address. What a crash did leave, the node's next start or the controller finds.
+//! blocks only when none is left, to borrow an address. What a crash did leave, the node's next start or the controller finds
+//! ([`collector`]).
 
+pub mod audit;
 pub mod block;
 mod claims;
+pub mod collector;
 mod error;
 mod handles;
 pub mod names;
@@ -38,6 +41,7 @@ use tortie_datastore::Datastore;
 use block::Cooldown;
 pub use error::Error;
 use pools::Pool;
+pub use pools::implicit as implicit_pools;
 use records::Records;
 use reserved::Reserved;
 
@@ -87,6 +91,7 @@ pub struct Holder {
 pub struct Ipam {
     records: Records,
     node: String,
+    implicit_pools: bool,
     /// One call at a time, as the node would only race with itself; and the blocks that it knows to be its own.
     own: Mutex<Own>,
 }
@@ -133,7 +138,13 @@ fn cooldown(settings: &IpamConfigurationSpec) -> Cooldown {
 impl Ipam {
     /// Addresses for the pods of `node`.
     pub fn new(datastore: Arc<dyn Datastore>, node: impl Into<String>) -> Self {
-        Self { records: Records::new(datastore), node: node.into(), own: Mutex::default() }
+        Self { records: Records::new(datastore), node: node.into(), implicit_pools: true, own: Mutex::default() }
+    }
+
+    /// The same, and whether a datastore without an IPPool is one with the default ones.
+    #[must_use]
+    pub fn with_implicit_pools(self, implicit_pools: bool) -> Self {
+        Self { implicit_pools, ..self }
     }
 
     /// Gives a claim its addresses: those that it names, else one of each family that the pools have. A claim that has its addresses
@@ -233,7 +244,7 @@ impl Ipam {
         }
         if noted.iter().any(|cidr| !places.iter().any(|(place, _)| place == cidr)) {
             let blocks = places.iter().map(|(cidr, _)| (cidr.to_string(), 1)).collect();
-            self.settle(&claim.handle, &blocks).await?;
+            handles::settle(&self.records, &claim.handle, &blocks).await?;
         }
         places.sort_by_key(|(_, ip)| !ip.is_ipv4());
         Ok(places.into_iter().map(|(_, ip)| ip).collect())
@@ -324,16 +335,15 @@ impl Ipam {
         let selected = pools::selected(&pools, &node, &namespace.labels);
         let mut ours = Vec::new();
         for (v4, own) in [(true, &claim.pools.ipv4), (false, &claim.pools.ipv6)] {
-            let (owner, wish) = match own {
-                Some(names) => ("the pod".to_owned(), Some(names.clone())),
-                None => {
-                    let wish = requested_pools(&namespace.annotations, v4).map_err(|error| Error::Annotation {
-                        pod: claim.name(),
-                        namespace: claim.namespace.clone(),
-                        error,
-                    })?;
-                    (format!("namespace {}", claim.namespace), wish)
-                }
+            let (owner, wish) = if own.is_some() {
+                ("the pod".to_owned(), own.clone())
+            } else {
+                let wish = requested_pools(&namespace.annotations, v4).map_err(|error| Error::Annotation {
+                    pod: claim.name(),
+                    namespace: claim.namespace.clone(),
+                    error,
+                })?;
+                (format!("namespace {}", claim.namespace), wish)
             };
             match wish {
                 Some(names) => ours.extend(pools::named(&pools, &names, v4).map_err(|pool| Error::UnknownPool {
@@ -351,7 +361,7 @@ impl Ipam {
     }
 
     async fn pools(&self) -> Result<Vec<Pool>, Error> {
-        Ok(pools::usable(&self.records.list::<IpPool>().await?))
+        Ok(pools::usable(&self.records.list::<IpPool>().await?, self.implicit_pools))
     }
 
     /// The labels of the node, if a pool asks for any.

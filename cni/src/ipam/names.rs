@@ -1,5 +1,7 @@
 //! What the objects of IPAM are called, and by which labels they are found: as Calico does it, or its tools would not find them.
 
+use std::fmt::Write as _;
+
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use sha3::Sha3_256;
@@ -58,7 +60,10 @@ pub(super) fn affinity_labels(node: &str, kind: &str, cidr: &IpNet) -> StringMap
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// RFC 4648, without padding.

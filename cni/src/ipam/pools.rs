@@ -14,6 +14,11 @@ use super::block;
 const DEFAULTS: [(&str, &str, u8); 2] =
     [("default-ipv4-ippool", "10.244.0.0/16", 26), ("default-ipv6-ippool", "fd00:10:244::/48", 122)];
 
+/// The ranges of the pools of a cluster that names none.
+pub fn implicit() -> impl Iterator<Item = IpNet> {
+    DEFAULTS.iter().filter_map(|(_, cidr, _)| cidr.parse().ok())
+}
+
 /// A range that addresses come from.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
@@ -27,9 +32,9 @@ pub(super) struct Pool {
     namespaces: Selector,
 }
 
-/// The pools that may give pods addresses, by name; the defaults if there is no pool object at all.
-pub(super) fn usable(objects: &[IpPool]) -> Vec<Pool> {
-    if objects.is_empty() {
+/// The pools that may give pods addresses, by name; the defaults if there is no pool object at all, and they are implied.
+pub(super) fn usable(objects: &[IpPool], implicit: bool) -> Vec<Pool> {
+    if objects.is_empty() && implicit {
         return DEFAULTS
             .iter()
             .filter_map(|(name, cidr, block)| Some(Pool::new(name, cidr.parse().ok()?, *block)))
@@ -233,12 +238,16 @@ mod tests {
             spec.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
             serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "spec": spec})).expect("a pool")
         };
-        let pools = usable(&[
-            object("a", serde_json::json!({"nodeSelector": "rack == '1'"})),
-            object("bb", serde_json::json!({"namespaceSelector": "has(team)", "nodeSelector": ""})),
-            object("ccc", serde_json::json!({"assignmentMode": "Manual", "nodeSelector": "rack == '1'"})),
-            object("dddd", serde_json::json!({"disabled": true})),
-        ]);
+        let pools = usable(
+            &[
+                object("a", serde_json::json!({"nodeSelector": "rack == '1'"})),
+                object("bb", serde_json::json!({"namespaceSelector": "has(team)", "nodeSelector": ""})),
+                object("ccc", serde_json::json!({"assignmentMode": "Manual", "nodeSelector": "rack == '1'"})),
+                object("dddd", serde_json::json!({"disabled": true})),
+            ],
+            false,
+        );
+        assert!(usable(&[], false).is_empty() && usable(&[], true).len() == 2);
         assert_eq!(ask_for_labels(&pools), (true, true));
         let labels = |text: &str| -> StringMap {
             text.split_once('=').into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tortie_api::calico::{BlockAffinity, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle};
+use tortie_api::calico::{
+    BlockAffinity, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle, KubeControllersConfiguration,
+};
 use tortie_api::k8s::{Namespace, Node, Pod};
 use tortie_api::{Kind, Object, ObjectKey, ObjectMeta};
 use tortie_datastore::{Datastore, Error};
@@ -64,6 +66,22 @@ records! {
     Pod;
 }
 
+impl Record for KubeControllersConfiguration {
+    const KIND: Kind = Kind::KubeControllersConfiguration;
+
+    fn of(object: Object) -> Option<Self> {
+        if let Object::KubeControllersConfiguration(object) = object { Some(*object) } else { None }
+    }
+
+    fn into_object(self) -> Object {
+        Object::KubeControllersConfiguration(Box::new(self))
+    }
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
 /// The datastore, as IPAM sees it.
 #[derive(Clone)]
 pub struct Records {
@@ -102,6 +120,16 @@ impl Records {
     /// All objects of a kind.
     pub async fn list<T: Record>(&self) -> Result<Vec<T>, Error> {
         Ok(those(self.datastore.list(T::KIND).await?))
+    }
+
+    /// Shows all objects of a kind, one after the other.
+    pub async fn visit<T: Record>(&self, see: &mut (dyn FnMut(T) + Send)) -> Result<(), Error> {
+        let mut see = |object| {
+            if let Some(record) = T::of(object).filter(|record| !record.is_deleted()) {
+                see(record);
+            }
+        };
+        self.datastore.visit(T::KIND, &mut see).await
     }
 
     /// Those that have a label with this value.

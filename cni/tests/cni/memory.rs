@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey, decode};
-use tortie_datastore::{Batch, Datastore, Error};
+use tortie_datastore::{Batch, Datastore, Error, Leadership};
 
 /// Objects by key, a version counter, and what was published of pods.
 #[derive(Default)]
@@ -21,6 +21,8 @@ struct State {
     version: u64,
     /// By pod: who says it, and what.
     published: BTreeMap<(String, String), (String, Vec<IpAddr>)>,
+    /// The kinds of which all objects were read.
+    listed: Vec<Kind>,
 }
 
 /// An object from YAML-like JSON, defaulted and valid.
@@ -65,6 +67,17 @@ impl Memory {
         self.state.lock().expect("the lock").objects.insert(object.key(), object);
     }
 
+    /// What a user deletes.
+    pub(crate) fn remove(&self, kind: Kind, namespace: Option<&str>, name: &str) {
+        let key = ObjectKey { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        self.state.lock().expect("the lock").objects.remove(&key).expect("it was there");
+    }
+
+    /// The kinds of which all objects were read since this was asked last.
+    pub(crate) fn take_listed(&self) -> Vec<Kind> {
+        std::mem::take(&mut self.state.lock().expect("the lock").listed)
+    }
+
     pub(crate) fn published(&self, namespace: &str, pod: &str) -> Option<Vec<IpAddr>> {
         let key = (namespace.to_owned(), pod.to_owned());
         self.state.lock().expect("the lock").published.get(&key).map(|(_, ips)| ips.clone())
@@ -85,7 +98,8 @@ impl Datastore for Memory {
     async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error> {
         // Between reading and writing others get their turn, as with a real store.
         tokio::task::yield_now().await;
-        let state = self.state.lock().expect("the lock");
+        let mut state = self.state.lock().expect("the lock");
+        state.listed.push(kind);
         Ok(state.objects.values().filter(|object| object.kind() == kind).cloned().collect())
     }
 
@@ -107,9 +121,19 @@ impl Datastore for Memory {
         Ok(state.write(object))
     }
 
-    async fn delete(&self, key: &ObjectKey, _: &str) -> Result<(), Error> {
+    async fn delete(&self, key: &ObjectKey, version: &str) -> Result<(), Error> {
         let mut state = self.state.lock().expect("the lock");
-        state.objects.remove(key).map(|_| ()).ok_or_else(|| Error::NotFound(key.clone()))
+        let Some(there) = state.objects.get(key) else { return Err(Error::NotFound(key.clone())) };
+        if there.metadata().resource_version.as_deref() != Some(version) {
+            return Err(Error::Conflict(key.clone()));
+        }
+        state.objects.remove(key);
+        Ok(())
+    }
+
+    async fn lead(&self, _: &str, _: &str) -> Result<Leadership, Error> {
+        let (lost, seen) = tokio::sync::watch::channel(false);
+        Ok(Leadership::new(seen, lost))
     }
 
     async fn publish_pod_ips(&self, namespace: &str, pod: &str, publisher: &str, ips: &[IpAddr]) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 //! PATH/.tortie/pods/NAMESPACE/NAME.json    what agents say of pods
 //! PATH/.tortie/last-good/    last good versions of manifests
 //! PATH/.tortie/lock    held by whoever writes
+//! PATH/.tortie/DUTY.lead    held by whoever leads in a duty
 //! ```
 
 use std::path::{Component, Path, PathBuf};
@@ -91,6 +92,11 @@ pub(super) fn object_file(key: &ObjectKey) -> PathBuf {
 /// The file of what an agent says of a pod.
 pub(super) fn publication_file(namespace: &str, pod: &str) -> PathBuf {
     Path::new(PODS).join(file_name(namespace)).join(file_name(pod) + ".json")
+}
+
+/// The file of a duty.
+pub(super) fn lead_file(duty: &str) -> PathBuf {
+    Path::new(STATE).join(file_name(duty) + ".lead")
 }
 
 /// A name as that of a file: itself if it can be, else shortened and told apart by a digest.

@@ -5,6 +5,7 @@
 
 mod last_good;
 mod layout;
+mod lead;
 mod objects;
 mod store;
 mod view;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::manifests::{Contents, Loaded};
-use crate::{Batch, Datastore, Error, Problem, files, manifests};
+use crate::{Batch, Datastore, Error, Leadership, Problem, files, manifests};
 use last_good::LastGood;
 use store::Store;
 pub(crate) use store::{Lock, lock};
@@ -204,6 +205,10 @@ impl Datastore for Directory {
     async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error> {
         let (namespace, pod, publisher) = (namespace.to_owned(), pod.to_owned(), publisher.to_owned());
         self.blocking(move |this| this.store.withdraw(&namespace, &pod, &publisher)).await
+    }
+
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
+        lead::lead(&self.root, duty, holder).await
     }
 
     fn busy_since(&self) -> Option<Instant> {

@@ -5,6 +5,7 @@
 //! ([`known`]). What agents write is compared and swapped on `metadata.resourceVersion` by the server.
 
 mod client;
+mod edit;
 mod known;
 mod lease;
 mod merge;
@@ -28,7 +29,9 @@ use tokio::sync::{OnceCell, mpsc};
 use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::{Batch, Datastore, Error, NodeReport, Problem};
+use crate::{Batch, Datastore, Error, Leadership, NodeReport, Problem};
+pub use edit::Applied;
+use lease::Lease;
 use merge::Merge;
 use resources::{Group, WATCHED, collection};
 use watch::Watch;
@@ -144,10 +147,15 @@ impl Kubernetes {
         })
     }
 
-    /// Every object of a kind that a label selector selects, and what is wrong with those that are unsound.
-    async fn all(&self, kind: Kind, label_selector: Option<String>) -> Result<(Vec<Object>, Vec<Problem>), Error> {
+    /// Shows every object of a kind that a label selector selects. Returns what is wrong with those that are unsound.
+    async fn each(
+        &self,
+        kind: Kind,
+        label_selector: Option<String>,
+        see: &mut (dyn FnMut(Object) + Send),
+    ) -> Result<Vec<Problem>, Error> {
         let (group, requests) = (self.group().await?, self.requests(kind, None).await?);
-        let (mut objects, mut problems) = (Vec::new(), Vec::new());
+        let mut problems = Vec::new();
         let mut token = None;
         loop {
             let label_selector = label_selector.clone();
@@ -158,21 +166,27 @@ impl Kubernetes {
             let page = match self.send(requests.list(&params)).await {
                 Ok(page) => page,
                 // The cluster does not have the kind.
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok((objects, problems)),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(problems),
                 Err(error) => return Err(failed(text(&error))),
             };
             let page: List = serde_json::from_str(page.get()).map_err(|error| failed(error.to_string()))?;
             for json in page.items() {
                 match Self::read(kind, group, json) {
-                    Ok(object) => objects.push(object),
+                    Ok(object) => see(object),
                     Err(errors) => problems.extend(errors),
                 }
             }
             token = page.metadata.token.filter(|token| !token.is_empty());
             if token.is_none() {
-                return Ok((objects, problems));
+                return Ok(problems);
             }
         }
+    }
+
+    async fn all(&self, kind: Kind, label_selector: Option<String>) -> Result<Vec<Object>, Error> {
+        let mut objects = Vec::new();
+        self.each(kind, label_selector, &mut |object| objects.push(object)).await?;
+        Ok(objects)
     }
 
     /// What is wrong with the objects of a kind. [`Datastore::list`] leaves out those that cannot be read.
@@ -180,7 +194,7 @@ impl Kubernetes {
     /// # Errors
     /// When the server does not answer.
     pub async fn object_problems(&self, kind: Kind) -> Result<Vec<Problem>, Error> {
-        Ok(self.all(kind, None).await?.1)
+        self.each(kind, None, &mut |_| {}).await
     }
 
     fn object(&self, key: &ObjectKey, group: Group, json: &RawValue) -> Result<Object, Error> {
@@ -240,11 +254,11 @@ impl Datastore for Kubernetes {
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Object>, Error> {
-        Ok(self.all(kind, None).await?.0)
+        self.all(kind, None).await
     }
 
     async fn list_labelled(&self, kind: Kind, label: &str, value: &str) -> Result<Vec<Object>, Error> {
-        Ok(self.all(kind, Some(format!("{label}={value}"))).await?.0)
+        self.all(kind, Some(format!("{label}={value}"))).await
     }
 
     async fn create(&self, object: &Object) -> Result<Object, Error> {
@@ -334,6 +348,14 @@ impl Datastore for Kubernetes {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 422) => Ok(()),
             Err(error) => Err(self.failed(&key, &error)),
         }
+    }
+
+    async fn visit(&self, kind: Kind, see: &mut (dyn FnMut(Object) + Send)) -> Result<(), Error> {
+        self.each(kind, None, see).await.map(|_| ())
+    }
+
+    async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
+        Lease::new(self.client.clone(), &self.place, duty, holder).lead().await
     }
 
     /// Writes the node's status, which is where a kubelet, too, lets its conditions be completed by others.

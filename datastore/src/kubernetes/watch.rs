@@ -432,7 +432,7 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// A time from half to one and a half times of this one, each time another.
-fn spread(pause: Duration) -> Duration {
+pub(super) fn spread(pause: Duration) -> Duration {
     let percent = RandomState::new().hash_one(pause) % 100;
     pause * (50 + percent as u32) / 100
 }

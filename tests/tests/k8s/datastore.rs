@@ -64,7 +64,7 @@ async fn datastore(server: &ApiServer) -> Kubernetes {
     Kubernetes::new(Some(&server.kubeconfig()), "one").await.expect("a kubeconfig")
 }
 
-fn apply_crds(server: &ApiServer) {
+pub(crate) fn apply_crds(server: &ApiServer) {
     let crds = root().join("deploy/crds");
     server.kubectl(&["apply", "--server-side", "-k", crds.to_str().expect("a plain path")]);
     server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
@@ -90,7 +90,7 @@ fn service_account() -> Value {
 }
 
 /// A test's future, on a runtime of its own.
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -297,5 +297,25 @@ fn a_pods_addresses_are_known_to_all_at_once_and_taken_back_by_their_publisher_a
         assert_eq!(annotations()["cni.projectcalico.org/podIPs"], "");
         datastore.withdraw_pod_ips("default", "gone", "container-a").await.expect("nothing to do");
         assert!(matches!(datastore.publish_pod_ips("default", "gone", "c", &ips).await, Err(Error::NotFound(_))));
+    });
+}
+
+#[test]
+fn one_leads_until_it_steps_down_or_is_cut_off() {
+    let server = ApiServer::start();
+    run(async {
+        let store = [datastore(&server).await, datastore(&server).await];
+        let first = store[0].lead("controller", "one").await.expect("nobody else leads");
+        let lease = || server.get(&["lease", "tortie-controller", "-n", "kube-system"])["spec"].clone();
+        assert_eq!(lease()["holderIdentity"], "one");
+        let mut second = Box::pin(store[1].lead("controller", "two"));
+        let soon = tokio::time::timeout(Duration::from_secs(20), &mut second).await;
+        assert!(soon.is_err() && !first.is_lost(), "the first holds on");
+        drop(first);
+        let mut second = tokio::time::timeout(PATIENCE, second).await.expect("its turn comes").expect("it may lead");
+        assert_eq!((&lease()["holderIdentity"], &lease()["leaseTransitions"]), (&json!("two"), &json!(1)));
+        server.stop();
+        let lost = tokio::time::timeout(Duration::from_secs(15), second.lost()).await;
+        assert!(lost.is_ok() && second.is_lost(), "it stops before its Lease runs out");
     });
 }

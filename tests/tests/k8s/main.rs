@@ -7,4 +7,6 @@ mod cluster;
 mod datastore;
 mod deploy;
 mod host_tools;
+mod ipam;
 mod rights;
+mod scale;

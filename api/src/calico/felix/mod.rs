@@ -14,6 +14,7 @@ use serde_json::Value;
 
 pub use fields::{FIELDS, FelixConfigurationSpec};
 pub use layers::{Layers, is_by_name};
+pub(super) use values::text;
 pub use values::*;
 
 use crate::meta::ObjectMeta;

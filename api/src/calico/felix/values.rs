@@ -42,7 +42,7 @@ fn should<T>(what: impl Into<String>) -> Result<T, TextError> {
 }
 
 /// Reads a field that is text; an empty one is not set.
-pub(super) fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(in crate::calico) fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromText,

@@ -17,6 +17,7 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Serialize};
 
 pub use endpoints::{EndpointPort, HostEndpoint, HostEndpointSpec, NetworkSet, NetworkSetSpec, Profile, ProfileSpec};
+pub(super) use names::optional as optional_name;
 pub use protocol::{RulePort, RuleProtocol};
 pub use rule::{Action, EntityRule, Icmp, IpVersion, PolicyRule, RuleMetadata, ServiceAccountMatch, ServiceMatch};
 pub use staged::{StagedAction, StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec};

@@ -5,7 +5,7 @@ use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Deserializer, de};
 
 /// Reads one of an enumeration's names; nothing, null and the empty text are `None`.
-pub(super) fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(in crate::calico) fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: DeserializeOwned,
