@@ -120,7 +120,8 @@ impl CniServer {
             }
         }
         let known = |holder: &ipam::Holder| staying.iter().any(|record| handle_of(record) == holder.handle);
-        self.inner.release_where(|holder| !known(holder)).await?;
+        let holders = self.inner.ipam.holders().await.map_err(addresses)?;
+        self.inner.release(holders, |holder| !known(holder)).await?;
         Ok(staying.into_iter().map(|record| record.endpoint).collect())
     }
 }
@@ -336,8 +337,12 @@ impl Inner {
         };
         match self.store.find(&call.container_id, &call.ifname) {
             Some(record) => self.tear_down(&record).await,
-            // Never made, gone already, or replaced by a newer container of its pod: at most its addresses are left.
-            None => self.ipam.release(&call.handle()).await.map(|_| ()).map_err(addresses),
+            // Never made, gone already, or replaced by a newer container of its pod: at most its addresses are left. Or made by Calico,
+            // before this agent took its place.
+            None => {
+                self.ipam.release(&call.handle()).await.map_err(addresses)?;
+                self.ipam.release_known(&calicos_handle(&call.container_id)).await.map(|_| ()).map_err(addresses)
+            }
         }
     }
 
@@ -401,25 +406,22 @@ impl Inner {
                 first_error.get_or_insert(error);
             }
         }
-        let known: Vec<String> = self
-            .store
-            .load()
-            .iter()
-            .map(handle_of)
-            .chain(call.valid.iter().map(|(container, ifname)| handle(&call.network, container, ifname)))
-            .collect();
+        // In this order: an ADD that has its addresses by now is under way, or has its record.
+        let holders = self.ipam.holders().await.map_err(addresses)?;
+        let attachments = self.attachments_under_way().into_iter().chain(call.valid.iter().cloned());
+        let mut known: Vec<String> =
+            attachments.map(|(container, ifname)| handle(&call.network, &container, &ifname)).collect();
+        known.extend(self.store.load().iter().map(handle_of));
         let prefix = format!("{}.", call.network);
-        self.release_where(|holder| holder.handle.starts_with(&prefix) && !known.contains(&holder.handle)).await?;
+        self.release(holders, |holder| holder.handle.starts_with(&prefix) && !known.contains(&holder.handle)).await?;
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Takes back the addresses of those of this node's holders that are to go.
-    async fn release_where(&self, goes: impl Fn(&ipam::Holder) -> bool) -> Result<(), CniError> {
-        for holder in self.ipam.holders().await.map_err(addresses)? {
-            if goes(&holder) {
-                tracing::info!(handle = holder.handle, ips = ?holder.ips, "addresses without an endpoint are taken back");
-                self.ipam.release(&holder.handle).await.map_err(addresses)?;
-            }
+    /// Takes back the addresses of those holders that are to go.
+    async fn release(&self, holders: Vec<ipam::Holder>, goes: impl Fn(&ipam::Holder) -> bool) -> Result<(), CniError> {
+        for holder in holders.into_iter().filter(goes) {
+            tracing::info!(handle = holder.handle, ips = ?holder.ips, "addresses without an endpoint are taken back");
+            self.ipam.release(&holder.handle).await.map_err(addresses)?;
         }
         Ok(())
     }
@@ -429,6 +431,15 @@ impl Inner {
     /// The lock of an attachment. Who needs a pod's as well takes this one first.
     fn attachment_turn(&self, call: &Call) -> Arc<tokio::sync::Mutex<()>> {
         self.turn(format!("{}@{}", call.container_id, call.ifname))
+    }
+
+    /// The attachments, as container id and interface name, that some call is at.
+    fn attachments_under_way(&self) -> Vec<(String, String)> {
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = turns.iter().filter(|(_, turn)| turn.strong_count() > 0);
+        // Neither the name of a pod nor a container id has an `@`.
+        let attachments = taken.filter_map(|(key, _)| key.split_once('@'));
+        attachments.map(|(container, ifname)| (container.to_owned(), ifname.to_owned())).collect()
     }
 
     /// The lock of a pod.
@@ -460,6 +471,11 @@ impl Inner {
 /// What the addresses of a record are found by.
 fn handle_of(record: &Record) -> String {
     handle(&record.network, &record.endpoint.container_id, &record.endpoint.ifname)
+}
+
+/// What the addresses of a container are found by that Calico's plugin attached, in the network that its manifests configure.
+fn calicos_handle(container_id: &str) -> String {
+    format!("k8s-pod-network.{container_id}")
 }
 
 /// Whether an endpoint is a pod's.

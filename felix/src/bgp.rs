@@ -9,12 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
-use tortie_api::calico::BgpConfigurationSpec;
+use tortie_api::calico::{AffinityState, BgpConfigurationSpec};
 use tortie_api::k8s::Node;
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_bird_lite::{Config, Originated, PeerConfig, PeerKind};
-
-use crate::view::BlockView;
 
 /// Calico's AS number for clusters that name none.
 const DEFAULT_AS: u32 = 64512;
@@ -44,15 +42,6 @@ impl NodeInfo {
     }
 }
 
-/// An IPAM block, as far as routing and `tortie ipam show` need it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Block {
-    cidr: IpNet,
-    node: Option<String>,
-    in_use: usize,
-    free: usize,
-}
-
 /// Everything that the speaker's configuration is made from.
 #[derive(Debug, Default)]
 pub(crate) struct Bgp {
@@ -60,7 +49,11 @@ pub(crate) struct Bgp {
     configurations: BTreeMap<String, BgpConfigurationSpec>,
     /// CIDR and `disableBGPExport` of each IPPool.
     pools: BTreeMap<String, (IpNet, bool)>,
-    blocks: BTreeMap<String, Block>,
+    /// By name, the range and the node of each block, as the blocks themselves say it.
+    blocks: BTreeMap<String, (IpNet, Option<String>)>,
+    /// By name, the same as confirmed affinities say it. Of a cluster an agent watches those of its own node, and no block: a block
+    /// changes with each pod that comes or goes anywhere.
+    affinities: BTreeMap<String, (IpNet, String)>,
 }
 
 impl Bgp {
@@ -80,16 +73,16 @@ impl Bgp {
                 self.pools.insert(name, info) != Some(info)
             }
             Object::IpamBlock(block) => {
-                let spec = &block.spec;
-                let in_use = spec.allocations.iter().flatten().count();
-                let block = Block {
-                    cidr: spec.cidr.trunc(),
-                    node: spec.node().map(str::to_owned),
-                    in_use,
-                    free: spec.allocations.len() - in_use,
-                };
-                let place = (block.cidr, block.node.clone());
-                self.blocks.insert(name, block).map(|before| (before.cidr, before.node)) != Some(place)
+                let place = (block.spec.cidr.trunc(), block.spec.node().map(str::to_owned));
+                self.blocks.insert(name, place.clone()) != Some(place)
+            }
+            Object::BlockAffinity(affinity) => {
+                let spec = &affinity.spec;
+                if spec.state != AffinityState::Confirmed || !spec.is_of_node() {
+                    return self.affinities.remove(&name).is_some();
+                }
+                let place = (spec.cidr.trunc(), spec.node.clone());
+                self.affinities.insert(name, place.clone()) != Some(place)
             }
             _ => false,
         }
@@ -102,18 +95,16 @@ impl Bgp {
             Kind::BgpConfiguration => self.configurations.remove(&key.name).is_some(),
             Kind::IpPool => self.pools.remove(&key.name).is_some(),
             Kind::IpamBlock => self.blocks.remove(&key.name).is_some(),
+            Kind::BlockAffinity => self.affinities.remove(&key.name).is_some(),
             _ => false,
         }
     }
 
     /// The node's own blocks. A block of one address is left out: its blackhole would stand in the place of the pod's route.
     pub(crate) fn own_blocks(&self, node: &str) -> BTreeSet<IpNet> {
-        self.blocks
-            .values()
-            .filter(|block| {
-                block.node.as_deref() == Some(node) && block.cidr.prefix_len() < block.cidr.max_prefix_len()
-            })
-            .map(|block| block.cidr)
+        self.all_blocks()
+            .filter(|(cidr, owner)| *owner == Some(node) && cidr.prefix_len() < cidr.max_prefix_len())
+            .map(|(cidr, _)| cidr)
             .collect()
     }
 
@@ -126,23 +117,15 @@ impl Bgp {
     /// Whether pods of this family may live in the cluster.
     pub(crate) fn has_family(&self, ipv4: bool) -> bool {
         let of = |network: &IpNet| network.addr().is_ipv4() == ipv4;
-        self.pools.values().any(|(cidr, _)| of(cidr)) || self.blocks.values().any(|block| of(&block.cidr))
+        self.pools.values().any(|(cidr, _)| of(cidr)) || self.all_blocks().any(|(cidr, _)| of(&cidr))
     }
 
-    /// All blocks.
-    pub(crate) fn blocks(&self) -> Vec<BlockView> {
-        let mut blocks: Vec<BlockView> = self
-            .blocks
-            .values()
-            .map(|block| BlockView {
-                cidr: block.cidr,
-                node: block.node.clone(),
-                in_use: block.in_use,
-                free: block.free,
-            })
-            .collect();
-        blocks.sort_by_key(|block| block.cidr);
-        blocks
+    /// The blocks that are known, with their nodes. Where a block itself is known, its word counts.
+    fn all_blocks(&self) -> impl Iterator<Item = (IpNet, Option<&str>)> {
+        let told: BTreeSet<IpNet> = self.blocks.values().map(|(cidr, _)| *cidr).collect();
+        let by_affinity = self.affinities.values().filter(move |(cidr, _)| !told.contains(cidr));
+        let by_block = self.blocks.values().map(|(cidr, node)| (*cidr, node.as_deref()));
+        by_block.chain(by_affinity.map(|(cidr, node)| (*cidr, Some(node.as_str()))))
     }
 
     /// A setting of a node: its own BGPConfiguration's, else that of `default`.

@@ -20,7 +20,7 @@ use crate::host_endpoints::HostEndpoints;
 use crate::routes::Routes;
 use crate::rules::Rules;
 use crate::settings::Settings;
-use crate::view::{BlockView, RouteView, Status};
+use crate::view::{RouteView, Status};
 
 mod hosts;
 mod kernel;
@@ -709,11 +709,6 @@ impl Felix {
     /// The routes that are wanted or ours, with their state.
     pub fn routes(&self) -> Vec<RouteView> {
         self.routes.view()
-    }
-
-    /// The IPAM blocks of the cluster.
-    pub fn blocks(&self) -> Vec<BlockView> {
-        self.bgp.blocks()
     }
 
     /// The endpoints, admitted or not.

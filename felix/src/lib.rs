@@ -45,7 +45,7 @@ pub use numbers::Numbers;
 pub use settings::Settings;
 pub use stamps::Sweep;
 pub use tortie_policy::hits;
-pub use view::{BlockView, RouteSource, RouteState, RouteView, Status};
+pub use view::{RouteSource, RouteState, RouteView, Status};
 
 /// The routing protocol number of every route that Tortie writes, so that ownership is never a guess, where `deviceRouteProtocol` does
 /// not say another.

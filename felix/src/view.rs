@@ -77,19 +77,6 @@ pub struct RouteView {
     pub reason: Option<String>,
 }
 
-/// One IPAM block.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockView {
-    /// Its range.
-    pub cidr: IpNet,
-    /// The node that owns it.
-    pub node: Option<String>,
-    /// Addresses in use.
-    pub in_use: usize,
-    /// Addresses free.
-    pub free: usize,
-}
-
 /// The state in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {

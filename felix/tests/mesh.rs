@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{World, bgp_configuration, block, cluster, endpoint, ip, namespace, node, pod, pool};
+use common::{World, affinity, bgp_configuration, block, cluster, endpoint, ip, namespace, node, pod, pool};
 use serde_json::json;
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_bird_lite::{Config, PeerKind};
@@ -108,6 +108,30 @@ fn blocks_are_announced_unless_their_pool_says_no() {
     world.delete(ObjectKey { kind: Kind::IpamBlock, namespace: None, name: "10-244-0-0-26".into() });
     assert_eq!(originated(world.bgp.as_ref().expect("a speaker")), ["10.244.128.0/26", "fd00:10:244::/122"]);
     assert!(!world.ours().contains("blackhole 10.244.0.0/26"));
+}
+
+/// In a cluster an agent sees no block, but its own affinities.
+#[test]
+fn affinities_tell_of_blocks_too() {
+    let mut objects = cluster();
+    objects.retain(|object| !matches!(object, Object::IpamBlock(_)));
+    let (config, mut world) = configured(objects);
+    assert!(originated(&config).is_empty(), "no block yet: {:?}", originated(&config));
+    let confirmed = affinity("10.244.0.0/26", "a", "confirmed");
+    world.apply(vec![
+        confirmed.clone(),
+        affinity("10.244.0.64/26", "a", "pending"),
+        affinity("10.244.0.128/26", "b", "confirmed"),
+    ]);
+    assert_eq!(originated(world.bgp.as_ref().expect("a speaker")), ["10.244.0.0/26"]);
+    assert!(world.ours().contains("blackhole 10.244.0.0/26"));
+    // Where the block itself is known, it knows better.
+    world.apply(vec![block("10.244.0.0/26", "b")]);
+    assert!(originated(world.bgp.as_ref().expect("a speaker")).is_empty());
+    world.delete(ObjectKey { kind: Kind::IpamBlock, namespace: None, name: "10-244-0-0-26".into() });
+    assert_eq!(originated(world.bgp.as_ref().expect("a speaker")), ["10.244.0.0/26"]);
+    world.delete(confirmed.key());
+    assert!(originated(world.bgp.as_ref().expect("a speaker")).is_empty());
 }
 
 #[test]

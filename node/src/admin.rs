@@ -18,9 +18,11 @@ use tortie_admin::types::{
     ApiError, AskedRules, BgpPeer, BgpRoute, CniRequest, CniResponse, Endpoint, IpamBlockStatus, NodeStatus,
     PolicyHits, PolicyRule, Route, TraceReport, TraceRequest,
 };
+use tortie_api::{Kind, Object};
 use tortie_bird_speaker::Handle;
 use tortie_cni::server::CniServer;
 use tortie_cni::{Dataplane, load_endpoints};
+use tortie_datastore::Datastore;
 use tortie_felix::{Event, Settings};
 use tortie_felix_netlink::Net;
 
@@ -37,6 +39,8 @@ pub(crate) struct Admin {
     pub(crate) node: String,
     /// Which datastore, as `--datastore` takes it.
     pub(crate) datastore: String,
+    /// The datastore itself, for what the core has no use for.
+    pub(crate) store: Arc<dyn Datastore>,
     pub(crate) components: Vec<Component>,
     pub(crate) run_dir: PathBuf,
     pub(crate) owner: OwnerHandle,
@@ -152,8 +156,13 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Answer<Vec<Route>> {
 }
 
 async fn ipam(State(admin): State<Arc<Admin>>) -> Answer<Vec<IpamBlockStatus>> {
-    let blocks = admin.ask(Message::Blocks).await?;
-    Ok(Json(blocks.into_iter().map(convert::block).collect()))
+    let blocks = admin.store.list(Kind::IpamBlock).await;
+    let blocks = blocks.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let blocks = blocks.into_iter().filter_map(|object| match object {
+        Object::IpamBlock(block) => Some(convert::block(&block.spec)),
+        _ => None,
+    });
+    Ok(Json(blocks.collect()))
 }
 
 async fn render(State(admin): State<Arc<Admin>>) -> Result<String, Refusal> {

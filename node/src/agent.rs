@@ -194,6 +194,7 @@ async fn supervise(
     let admin = Arc::new(Admin {
         node,
         datastore: options.datastore.to_string(),
+        store: datastore,
         components: components.into_iter().collect(),
         run_dir: options.run_dir.clone(),
         owner,

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use tortie_admin::types::{self, Endpoint};
+use tortie_api::calico::IpamBlockSpec;
 use tortie_felix::hits::{Decider, HitRow};
-use tortie_felix::{
-    BlockView, Change, Drift, Link, LocalEndpoint, Route, RouteChange, RouteFailure, RouteView, Target,
-};
+use tortie_felix::{Change, Drift, Link, LocalEndpoint, Route, RouteChange, RouteFailure, RouteView, Target};
 use tortie_felix_netlink::{self as netlink, RouteKind, RouteSpec};
 use tortie_nft::Statement;
 use tortie_nft_netlink::PlacedRule;
@@ -165,8 +164,10 @@ pub(crate) fn hits(node: &str, row: HitRow) -> types::PolicyHits {
     }
 }
 
-pub(crate) fn block(view: BlockView) -> types::IpamBlockStatus {
-    types::IpamBlockStatus { cidr: view.cidr, node: view.node, in_use: view.in_use, free: view.free }
+pub(crate) fn block(spec: &IpamBlockSpec) -> types::IpamBlockStatus {
+    let in_use = spec.allocations.iter().flatten().count();
+    let free = spec.allocations.len() - in_use;
+    types::IpamBlockStatus { cidr: spec.cidr, node: spec.node().map(str::to_owned), in_use, free }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tortie_admin::types::Endpoint;
 use tortie_felix::hits::{HitRow, Hits};
-use tortie_felix::{Action, BlockView, Drift, Event, Felix, Millis, Numbers, RequestId, RouteView, Settings, Status};
+use tortie_felix::{Action, Drift, Event, Felix, Millis, Numbers, RequestId, RouteView, Settings, Status};
 use tortie_nft::Ruleset;
 use tracing::{debug, info, warn};
 
@@ -53,7 +53,6 @@ pub(crate) enum Message {
     /// A question.
     Status(oneshot::Sender<Status>),
     Routes(oneshot::Sender<Vec<RouteView>>),
-    Blocks(oneshot::Sender<Vec<BlockView>>),
     Render(oneshot::Sender<Option<String>>),
     /// Which maps of the table count by element in these counters.
     CounterMaps(BTreeSet<String>, oneshot::Sender<Vec<(String, String)>>),
@@ -272,7 +271,6 @@ impl Owner {
             }
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::Routes(reply) => drop(reply.send(self.felix.routes())),
-            Message::Blocks(reply) => drop(reply.send(self.felix.blocks())),
             Message::Render(reply) => drop(reply.send(self.felix.wanted_rules().map(ToString::to_string))),
             Message::CounterMaps(counters, reply) => {
                 drop(reply.send(self.felix.wanted_rules().map(|table| maps_of(table, &counters)).unwrap_or_default()));

@@ -31,6 +31,7 @@ pub use ipam::{
     OtherFields,
 };
 pub(crate) use ipam::{BLOCK_AFFINITY_FIELDS, IPAM_BLOCK_FIELDS, IPAM_HANDLE_FIELDS, other_fields};
+pub use ipam::{HOSTNAME_HASH_LABEL, hostname_hash};
 pub(crate) use ippool::IP_POOL_UNSUPPORTED;
 pub use ippool::{AssignmentMode, EncapMode, IpPool, IpPoolSpec};
 pub use kube_controllers::{

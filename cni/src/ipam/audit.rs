@@ -140,6 +140,10 @@ impl Inventory {
         if attribute.released_at.is_some() || attribute.handle_id.as_deref() == Some(WINDOWS_RESERVED) {
             return None;
         }
+        // Calico lets a virtual machine keep its address while it is stopped, or on its way to another node.
+        if !attribute.alternate.is_empty() || attribute.secondary.keys().any(|key| key.starts_with("vm")) {
+            return None;
+        }
         if let Some(kind) = field("type")
             && TUNNELS.iter().any(|tunnel| kind.starts_with(tunnel))
         {
@@ -255,6 +259,7 @@ mod tests {
             ("10.0.0.65", json!({"type": "vxlanTunnelAddress"})),
             ("10.0.0.66", json!({"node": "n9"})),
             ("10.0.0.67", json!({})),
+            ("10.0.0.68", json!({"namespace": "web", "pod": "gone", "node": "n1", "vmi": "machine"})),
         ] {
             assert_eq!(leak(ip, secondary.clone()), None, "{ip} {secondary}");
         }

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use tortie_api::ObjectMeta;
-use tortie_api::calico::{AffinityState, BlockAffinity, BlockAffinitySpec, IpamBlock, OtherFields};
+use tortie_api::calico::{
+    AffinityState, BlockAffinity, BlockAffinitySpec, HOSTNAME_HASH_LABEL, IpamBlock, OtherFields, hostname_hash,
+};
 
 use super::pools::Taken;
 use super::records::Records;
@@ -22,10 +24,10 @@ impl Ipam {
         if own.learned {
             return Ok(());
         }
-        let digest = names::node_digest(&self.node);
-        let mut affinities = self.records.list_labelled::<BlockAffinity>(names::NODE_LABEL, &digest).await?;
+        let digest = hostname_hash(&self.node);
+        let mut affinities = self.records.list_labelled::<BlockAffinity>(HOSTNAME_HASH_LABEL, &digest).await?;
         if affinities.is_empty() {
-            // Calico before 3.29 gave them no labels.
+            // Those of older Calicos have no labels.
             affinities = self.records.list().await?;
         }
         own.blocks.clear();
@@ -43,6 +45,9 @@ impl Ipam {
                 if self.confirm(affinity).await?.is_none() {
                     continue;
                 }
+            } else if let Some(labelled) = labelled(&affinity) {
+                // By its label the agent's watch finds it. Lost to somebody else's change, the controller does it.
+                self.records.update(labelled).await?;
             }
             own.blocks.push(cidr);
         }
@@ -159,21 +164,17 @@ impl Ipam {
 
     /// The node's affinity to a block, made or found; nothing if somebody else was at it.
     async fn pending(&self, cidr: &IpNet) -> Result<Option<BlockAffinity>, Error> {
-        let new = BlockAffinity {
-            metadata: ObjectMeta {
-                name: names::affinity(&self.node, cidr),
-                labels: names::affinity_labels(&self.node, "host", cidr),
-                ..ObjectMeta::default()
-            },
-            spec: BlockAffinitySpec {
-                state: AffinityState::Pending,
-                node: self.node.clone(),
-                kind: "host".to_owned(),
-                cidr: *cidr,
-                deleted: false,
-                other: OtherFields::new(),
-            },
+        let spec = BlockAffinitySpec {
+            state: AffinityState::Pending,
+            node: self.node.clone(),
+            kind: "host".to_owned(),
+            cidr: *cidr,
+            deleted: false,
+            other: OtherFields::new(),
         };
+        let name = names::affinity(&self.node, cidr);
+        let metadata = ObjectMeta { name, labels: spec.labels(), ..ObjectMeta::default() };
+        let new = BlockAffinity { metadata, spec };
         if let Some(made) = self.records.create(new).await? {
             return Ok(Some(made));
         }
@@ -195,7 +196,7 @@ impl Ipam {
             return Ok(Some(affinity));
         }
         affinity.spec.state = AffinityState::Confirmed;
-        Ok(self.records.update(affinity).await?)
+        Ok(self.records.update(labelled(&affinity).unwrap_or(affinity)).await?)
     }
 
     async fn affinity(&self, node: &str, cidr: &IpNet) -> Result<Option<BlockAffinity>, Error> {
@@ -243,6 +244,17 @@ impl Ipam {
             candidate.filter(|found| !found.spec.strict_affinity && block::has_room(&found.spec, &picture.reserved));
         Ok(candidates.next())
     }
+}
+
+/// The affinity with the labels that it is found by; nothing if it has them.
+pub(super) fn labelled(affinity: &BlockAffinity) -> Option<BlockAffinity> {
+    let labels = affinity.spec.labels();
+    if labels.iter().all(|(label, value)| affinity.metadata.labels.get(label) == Some(value)) {
+        return None;
+    }
+    let mut labelled = affinity.clone();
+    labelled.metadata.labels.extend(labels);
+    Some(labelled)
 }
 
 /// Gives back a block that is empty, for the node that owns it. False if it is not empty any more, or has no owner to give it back for.

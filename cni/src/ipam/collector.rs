@@ -18,7 +18,7 @@ use tortie_datastore::Datastore;
 
 use super::audit::{Inventory, Leak};
 use super::block;
-use super::claims::give_back;
+use super::claims::{give_back, labelled};
 use super::records::Records;
 use super::{Error, cooldown, handles, names};
 
@@ -237,22 +237,10 @@ impl Collector {
                     tracing::info!(node = spec.node, block = %spec.cidr, "a block of a node that is gone was given back");
                     scan.blocks.push(spec.cidr);
                 }
-            } else {
-                self.label(affinity).await?;
+            } else if let Some(labelled) = labelled(affinity) {
+                // From before there were any. Lost to somebody else's change, it is done the next time.
+                self.records.update(labelled).await?;
             }
-        }
-        Ok(())
-    }
-
-    /// Gives an affinity the labels that it is found by, if it is from before there were any.
-    async fn label(&self, affinity: &BlockAffinity) -> Result<(), Error> {
-        let spec = &affinity.spec;
-        let labels = names::affinity_labels(&spec.node, &spec.kind, &spec.cidr);
-        if labels.iter().any(|(label, value)| affinity.metadata.labels.get(label) != Some(value)) {
-            let mut labelled = affinity.clone();
-            labelled.metadata.labels.extend(labels);
-            // Lost to somebody else's change, it is done the next time.
-            self.records.update(labelled).await?;
         }
         Ok(())
     }

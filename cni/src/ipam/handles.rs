@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tortie_api::ObjectMeta;
-use tortie_api::calico::{IpamBlock, IpamHandle, IpamHandleSpec, OtherFields};
+use tortie_api::calico::{HOSTNAME_HASH_LABEL, IpamBlock, IpamHandle, IpamHandleSpec, OtherFields, hostname_hash};
 
 use super::block::{self, Cooldown};
 use super::records::Records;
@@ -97,7 +97,7 @@ impl Ipam {
 
     fn new_handle(&self, handle: &str, cidrs: &[IpNet]) -> IpamHandle {
         // By the label a node finds its handles without reading everybody's.
-        let labels = [(names::NODE_LABEL.to_owned(), names::node_digest(&self.node))].into();
+        let labels = [(HOSTNAME_HASH_LABEL.to_owned(), hostname_hash(&self.node))].into();
         IpamHandle {
             metadata: ObjectMeta { name: names::handle(handle), labels, ..ObjectMeta::default() },
             spec: IpamHandleSpec {

@@ -32,7 +32,8 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use tokio::sync::Mutex;
 use tortie_api::calico::{
-    AllocationAttribute, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamConfigurationSpec, IpamHandle,
+    AllocationAttribute, HOSTNAME_HASH_LABEL, IpPool, IpReservation, IpamBlock, IpamConfiguration,
+    IpamConfigurationSpec, IpamHandle, hostname_hash,
 };
 use tortie_api::k8s::{Namespace, Node, annotations, requested_pools};
 use tortie_api::meta::StringMap;
@@ -179,29 +180,35 @@ impl Ipam {
         Ok(released)
     }
 
-    /// All holders whose addresses this node gave out.
+    /// Likewise, without a search for addresses whose handle is gone.
+    pub async fn release_known(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
+        let _own = self.own.lock().await;
+        Ok(self.take_back(handle, &[]).await?.unwrap_or_default())
+    }
+
+    /// All holders whose addresses this node gave out, in its own blocks and in others'. Those of another agent, such as Calico's before
+    /// this one took its place, are not among them: their pods may still run.
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         let mut own = self.own.lock().await;
         self.learn(&mut own).await?;
-        let mut places: BTreeSet<IpNet> = own.blocks.iter().copied().collect();
-        let mut holders: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
-        // Every handle of this node, with the blocks that it borrows from.
-        let digest = names::node_digest(&self.node);
-        for handle in self.records.list_labelled::<IpamHandle>(names::NODE_LABEL, &digest).await? {
-            places.extend(handles::blocks(&handle));
-            holders.entry(handle.spec.handle_id).or_default();
-        }
-        for cidr in places {
-            let Some(block) = self.block(&cidr).await? else { continue };
-            for attribute in &block.spec.attributes {
-                if attribute.secondary.get("node") == Some(&self.node)
-                    && let Some(handle) = &attribute.handle_id
-                {
-                    holders.entry(handle.clone()).or_default().extend(block::held(&block.spec, handle));
+        let digest = hostname_hash(&self.node);
+        let mut blocks: BTreeMap<IpNet, Option<IpamBlock>> = BTreeMap::new();
+        let mut holders = Vec::new();
+        for known in self.records.list_labelled::<IpamHandle>(HOSTNAME_HASH_LABEL, &digest).await? {
+            let (handle, mut ips) = (known.spec.handle_id.clone(), Vec::new());
+            for cidr in handles::blocks(&known) {
+                if !blocks.contains_key(&cidr) {
+                    blocks.insert(cidr, self.block(&cidr).await?);
+                }
+                if let Some(Some(block)) = blocks.get(&cidr) {
+                    ips.extend(block::held(&block.spec, &handle));
                 }
             }
+            ips.sort();
+            holders.push(Holder { handle, ips });
         }
-        Ok(holders.into_iter().map(|(handle, ips)| Holder { handle, ips: ips.into_iter().collect() }).collect())
+        holders.sort_by(|one, other| one.handle.cmp(&other.handle));
+        Ok(holders)
     }
 
     /// Whether an ADD would find a pool, and the datastore answers.

@@ -1,19 +1,10 @@
-//! What the objects of IPAM are called, and by which labels they are found: as Calico does it, or its tools would not find them.
+//! What the objects of IPAM are called: as Calico calls them, or its tools would not find them.
 
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
-use sha3::Sha3_256;
 use tortie_api::Kind;
-use tortie_api::meta::StringMap;
-
-/// The label by which what belongs to a node is listed without the rest.
-pub(super) const NODE_LABEL: &str = "projectcalico.org/hostname-hash";
-
-const TYPE_LABEL: &str = "projectcalico.org/affinity-type";
-
-const FAMILY_LABEL: &str = "projectcalico.org/ip-version";
 
 /// The longest name of an object, in bytes.
 const LONGEST: usize = 253;
@@ -45,44 +36,11 @@ pub fn handle(id: &str) -> String {
     }
 }
 
-/// What the label of a node says: a digest of its name, for which a label has no room.
-pub(super) fn node_digest(node: &str) -> String {
-    base32(&Sha3_256::digest(node))
-}
-
-/// The labels of an affinity.
-pub(super) fn affinity_labels(node: &str, kind: &str, cidr: &IpNet) -> StringMap {
-    let family = if cidr.addr().is_ipv4() { "4" } else { "6" };
-    [(NODE_LABEL, node_digest(node)), (TYPE_LABEL, kind.to_owned()), (FAMILY_LABEL, family.to_owned())]
-        .into_iter()
-        .map(|(label, value)| (label.to_owned(), value))
-        .collect()
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// RFC 4648, without padding.
-fn base32(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let mut text = String::with_capacity(bytes.len() * 8 / 5 + 1);
-    let (mut pending, mut bits) = (0_u32, 0);
-    for byte in bytes {
-        pending = pending << 8 | u32::from(*byte);
-        bits += 8;
-        while bits >= 5 {
-            bits -= 5;
-            text.push(char::from(LETTERS[(pending >> bits & 31) as usize]));
-        }
-    }
-    if bits > 0 {
-        text.push(char::from(LETTERS[(pending << (5 - bits) & 31) as usize]));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -113,16 +71,5 @@ mod tests {
             assert!(name.starts_with("handle-"));
         }
         assert_ne!(handle("a_b"), handle("a_c"));
-    }
-
-    #[test]
-    fn labels_fit() {
-        // RFC 4648, section 10.
-        for (plain, coded) in [("", ""), ("f", "MY"), ("fo", "MZXQ"), ("foob", "MZXW6YQ"), ("foobar", "MZXW6YTBOI")] {
-            assert_eq!(base32(plain.as_bytes()), coded);
-        }
-        assert_eq!(node_digest(&"n".repeat(253)).len(), 52);
-        let labels = affinity_labels("n", "host", &net("fd00::/122"));
-        assert_eq!((labels[TYPE_LABEL].as_str(), labels[FAMILY_LABEL].as_str()), ("host", "6"));
     }
 }

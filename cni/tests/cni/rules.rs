@@ -317,3 +317,25 @@ async fn an_older_calicos_affinities_are_found_and_broken_off_claims_ended() {
         assert!(affinity_of(&store, gone).await.is_none(), "{gone}");
     }
 }
+
+/// An agent that takes Calico's place leaves alone what Calico's pods have.
+#[tokio::test]
+async fn addresses_of_calicos_pods_are_theirs_until_they_go() {
+    let handle = "k8s-pod-network.c1";
+    let held = json!({"affinity": "host:one", "allocations": [0, null], "unallocated": [1],
+        "attributes": [{"handle_id": handle, "secondary": {"namespace": "web", "pod": "old", "node": "one"}}]});
+    let store = Arc::new(Memory::with(&[
+        pool("p", "10.1.0.0/31", &json!({"blockSize": 31})),
+        block("10.1.0.0/31", &held),
+        affinity("10.1.0.0/31", "one", "confirmed"),
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "IPAMHandle", "metadata": {"name": handle, "resourceVersion": "1"},
+            "spec": {"handleID": handle, "block": {"10.1.0.0/31": 1}}}),
+    ]));
+    let ipam = Ipam::new(Arc::clone(&store) as _, "one");
+    assert!(ipam.holders().await.expect("holders").is_empty(), "none of ours");
+    assert_eq!(one(&ipam, &claim("new")).await, "10.1.0.1");
+    assert_eq!(ipam.holders().await.expect("holders").len(), 1);
+    assert_eq!(ipam.release_known(handle).await.expect("released").len(), 1);
+    assert!(ipam.release_known(handle).await.expect("nothing is left").is_empty());
+    assert_eq!(one(&ipam, &claim("next")).await, "10.1.0.0");
+}

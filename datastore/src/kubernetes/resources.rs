@@ -59,6 +59,8 @@ pub(super) enum Scope {
     /// Only their metadata, which is all that is read of them. Of nodes too: their annotations say how they are reached, and a kubelet
     /// writes the status, some ten kilobytes of it, every few minutes.
     Metadata,
+    /// Whole objects that bear the own node's label.
+    Own,
 }
 
 /// The kinds that agents watch, and how.
@@ -72,7 +74,8 @@ pub(super) const WATCHED: [(Kind, Scope); 22] = [
     (Kind::BgpPeer, Scope::Whole),
     (Kind::BgpFilter, Scope::Whole),
     (Kind::FelixConfiguration, Scope::Whole),
-    (Kind::IpamBlock, Scope::Whole),
+    // The node's own blocks: a block itself changes with each pod that comes or goes anywhere.
+    (Kind::BlockAffinity, Scope::Own),
     (Kind::NetworkSet, Scope::Whole),
     (Kind::GlobalNetworkSet, Scope::Whole),
     (Kind::HostEndpoint, Scope::Whole),
@@ -132,7 +135,7 @@ mod tests {
         let left_out: Vec<Kind> =
             Kind::ALL.into_iter().filter(|kind| WATCHED.iter().all(|(watched, _)| watched != kind)).collect();
         // Profiles are what namespaces and service accounts make: a cluster does not store them.
-        let ipam = [Kind::Profile, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
+        let ipam = [Kind::IpamBlock, Kind::Profile, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
         let cluster = [Kind::ClusterInformation, Kind::CalicoNodeStatus, Kind::KubeControllersConfiguration];
         assert_eq!(left_out, [ipam.as_slice(), &cluster].concat());
     }

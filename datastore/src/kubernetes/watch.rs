@@ -14,6 +14,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{Request, Status};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tortie_api::calico::{HOSTNAME_HASH_LABEL, hostname_hash};
 use tortie_api::{Kind, ObjectKey};
 
 use super::known::Known;
@@ -236,6 +237,7 @@ impl Watch {
         let request = Request::new(collection(self.kind, self.group, None));
         let request = match self.scope {
             Scope::Whole => request.list(params),
+            Scope::Own => request.list(&ListParams { label_selector: Some(self.own()), ..params.clone() }),
             Scope::Metadata => request.list_metadata(params),
         };
         let request = request.map_err(|error| Broken::Failed(error.to_string(), None))?;
@@ -317,10 +319,16 @@ impl Watch {
         let request = Request::new(collection(self.kind, self.group, None));
         let request = match self.scope {
             Scope::Whole => request.watch(params, version),
+            Scope::Own => request.watch(&WatchParams { label_selector: Some(self.own()), ..params.clone() }, version),
             Scope::Metadata => request.watch_metadata(params, version),
         };
         let request = request.map_err(|error| Broken::Failed(error.to_string(), None))?;
         Ok(answer(self.client.request_events::<Box<RawValue>>(request)).await?.boxed())
+    }
+
+    /// What selects the own node's objects.
+    fn own(&self) -> String {
+        format!("{HOSTNAME_HASH_LABEL}={}", hostname_hash(&self.node))
     }
 
     // ---- objects ---------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::json;
-use tortie_api::calico::{BgpConfiguration, IpPool, IpamBlock};
+use tortie_api::calico::{BgpConfiguration, BlockAffinity, IpPool, IpamBlock};
 use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
 use tortie_api::{Object, ObjectKey};
 use tortie_felix::{
@@ -457,6 +457,16 @@ pub(crate) fn block(cidr: &str, node: &str) -> Object {
     }))
     .expect("a block");
     Object::IpamBlock(block)
+}
+
+pub(crate) fn affinity(cidr: &str, node: &str, state: &str) -> Object {
+    let name = format!("{node}-{}", cidr.replace(['.', ':', '/'], "-"));
+    let affinity: BlockAffinity = serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": { "cidr": cidr, "node": node, "state": state },
+    }))
+    .expect("an affinity");
+    Object::BlockAffinity(affinity)
 }
 
 pub(crate) fn pool(name: &str, cidr: &str, disable_bgp_export: bool) -> Object {

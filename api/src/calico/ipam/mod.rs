@@ -7,6 +7,7 @@
 mod affinity;
 mod block;
 mod handle;
+mod labels;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(crate) use block::IPAM_BLOCK_FIELDS;
 pub use block::{AllocationAttribute, IpamBlock, IpamBlockSpec};
 pub(crate) use handle::IPAM_HANDLE_FIELDS;
 pub use handle::{IpamHandle, IpamHandleSpec};
+pub use labels::{HOSTNAME_HASH_LABEL, hostname_hash};
 pub use settings::{AddressPersistence, IpReservation, IpReservationSpec, IpamConfiguration, IpamConfigurationSpec};
 
 /// Fields of a `spec` that this version does not know, as somebody else wrote them: they are written back as they are.
