@@ -22,7 +22,7 @@ pub enum Action {
     Pass,
 }
 
-/// `Rule`: all of what is set must match. Where nothing is set it matches everything.
+/// One rule: all of what is set must match. Where nothing is set it matches everything.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -167,8 +167,8 @@ pub struct EntityRule {
     /// In namespaces with such labels; `global()` is what is in no namespace.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
     pub namespace_selector: Option<Selector>,
-    /// One of these ports. Without a `protocol` in the rule they are all [`RulePort::Named`], and stand for the port of that name
-    /// whatever its protocol.
+    /// One of these ports: numbers, ranges (`8000:8080`), or names. Without a `protocol` in the rule they are all names, and stand for
+    /// the port of that name whatever its protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub ports: Vec<RulePort>,
     /// None of these ports.
@@ -210,7 +210,7 @@ pub struct ServiceMatch {
     /// The Service's name.
     #[serde(default)]
     pub name: String,
-    /// Its namespace; `None` is that of a namespaced policy, and validation asks for one in a global policy.
+    /// Its namespace. A policy that has a namespace means its own unless this says otherwise; a global one must say it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::meta::optional_text")]
     pub namespace: Option<String>,
 }
