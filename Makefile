@@ -13,17 +13,18 @@ SUDO := sudo
 AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
 endif
 
-.PHONY: help demo test test-long check format lint deny crds bench fuzz peers k8s image build setup clean-lab
+.PHONY: help demo test test-cluster test-long check format lint deny crds bench fuzz peers api-server k8s image build setup clean-lab
 
 help:
-	@echo "make demo       boot a three-node cluster on this machine, route, enforce, break things, clean up"
-	@echo "make test       every test, with real kernels and real peers (BIRD, nft)"
-	@echo "make test-long  what takes hours: all truth tables by packets, fuzzing, a thousand kills"
-	@echo "make check      what must hold before a change lands: format, lints, licences, tests"
-	@echo "make image      the container image that deploy/ uses: target/image/tortie.tar"
-	@echo "make crds       the CustomResourceDefinitions in deploy/crds, from the types in api/"
-	@echo "make bench      side-by-side benchmarks; receipts are in docs/perf/"
-	@echo "make fuzz       every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
+	@echo "make demo          boot a three-node cluster on this machine, route, enforce, break things, clean up"
+	@echo "make test          every test, with real kernels and real peers (BIRD, nft)"
+	@echo "make test-cluster  one pass through a real two-node Kubernetes cluster"
+	@echo "make test-long     what takes hours: all truth tables by packets, fuzzing, a thousand kills"
+	@echo "make check         what must hold before a change lands: format, lints, licences, tests"
+	@echo "make image         the container image that deploy/ uses: target/image/tortie.tar"
+	@echo "make crds          the CustomResourceDefinitions in deploy/crds, from the types in api/"
+	@echo "make bench         side-by-side benchmarks; receipts are in docs/perf/"
+	@echo "make fuzz          every fuzz target for a minute each (needs a nightly toolchain and cargo-fuzz)"
 
 demo: build
 	$(SUDO) target/release/tortie lab demo
@@ -42,13 +43,21 @@ setup:
 peers:
 	@tests/peers.sh
 
-# A real cluster's programs, for tests: minutes the first time, nothing afterwards.
+# A real API server's programs, and all of a cluster's, for tests: minutes the first time, nothing afterwards.
+api-server: setup peers
+	@tests/k8s/build.sh api
+
 k8s: setup peers
 	@tests/k8s/build.sh
 
-test: setup peers k8s image
+test: setup peers api-server
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
+
+# One pass through a two-node cluster of real kubelets, installed from deploy/.
+test-cluster: setup peers k8s image
+	$(CARGO) build --locked --workspace
+	TORTIE_CLUSTER=1 $(CARGO) test --locked -p tortie-tests --test k8s $(AS_ROOT) -- cluster::
 
 test-long: setup peers k8s image
 	@tests/k8s/build.sh e2e

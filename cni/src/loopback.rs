@@ -51,7 +51,10 @@ fn in_pod<T>(request: &CniRequest, work: impl AsyncFnOnce(&Net, u32) -> Result<T
     let path = Path::new(&request.netns);
     let unusable = |details: String| CniError::new(CniError::INVALID_ENVIRONMENT, "CNI_NETNS cannot be used", details);
     if !path.is_absolute() {
-        return Err(unusable(format!("it is {path:?}; it must be the absolute path of the pod's network namespace")));
+        return Err(unusable(format!(
+            "it is {:?}; it must be the absolute path of the pod's network namespace",
+            request.netns
+        )));
     }
     let netns = interface::open(path).map_err(|error| unusable(error.to_string()))?;
     plugin::runtime()?.block_on(async {

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::Serialize;
 use tortie_api::{Kind, Object};
-use tortie_datastore::Datastore;
 use tortie_felix_netlink::Net;
 use tortie_host_firewall::clean::{self, Ours};
 use tortie_host_firewall::leftovers::{self, Leftover};
@@ -117,8 +116,8 @@ fn refuse(args: &Clean, run_dir: &Path) -> Result<()> {
 
 /// The IP pools, if the datastore can be read: without them, routes that some BIRD wrote are left alone.
 async fn pools(settings: &Settings) -> Vec<IpNet> {
-    let Ok(datastore) = settings.datastore().await else { return Vec::new() };
-    let pools = datastore.list(Kind::IpPool).await.unwrap_or_default();
+    let Ok(store) = settings.store().await else { return Vec::new() };
+    let pools = store.datastore().list(Kind::IpPool).await.unwrap_or_default();
     let cidr = |object: &Object| match object {
         Object::IpPool(pool) => Some(pool.spec.cidr),
         _ => None,

@@ -43,7 +43,7 @@ pub(crate) struct Global {
     /// The node
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// Where resources are: dir:PATH
+    /// Where resources are: kubernetes, or dir:PATH
     #[arg(long, global = true, value_name = "STORE")]
     pub(crate) datastore: Option<String>,
 }

@@ -1,18 +1,17 @@
-//! `tortie apply`, `delete` and `validate`: documents of a Directory, each edited where it stands.
+//! `tortie apply`, `delete` and `validate`: documents of a Directory, each edited where it stands, or objects of a cluster.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tortie_api::{Object, ObjectKey};
 use tortie_datastore::edit::{self, Report};
 use tortie_datastore::manifests::{self, DocumentKey, Loaded};
-use tortie_datastore::{Datastore, directory};
 use tortie_policy::References;
 
 use crate::cli::{Delete, Files};
 use crate::output::{self, Output};
-use crate::settings::Settings;
+use crate::settings::{Settings, Store};
 
 /// What became of a document.
 #[derive(Serialize)]
@@ -22,18 +21,31 @@ struct Done {
     place: String,
 }
 
+impl Done {
+    fn at_server(key: &ObjectKey, action: &str) -> Self {
+        let place = "the API server".to_owned();
+        Self { object: DocumentKey::from(key).to_string(), action: action.to_owned(), place }
+    }
+}
+
 /// Writes documents into the datastore; none of them if anything is wrong with one.
 pub(crate) async fn apply(settings: &Settings, output: Output, files: &Files) -> Result<()> {
     let loaded = read(&files.filename)?;
-    let directory = settings.datastore_path().await?;
-    let reports = edit::apply(&directory, &loaded.documents)?;
-    print(output, &reports)?;
-    warn_of_references(&directory, &loaded).await
+    let store = settings.store().await?;
+    match &store {
+        Store::Directory(directory) => print(output, &edit::apply(directory.path(), &loaded.documents)?)?,
+        Store::Kubernetes(kubernetes) => {
+            let applied = kubernetes.apply(&loaded.documents).await?;
+            let done: Vec<Done> = applied.iter().map(|(key, applied)| Done::at_server(key, applied.as_str())).collect();
+            print_done(output, &done)?;
+        }
+    }
+    warn_of_references(&store, &loaded).await
 }
 
 /// Removes documents from the datastore.
 pub(crate) async fn delete(settings: &Settings, output: Output, args: &Delete) -> Result<()> {
-    let keys = match (args.kind, args.filename.as_slice()) {
+    let keys: Vec<DocumentKey> = match (args.kind, args.filename.as_slice()) {
         (Some(kind), _) => {
             let namespace =
                 kind.is_namespaced().then(|| args.namespace.clone().unwrap_or_else(|| "default".to_owned()));
@@ -42,8 +54,20 @@ pub(crate) async fn delete(settings: &Settings, output: Output, args: &Delete) -
         }
         (_, files) => read(files)?.documents.into_iter().map(|document| document.key).collect::<Vec<_>>(),
     };
-    let directory = settings.datastore_path().await?;
-    print(output, &edit::delete(&directory, &keys)?)
+    match settings.store().await? {
+        Store::Directory(directory) => print(output, &edit::delete(directory.path(), &keys)?),
+        Store::Kubernetes(kubernetes) => {
+            let mut done = Vec::new();
+            for key in keys {
+                let object = key
+                    .object()
+                    .with_context(|| format!("{key} is of a kind that Tortie does not act upon: use kubectl"))?;
+                kubernetes.remove(&object).await?;
+                done.push(Done::at_server(&object, "deleted"));
+            }
+            print_done(output, &done)
+        }
+    }
 }
 
 /// Says whether documents would be taken, without a look at the datastore.
@@ -94,8 +118,8 @@ fn print_done(output: Output, done: &[Done]) -> Result<()> {
 }
 
 /// Says what the new objects name that is not there: they are valid, and may mean something else than was meant.
-async fn warn_of_references(directory: &Path, new: &Loaded) -> Result<()> {
-    let store = directory::Directory::open(directory)?;
+async fn warn_of_references(store: &Store, new: &Loaded) -> Result<()> {
+    let store = store.datastore();
     let mut references = References::default();
     for kind in References::KINDS {
         let objects = store.list(kind).await?;

@@ -7,20 +7,18 @@ use serde_json::json;
 use tortie_api::calico::{DEFAULT_TIER, KUBE_ADMIN_TIER, KUBE_BASELINE_TIER, Tier, TierSpec, compare_orders};
 use tortie_api::meta::ObjectMeta;
 use tortie_api::{Kind, Object};
-use tortie_datastore::Datastore;
-use tortie_datastore::directory::Directory;
 use tortie_policy::References;
 
 use crate::cli::Get;
 use crate::columns::{cells, header};
 use crate::output::{self, Output};
 use crate::selector;
-use crate::settings::Settings;
+use crate::settings::{Settings, Store};
 
 pub(crate) async fn run(settings: &Settings, output: Output, args: Get) -> Result<()> {
     let selector = args.selector.as_deref().map(selector::parse).transpose().map_err(anyhow::Error::msg)?;
-    let datastore = settings.datastore().await?;
-    let mut objects = datastore.list(args.kind).await?;
+    let store = settings.store().await?;
+    let mut objects = store.datastore().list(args.kind).await?;
     if args.kind == Kind::Tier {
         let missing: Vec<Object> =
             built_in_tiers().filter(|tier| !objects.iter().any(|it| it.key() == tier.key())).collect();
@@ -50,7 +48,7 @@ pub(crate) async fn run(settings: &Settings, output: Output, args: Get) -> Resul
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         output.print(&list, |output| table(&args, &objects, output))?;
     }
-    for problem in problems(&datastore, args.kind).await? {
+    for problem in problems(&store, args.kind).await? {
         output::note(&format!("tortie: warning: {problem}"));
     }
     if !missing.is_empty() {
@@ -101,10 +99,10 @@ fn in_order(a: &Object, b: &Object) -> Ordering {
 }
 
 /// What is wrong with objects of the kind, or may be: with files that cannot be read, and with what they say of other objects.
-async fn problems(datastore: &Directory, kind: Kind) -> Result<Vec<String>> {
-    let found = datastore.problems().await?;
-    let about = found.iter().filter(|problem| problem.kind.is_none_or(|it| it == kind || namesakes(it, kind)));
-    let mut problems: Vec<String> = about.map(|problem| format!("{}: {}", problem.place, problem.message)).collect();
+async fn problems(store: &Store, kind: Kind) -> Result<Vec<String>> {
+    let found = store.problems_about(kind).await?;
+    let mut problems: Vec<String> =
+        found.iter().map(|problem| format!("{}: {}", problem.place, problem.message)).collect();
     let mut references = References::default();
     let also: &[Kind] = match kind {
         Kind::CalicoNetworkPolicy
@@ -115,15 +113,10 @@ async fn problems(datastore: &Directory, kind: Kind) -> Result<Vec<String>> {
         _ => return Ok(problems),
     };
     for kind in [kind].iter().chain(also) {
-        for object in datastore.list(*kind).await? {
+        for object in store.datastore().list(*kind).await? {
             references.upsert(&object);
         }
     }
     problems.extend(references.problems());
     Ok(problems)
-}
-
-/// Whether manifests call both kinds the same, so that one with a mistake in its version may be either.
-fn namesakes(a: Kind, b: Kind) -> bool {
-    a.manifest_kind() == b.manifest_kind()
 }

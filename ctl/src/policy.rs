@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde_json::json;
 use tortie_api::Object;
+use tortie_datastore::manifests;
 use tortie_datastore::manifests::Place;
-use tortie_datastore::{Datastore, manifests};
 use tortie_lab::grid::{self, Style};
 use tortie_lab::verdict;
 use tortie_nft::Family as NftFamily;
@@ -122,7 +122,7 @@ pub(crate) async fn cluster(settings: &Settings, manifests: &Manifests) -> Resul
 
 /// All that verdicts and tables depend on.
 pub(crate) async fn from_datastore(settings: &Settings) -> Result<Vec<Object>> {
-    let datastore = settings.datastore().await?;
+    let datastore = settings.store().await?.datastore();
     let mut objects = Vec::new();
     for kind in tortie_policy::KINDS {
         objects.extend(datastore.list(kind).await?);

@@ -130,50 +130,51 @@ impl Settings {
         Ok(nodes.iter().map(|node| Client::new(paths.socket(node))).collect())
     }
 
-    /// The directory of the datastore.
-    pub(crate) async fn datastore_path(&self) -> Result<PathBuf> {
+    /// Which datastore is meant.
+    async fn datastore_name(&self) -> Result<Name> {
         for level in &self.levels {
             if let Some(text) = &level.datastore {
-                return match text.strip_prefix("dir:") {
-                    Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-                    _ => bail!("--datastore {text:?}: use dir:PATH, a directory of manifests"),
-                };
+                return Name::read(text).with_context(|| format!("--datastore {text:?}"));
             }
             if let Some(lab) = &level.lab {
                 tortie_lab::agents(lab)?;
-                return Ok(Paths::new(lab).datastore());
+                return Ok(Name::Directory(Paths::new(lab).datastore()));
             }
             if level.socket.is_some() || level.run_dir.is_some() {
                 break;
             }
         }
-        let Agent::Socket(socket) = self.agent() else { bail!("no datastore was named: use --datastore dir:PATH") };
-        let remedy = "no datastore was named, and the agent did not say which one it uses: use --datastore dir:PATH or --lab NAME";
+        let Agent::Socket(socket) = self.agent() else {
+            bail!("no datastore was named: use --datastore kubernetes, or --datastore dir:PATH")
+        };
+        let remedy = "no datastore was named, and the agent did not say which one it uses: use --datastore kubernetes, \
+                      --datastore dir:PATH or --lab NAME";
         let status: NodeStatus = Client::new(socket).get("/v1/status").await.context(remedy)?;
-        match status.datastore.strip_prefix("dir:") {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => bail!("{remedy}"),
-        }
-    }
-
-    /// The datastore, whichever it is.
-    pub(crate) async fn store(&self) -> Result<Store> {
-        for level in &self.levels {
-            if level.datastore.as_deref() == Some("kubernetes") {
-                return Ok(Store::Kubernetes(Kubernetes::new(None, "").await?));
-            }
-            // Whatever else this one names, the weaker ones do not count.
-            if level.datastore.is_some() || level.lab.is_some() || level.socket.is_some() || level.run_dir.is_some() {
-                break;
-            }
-        }
-        Ok(Store::Directory(self.datastore().await?))
+        Name::read(&status.datastore).context(remedy)
     }
 
     /// The datastore, opened.
-    pub(crate) async fn datastore(&self) -> Result<Directory> {
-        let path = self.datastore_path().await?;
-        Ok(Directory::open(&path)?)
+    pub(crate) async fn store(&self) -> Result<Store> {
+        Ok(match self.datastore_name().await? {
+            Name::Directory(path) => Store::Directory(Directory::open(&path)?),
+            Name::Kubernetes => Store::Kubernetes(Kubernetes::new(None, "").await?),
+        })
+    }
+}
+
+/// What a datastore is called on the command line.
+enum Name {
+    Directory(PathBuf),
+    Kubernetes,
+}
+
+impl Name {
+    fn read(text: &str) -> Result<Self> {
+        match text.strip_prefix("dir:") {
+            Some(path) if !path.is_empty() => Ok(Self::Directory(PathBuf::from(path))),
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
+            _ => bail!("use kubernetes, or dir:PATH, a directory of manifests"),
+        }
     }
 }
 
@@ -189,6 +190,20 @@ impl Store {
             Self::Directory(directory) => Arc::new(directory.clone()),
             Self::Kubernetes(kubernetes) => Arc::new(kubernetes.clone()),
         }
+    }
+
+    /// What is wrong with the objects of a kind, or may be: of a directory also what nobody can tell the kind of.
+    pub(crate) async fn problems_about(&self, kind: Kind) -> Result<Vec<Problem>> {
+        // Manifests may call both kinds the same, so that one with a mistake in its version may be either.
+        let is_it = |it: Kind| it == kind || it.manifest_kind() == kind.manifest_kind();
+        Ok(match self {
+            Self::Directory(directory) => {
+                let mut problems = directory.problems().await?;
+                problems.retain(|problem| problem.kind.is_none_or(is_it));
+                problems
+            }
+            Self::Kubernetes(kubernetes) => kubernetes.object_problems(kind).await?,
+        })
     }
 
     /// What is wrong with the objects of a kind; a list leaves out those that cannot be read.

@@ -11,7 +11,7 @@ use tortie_cni::ipam::{Claim, Ipam, RequestedPools};
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
 
-const CLUSTER: &str = r#"
+const CLUSTER: &str = r"
 {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 172.31.0.2}]}}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: n2}, status: {addresses: [{type: InternalIP, address: 172.31.0.3}]}}
@@ -23,7 +23,7 @@ const CLUSTER: &str = r#"
 {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: pool}, spec: {cidr: 10.1.0.0/30, blockSize: 30}}
 ---
 {apiVersion: projectcalico.org/v3, kind: IPReservation, metadata: {name: r}, spec: {reservedCIDRs: [10.1.0.3]}}
-"#;
+";
 
 /// A cluster of two pods, of which the second has a borrowed address, and a third one that is gone.
 async fn cluster() -> (tempfile::TempDir, String) {

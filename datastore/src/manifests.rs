@@ -56,6 +56,13 @@ impl From<&ObjectKey> for DocumentKey {
 }
 
 impl DocumentKey {
+    /// The key of the object, if it is of a kind that Tortie acts upon.
+    pub fn object(&self) -> Option<ObjectKey> {
+        let is_it = |kind: &Kind| kind.manifest_kind() == self.kind && group(kind.api_version()) == self.group;
+        let kind = Kind::ALL.into_iter().find(is_it)?;
+        Some(ObjectKey { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+    }
+
     /// The name of the kind that no other kind has: two are called NetworkPolicy in manifests.
     pub fn kind_name(&self) -> &str {
         let is_it = |kind: &Kind| kind.manifest_kind() == self.kind && group(kind.api_version()) == self.group;

@@ -267,7 +267,7 @@ const fn has_implicit_pools(datastore: &DatastoreAddress) -> bool {
 fn duties(options: &Options, node: &str) -> Result<Duties> {
     let unasked = !has_implicit_pools(&options.datastore);
     let pools = DefaultPools::read(|name| std::env::var(name).ok(), unasked)?;
-    Ok(Duties { node: node.to_owned(), grace: options.leak_grace_period.unwrap_or(controller::GRACE), pools })
+    Ok(Duties { node: node.to_owned(), grace: options.leak_grace_period, pools })
 }
 
 /// Lets the CNI server put right what an earlier run left half done. CNI calls wait for it.

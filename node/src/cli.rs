@@ -14,6 +14,8 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+// There is one in a run of the program.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the agent until SIGTERM or SIGINT. Stopping cuts no traffic: rules and routes stay, peers keep our routes for the restart.
@@ -76,7 +78,7 @@ pub(crate) struct Options {
     pub(crate) metrics_address: std::net::SocketAddr,
 
     /// For how long an address, block or handle must look abandoned before the controller gives it back; 0 to give nothing back
-    /// [default: 900]
+    /// [default: `leakGracePeriod` of KubeControllersConfiguration, else 900]
     #[arg(long, env = "TORTIE_LEAK_GRACE_PERIOD", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) leak_grace_period: Option<Duration>,
 

@@ -8,7 +8,9 @@ mod pools;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tortie_api::calico::KubeControllersConfiguration;
 use tortie_cni::ipam::collector::{Collector, Scan};
+use tortie_cni::ipam::records::Records;
 use tortie_datastore::{Datastore, Error};
 use tracing::{debug, info, warn};
 
@@ -17,8 +19,9 @@ pub(crate) use pools::DefaultPools;
 /// The duty that one agent does.
 const DUTY: &str = "controller";
 
-/// How long something must look abandoned before it is given back: Calico's `leakGracePeriod`.
-pub(crate) const GRACE: Duration = Duration::from_secs(15 * 60);
+/// How long something must look abandoned before it is given back, where neither the command line nor `leakGracePeriod` of
+/// KubeControllersConfiguration says so.
+const GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// The longest pause between scans, as Calico's controllers have it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
@@ -34,8 +37,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Duties {
     /// The node that it runs on.
     pub(crate) node: String,
-    /// For how long something must look abandoned; zero to give nothing back.
-    pub(crate) grace: Duration,
+    /// For how long something must look abandoned, if the command line says so; zero to give nothing back.
+    pub(crate) grace: Option<Duration>,
     /// The IPPools to make where there are none.
     pub(crate) pools: DefaultPools,
 }
@@ -62,28 +65,43 @@ pub(crate) async fn run(datastore: Arc<dyn Datastore>, duties: Duties) {
 /// Does the duties until it is dropped.
 async fn lead(datastore: &Arc<dyn Datastore>, duties: &Duties) {
     let mut collector = Collector::new(Arc::clone(datastore), duties.node.clone());
-    let pause = (duties.grace / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     loop {
-        let done = turn(datastore, duties, &mut collector).await;
-        if let Err(error) = &done {
-            warn!(%error, "the controller could not do its duties; trying again");
-        }
-        tokio::time::sleep(if done.is_ok() { pause } else { RETRY.min(pause) }).await;
+        let pause = match turn(datastore, duties, &mut collector).await {
+            Ok(grace) => (grace / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+            Err(error) => {
+                warn!(%error, "the controller could not do its duties; trying again");
+                RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
+/// For how long something must look abandoned. KubeControllersConfiguration is read anew each time, so that its changes count at once.
+async fn grace(datastore: &Arc<dyn Datastore>, duties: &Duties) -> Result<Duration, Error> {
+    if let Some(grace) = duties.grace {
+        return Ok(grace);
+    }
+    let records = Records::new(Arc::clone(datastore));
+    let settings: Option<KubeControllersConfiguration> = records.get("default").await?;
+    let node = settings.and_then(|settings| settings.spec.controllers.node);
+    Ok(node.and_then(|node| node.leak_grace_period).map_or(GRACE, tortie_api::calico::felix::Duration::get))
+}
+
+/// Does the duties once. Returns the grace period that counts.
 async fn turn(
     datastore: &Arc<dyn Datastore>,
     duties: &Duties,
     collector: &mut Collector,
-) -> Result<(), tortie_cni::ipam::Error> {
+) -> Result<Duration, tortie_cni::ipam::Error> {
     make_pools(&**datastore, &duties.pools).await?;
-    if duties.grace.is_zero() {
-        return Ok(());
+    let grace = grace(datastore, duties).await?;
+    if grace.is_zero() {
+        return Ok(LONGEST_PAUSE);
     }
-    let scan = collector.scan(Instant::now(), duties.grace).await?;
+    let scan = collector.scan(Instant::now(), grace).await?;
     tell(&scan);
-    Ok(())
+    Ok(grace)
 }
 
 /// Makes the default pools, if there is not a single one.

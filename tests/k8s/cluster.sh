@@ -102,7 +102,8 @@ case $command in
     kubectl) as_admin "$@" ;;
     token) account_kubeconfig "$@" ;;
     node) n=$1; shift; in_node "$n" "$@" ;;
-    image) for n in $(seq "$K8S_NODES"); do in_node "$n" ctr -n k8s.io images import "$1"; done ;;
+    # From inside a node the working folder is another.
+    image) image=$(realpath "$1"); for n in $(seq "$K8S_NODES"); do in_node "$n" ctr -n k8s.io images import "$image"; done ;;
     stop) stop_program "$1" ;;
     start) start_program "$1"; [ "$1" != apiserver ] || await_api_server ;;
     save) save_datastore "$1" ;;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tortie_api::calico::{BlockAffinity, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle};
+use tortie_api::calico::{
+    BlockAffinity, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle, KubeControllersConfiguration,
+};
 use tortie_api::k8s::{Namespace, Node, Pod};
 use tortie_api::{Kind, Object, ObjectKey, ObjectMeta};
 use tortie_datastore::{Datastore, Error};
@@ -62,6 +64,22 @@ records! {
     Namespace;
     Node;
     Pod;
+}
+
+impl Record for KubeControllersConfiguration {
+    const KIND: Kind = Kind::KubeControllersConfiguration;
+
+    fn of(object: Object) -> Option<Self> {
+        if let Object::KubeControllersConfiguration(object) = object { Some(*object) } else { None }
+    }
+
+    fn into_object(self) -> Object {
+        Object::KubeControllersConfiguration(Box::new(self))
+    }
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
 }
 
 /// The datastore, as IPAM sees it.

@@ -5,6 +5,7 @@
 //! ([`known`]). What agents write is compared and swapped on `metadata.resourceVersion` by the server.
 
 mod client;
+mod edit;
 mod known;
 mod lease;
 mod merge;
@@ -29,6 +30,7 @@ use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::{Batch, Datastore, Error, Leadership, NodeReport, Problem};
+pub use edit::Applied;
 use lease::Lease;
 use merge::Merge;
 use resources::{Group, WATCHED, collection};

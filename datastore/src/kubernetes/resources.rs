@@ -62,13 +62,15 @@ pub(super) enum Scope {
 }
 
 /// The kinds that agents watch, and how.
-pub(super) const WATCHED: [(Kind, Scope); 20] = [
+pub(super) const WATCHED: [(Kind, Scope); 22] = [
     (Kind::Namespace, Scope::Metadata),
     (Kind::ServiceAccount, Scope::Metadata),
     (Kind::Node, Scope::Metadata),
     (Kind::Tier, Scope::Whole),
     (Kind::IpPool, Scope::Whole),
     (Kind::BgpConfiguration, Scope::Whole),
+    (Kind::BgpPeer, Scope::Whole),
+    (Kind::BgpFilter, Scope::Whole),
     (Kind::FelixConfiguration, Scope::Whole),
     (Kind::IpamBlock, Scope::Whole),
     (Kind::NetworkSet, Scope::Whole),
@@ -97,39 +99,9 @@ pub(super) fn collection(kind: Kind, group: Group, namespace: Option<&str>) -> S
 
 /// The name of a kind's resource.
 const fn plural(kind: Kind, group: Group) -> &'static str {
-    match kind {
-        Kind::Namespace => "namespaces",
-        Kind::Node => "nodes",
-        Kind::Pod => "pods",
-        Kind::ServiceAccount => "serviceaccounts",
-        Kind::EndpointSlice => "endpointslices",
-        Kind::NetworkPolicy | Kind::CalicoNetworkPolicy => "networkpolicies",
-        Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
-        Kind::IpPool => "ippools",
-        Kind::BgpConfiguration => "bgpconfigurations",
-        Kind::IpamBlock => "ipamblocks",
-        Kind::BlockAffinity => "blockaffinities",
-        Kind::IpamHandle => "ipamhandles",
-        Kind::IpamConfiguration => match group {
-            Group::V3 => "ipamconfigurations",
-            Group::Storage => "ipamconfigs",
-        },
-        Kind::IpReservation => "ipreservations",
-        Kind::BgpPeer => "bgppeers",
-        Kind::BgpFilter => "bgpfilters",
-        Kind::ClusterInformation => "clusterinformations",
-        Kind::CalicoNodeStatus => "caliconodestatuses",
-        Kind::KubeControllersConfiguration => "kubecontrollersconfigurations",
-        Kind::FelixConfiguration => "felixconfigurations",
-        Kind::Tier => "tiers",
-        Kind::GlobalNetworkPolicy => "globalnetworkpolicies",
-        Kind::StagedNetworkPolicy => "stagednetworkpolicies",
-        Kind::StagedGlobalNetworkPolicy => "stagedglobalnetworkpolicies",
-        Kind::StagedKubernetesNetworkPolicy => "stagedkubernetesnetworkpolicies",
-        Kind::NetworkSet => "networksets",
-        Kind::GlobalNetworkSet => "globalnetworksets",
-        Kind::HostEndpoint => "hostendpoints",
-        Kind::Profile => "profiles",
+    match (kind, group) {
+        (Kind::IpamConfiguration, Group::Storage) => "ipamconfigs",
+        _ => kind.plural(),
     }
 }
 
@@ -161,9 +133,7 @@ mod tests {
             Kind::ALL.into_iter().filter(|kind| WATCHED.iter().all(|(watched, _)| watched != kind)).collect();
         // Profiles are what namespaces and service accounts make: a cluster does not store them.
         let ipam = [Kind::Profile, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
-        // The speaker does not use them yet.
-        let bgp = [Kind::BgpPeer, Kind::BgpFilter];
         let cluster = [Kind::ClusterInformation, Kind::CalicoNodeStatus, Kind::KubeControllersConfiguration];
-        assert_eq!(left_out, [ipam.as_slice(), &bgp, &cluster].concat());
+        assert_eq!(left_out, [ipam.as_slice(), &cluster].concat());
     }
 }

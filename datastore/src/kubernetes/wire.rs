@@ -119,7 +119,12 @@ pub(super) fn slim(object: &mut Object, node: &str) {
 /// The object as the API server takes it.
 pub(super) fn write(object: &Object, group: Group) -> Result<Value, serde_json::Error> {
     let mut value = serde_json::to_value(object)?;
-    let kind = object.kind();
+    address(&mut value, object.kind(), group);
+    Ok(value)
+}
+
+/// Says in an object's own words where the cluster has its kind.
+pub(super) fn address(value: &mut Value, kind: Kind, group: Group) {
     value["apiVersion"] = api_version(kind, group).into();
     if group == Group::Storage && kind.api_version() == Group::V3.api_version() {
         value["kind"] = kind.storage_kind().into();
@@ -130,7 +135,6 @@ pub(super) fn write(object: &Object, group: Group) -> Result<Value, serde_json::
             value["spec"]["deleted"] = deleted.to_string().into();
         }
     }
-    Ok(value)
 }
 
 #[cfg(test)]
