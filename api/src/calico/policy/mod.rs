@@ -50,7 +50,8 @@ pub struct PolicySpec {
     /// The place in the tier: lower comes first, policies without one last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<f64>,
-    /// What the policy governs, by label: of a namespaced policy, pods of its namespace; of a global one, pods and host endpoints.
+    /// What the policy governs, by a selector such as `app == 'web'`: of a namespaced policy, pods of its namespace; of a global one, pods
+    /// and host endpoints.
     #[serde(default, skip_serializing_if = "Selector::is_all")]
     pub selector: Selector,
     /// Of a global policy: only pods of namespaces with such labels, and no host endpoints.
