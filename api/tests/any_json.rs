@@ -6,7 +6,7 @@ mod samples;
 
 use proptest::prelude::*;
 use samples::valid;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tortie_api::{Decoded, Kind, Object, decode};
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -38,7 +38,7 @@ pub struct NetworkPolicySpec {
     /// What the pods may reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub egress: Vec<NetworkPolicyEgressRule>,
-    /// The directions that are isolated. Defaulting fills it: always `Ingress`, and `Egress` if there are egress rules.
+    /// The directions that are isolated. Where nothing is said, `Ingress`, and `Egress` if there are egress rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub policy_types: Vec<PolicyType>,
 }
@@ -84,11 +84,11 @@ pub struct NetworkPolicyEgressRule {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyPeer {
-    /// Pods by label: of the policy's namespace, or of those that `namespaceSelector` selects. `None` with a namespace selector is
-    /// every pod there.
+    /// Pods by label: of the policy's namespace, or of those that `namespaceSelector` selects. Without it, a
+    /// namespace selector means every pod there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
-    /// Namespaces by label; `None` is the policy's own namespace.
+    /// Namespaces by label; without it, the policy's own namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
     /// Addresses; excludes the two selectors.
@@ -119,7 +119,7 @@ pub struct NetworkPolicyPort {
     /// The protocol; TCP by default.
     #[serde(default, deserialize_with = "null_as_default")]
     pub protocol: Protocol,
-    /// Number or name; `None` is every port of the protocol.
+    /// Number or name; without it, every port of the protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<PortOrName>,
     /// Last port of a range that starts at `port`, which must then be a number no greater.

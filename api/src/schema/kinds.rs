@@ -18,6 +18,8 @@ use crate::status::Status;
 /// One kind.
 pub(super) struct Resource {
     pub(super) kind: Kind,
+    /// What it is for, in a sentence.
+    pub(super) about: &'static str,
     /// What kubectl calls it besides its plural.
     pub(super) short_names: &'static [&'static str],
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
@@ -105,9 +107,10 @@ fn policies(definitions: &mut Definitions, kind: Kind) {
 }
 
 /// What there is to say of a kind that has nothing of its own.
-fn plain(kind: Kind, schema: fn(&mut SchemaGenerator) -> Schema) -> Resource {
+fn plain(kind: Kind, about: &'static str, schema: fn(&mut SchemaGenerator) -> Schema) -> Resource {
     Resource {
         kind,
+        about,
         short_names: &[],
         schema,
         rules: |_| {},
@@ -119,7 +122,7 @@ fn plain(kind: Kind, schema: fn(&mut SchemaGenerator) -> Schema) -> Resource {
 }
 
 /// What there is to say of a policy of Calico's.
-fn policy_kind(kind: Kind) -> Resource {
+fn policy_kind(kind: Kind, about: &'static str) -> Resource {
     Resource {
         columns: vec![
             Column::text("Tier", ".spec.tier"),
@@ -130,7 +133,7 @@ fn policy_kind(kind: Kind) -> Resource {
         ],
         selectable: vec![".spec.tier"],
         status: Some(conditions),
-        ..plain(kind, schema_of::<Policy>)
+        ..plain(kind, about, schema_of::<Policy>)
     }
 }
 
@@ -150,13 +153,17 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             status: Some(conditions),
-            ..plain(Kind::IpPool, schema_of::<IpPool>)
+            ..plain(Kind::IpPool, "A range of addresses that pods get theirs from.", schema_of::<IpPool>)
         },
         Resource {
             rules: ipam::block,
             columns: vec![Column::text("CIDR", ".spec.cidr"), Column::text("Affinity", ".spec.affinity"), Column::AGE],
             selectable: vec![".spec.affinity"],
-            ..plain(Kind::IpamBlock, schema_of::<IpamBlock>)
+            ..plain(
+                Kind::IpamBlock,
+                "A part of a pool that one node gives addresses from, and who has each of them. Agents write it.",
+                schema_of::<IpamBlock>,
+            )
         },
         Resource {
             rules: ipam::affinity,
@@ -167,9 +174,20 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             selectable: vec![".spec.node"],
-            ..plain(Kind::BlockAffinity, schema_of::<BlockAffinity>)
+            ..plain(
+                Kind::BlockAffinity,
+                "Which node has a block. Agents write it before they make the block and after they have given it back.",
+                schema_of::<BlockAffinity>,
+            )
         },
-        Resource { rules: ipam::handle, ..plain(Kind::IpamHandle, schema_of::<IpamHandle>) },
+        Resource {
+            rules: ipam::handle,
+            ..plain(
+                Kind::IpamHandle,
+                "In which blocks an attachment has its addresses. Agents write it.",
+                schema_of::<IpamHandle>,
+            )
+        },
         Resource {
             short_names: &["ipamconfig", "ipamconfigs"],
             rules: ipam::configuration,
@@ -179,12 +197,20 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::text("MaxBlocksPerHost", ".spec.maxBlocksPerHost"),
                 Column::AGE,
             ],
-            ..plain(Kind::IpamConfiguration, schema_of::<IpamConfiguration>)
+            ..plain(
+                Kind::IpamConfiguration,
+                "How addresses are given out in the whole cluster. There is one, called `default`.",
+                schema_of::<IpamConfiguration>,
+            )
         },
         Resource {
             rules: ipam::reservation,
             columns: vec![Column::text("CIDRs", ".spec.reservedCIDRs"), Column::AGE],
-            ..plain(Kind::IpReservation, schema_of::<IpReservation>)
+            ..plain(
+                Kind::IpReservation,
+                "Addresses that nobody gets who does not ask for them by name.",
+                schema_of::<IpReservation>,
+            )
         },
         Resource {
             short_names: &["bgpconfig", "bgpconfigs"],
@@ -198,7 +224,11 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             status: Some(conditions),
-            ..plain(Kind::BgpConfiguration, schema_of::<BgpConfiguration>)
+            ..plain(
+                Kind::BgpConfiguration,
+                "How nodes speak BGP: all of them by the one called `default`, a node by `node.NAME`.",
+                schema_of::<BgpConfiguration>,
+            )
         },
         Resource {
             short_names: &["felixconfig", "felixconfigs"],
@@ -206,7 +236,11 @@ pub(super) fn all() -> Vec<Resource> {
             whole: felix::whole,
             columns: vec![Column::ACCEPTED, Column::AGE],
             status: Some(conditions),
-            ..plain(Kind::FelixConfiguration, schema_of::<FelixConfiguration>)
+            ..plain(
+                Kind::FelixConfiguration,
+                "How agents treat their nodes: all of them by the one called `default`, a node by `node.NAME`, some by any other with a `nodeSelector`.",
+                schema_of::<FelixConfiguration>,
+            )
         },
         Resource {
             whole: policy::tier,
@@ -217,31 +251,40 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             status: Some(conditions),
-            ..plain(Kind::Tier, schema_of::<Tier>)
+            ..plain(Kind::Tier, "A group of policies that are judged before those of the next tier.", schema_of::<Tier>)
         },
         Resource {
             short_names: &["cnp", "caliconetworkpolicy", "caliconetworkpolicies"],
             rules: |definitions| policies(definitions, Kind::CalicoNetworkPolicy),
             whole: |object| policy::whole(object, true, false),
-            ..policy_kind(Kind::CalicoNetworkPolicy)
+            ..policy_kind(
+                Kind::CalicoNetworkPolicy,
+                "What pods of its namespace may send and receive, by ordered rules that allow, deny, log or pass on.",
+            )
         },
         Resource {
             short_names: &["gnp", "cgnp", "calicoglobalnetworkpolicies"],
             rules: |definitions| policies(definitions, Kind::GlobalNetworkPolicy),
             whole: |object| policy::whole(object, false, false),
-            ..policy_kind(Kind::GlobalNetworkPolicy)
+            ..policy_kind(
+                Kind::GlobalNetworkPolicy,
+                "What pods of all namespaces and host endpoints may send and receive, by ordered rules that allow, deny, log or pass on.",
+            )
         },
         Resource {
             short_names: &["scnp", "snp"],
             rules: |definitions| policies(definitions, Kind::StagedNetworkPolicy),
             whole: |object| policy::whole(object, true, true),
-            ..policy_kind(Kind::StagedNetworkPolicy)
+            ..policy_kind(Kind::StagedNetworkPolicy, "A NetworkPolicy that is judged and counted, and not enforced.")
         },
         Resource {
             short_names: &["sgnp"],
             rules: |definitions| policies(definitions, Kind::StagedGlobalNetworkPolicy),
             whole: |object| policy::whole(object, false, true),
-            ..policy_kind(Kind::StagedGlobalNetworkPolicy)
+            ..policy_kind(
+                Kind::StagedGlobalNetworkPolicy,
+                "A GlobalNetworkPolicy that is judged and counted, and not enforced.",
+            )
         },
         Resource {
             short_names: &["sknp"],
@@ -254,17 +297,29 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             status: Some(conditions),
-            ..plain(Kind::StagedKubernetesNetworkPolicy, schema_of::<StagedKubernetesNetworkPolicy>)
+            ..plain(
+                Kind::StagedKubernetesNetworkPolicy,
+                "A NetworkPolicy of Kubernetes' own kind that is judged and counted, and not enforced.",
+                schema_of::<StagedKubernetesNetworkPolicy>,
+            )
         },
         Resource {
             short_names: &["netset", "netsets"],
             rules: policy::network_set,
-            ..plain(Kind::NetworkSet, schema_of::<NetworkSet>)
+            ..plain(
+                Kind::NetworkSet,
+                "Networks that rules of its namespace select by their labels.",
+                schema_of::<NetworkSet>,
+            )
         },
         Resource {
             short_names: &["globalnetset", "globalnetsets"],
             rules: policy::network_set,
-            ..plain(Kind::GlobalNetworkSet, schema_of::<NetworkSet>)
+            ..plain(
+                Kind::GlobalNetworkSet,
+                "Networks that rules select by their labels, whatever their namespace.",
+                schema_of::<NetworkSet>,
+            )
         },
         Resource {
             short_names: &["hep", "heps"],
@@ -279,7 +334,11 @@ pub(super) fn all() -> Vec<Resource> {
             ],
             selectable: vec![".spec.node"],
             status: Some(conditions),
-            ..plain(Kind::HostEndpoint, schema_of::<HostEndpoint>)
+            ..plain(
+                Kind::HostEndpoint,
+                "An interface of a node, or all of them, that policies apply to.",
+                schema_of::<HostEndpoint>,
+            )
         },
         Resource {
             rules: bgp::peer,
@@ -293,13 +352,17 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             status: Some(conditions),
-            ..plain(Kind::BgpPeer, schema_of::<BgpPeer>)
+            ..plain(Kind::BgpPeer, "A BGP session of nodes with a router, or with each other.", schema_of::<BgpPeer>)
         },
         Resource {
             rules: bgp::filter,
             columns: vec![Column::ACCEPTED, Column::AGE],
             status: Some(conditions),
-            ..plain(Kind::BgpFilter, schema_of::<BgpFilter>)
+            ..plain(
+                Kind::BgpFilter,
+                "Which routes are taken from a BGPPeer and given to it. The first rule that matches decides; what none matches passes.",
+                schema_of::<BgpFilter>,
+            )
         },
         Resource {
             short_names: &["clusterinfo"],
@@ -309,7 +372,11 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::text("Version", ".spec.calicoVersion"),
                 Column::AGE,
             ],
-            ..plain(Kind::ClusterInformation, schema_of::<ClusterInformation>)
+            ..plain(
+                Kind::ClusterInformation,
+                "What Calico's tools note of the cluster. There is one, called `default`; nothing here depends on it.",
+                schema_of::<ClusterInformation>,
+            )
         },
         Resource {
             short_names: &["caliconodestat", "caliconodestats"],
@@ -321,14 +388,22 @@ pub(super) fn all() -> Vec<Resource> {
             ],
             selectable: vec![".spec.node"],
             status: Some(node_status_answer),
-            ..plain(Kind::CalicoNodeStatus, schema_of::<CalicoNodeStatus>)
+            ..plain(
+                Kind::CalicoNodeStatus,
+                "Asks a node how it stands: its agent answers in `status`.",
+                schema_of::<CalicoNodeStatus>,
+            )
         },
         Resource {
             short_names: &["kcc", "kccs"],
             rules: controllers::configuration,
             whole: controllers::named_default,
             status: Some(conditions),
-            ..plain(Kind::KubeControllersConfiguration, schema_of::<KubeControllersConfiguration>)
+            ..plain(
+                Kind::KubeControllersConfiguration,
+                "How what is nobody's node is looked after. There is one, called `default`.",
+                schema_of::<KubeControllersConfiguration>,
+            )
         },
         Resource {
             rules: cluster_network_policy::policy,
@@ -340,7 +415,11 @@ pub(super) fn all() -> Vec<Resource> {
                 Column::AGE,
             ],
             status: Some(conditions),
-            ..plain(Kind::ClusterNetworkPolicy, schema_of::<ClusterNetworkPolicy>)
+            ..plain(
+                Kind::ClusterNetworkPolicy,
+                "What administrators say of pods' traffic before all NetworkPolicies (tier Admin), or where none has spoken (tier Baseline).",
+                schema_of::<ClusterNetworkPolicy>,
+            )
         },
     ]
 }

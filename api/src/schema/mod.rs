@@ -78,6 +78,7 @@ fn definition(resource: &Resource) -> Definition {
     if let Some(status) = resource.status {
         object.0["properties"]["status"] = status();
     }
+    object.0["description"] = json!(resource.about);
     // No more may be said of metadata; how long a name is bounds what rules about it cost.
     object.0["properties"]["metadata"] =
         json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}});

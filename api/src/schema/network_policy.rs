@@ -14,6 +14,7 @@ pub(super) fn rules(definitions: &mut Definitions) {
     for field in ["ingress", "egress"] {
         spec.field(field).set("maxItems", RULES);
     }
+    spec.field("stagedAction").set("default", "Set");
     spec.field("policyTypes").set("maxItems", 2);
     for (rule, peers) in [("NetworkPolicyIngressRule", "from"), ("NetworkPolicyEgressRule", "to")] {
         let mut rule = definitions.of(rule);

@@ -51,6 +51,7 @@ pub(super) fn rules(definitions: &mut Definitions) {
     for (field, rule) in [("ingress", "IngressRule"), ("egress", "EgressRule")] {
         spec.field(field).set("maxItems", RULES).set("items", json!({"$ref": format!("#/$defs/{rule}")}));
     }
+    spec.field("stagedAction").set("default", "Set");
     for field in ["types", "performanceHints"] {
         spec.field(field).set("x-kubernetes-list-type", "set");
     }

@@ -209,14 +209,13 @@ fn filter_rule(rule: &BgpFilterRule, bits: u8, path: &Path, errors: &mut Errors)
         let version = if bits == 32 { 4 } else { 6 };
         errors.push(FieldError::invalid(path.field("cidr"), &cidr, &format!("must be of IP version {version}")));
     }
-    match (rule.cidr.is_some(), rule.match_operator.is_some()) {
-        (true, false) => {
-            errors.push(FieldError::required(path.field("matchOperator"), "how routes are compared with `cidr`"))
-        }
-        (false, true) => {
-            errors.push(FieldError::required(path.field("cidr"), "what routes are compared with by `matchOperator`"))
-        }
-        _ => {}
+    let missing = match (rule.cidr.is_some(), rule.match_operator.is_some()) {
+        (true, false) => Some(("matchOperator", "how routes are compared with `cidr`")),
+        (false, true) => Some(("cidr", "what routes are compared with by `matchOperator`")),
+        (true, true) | (false, false) => None,
+    };
+    if let Some((field, remedy)) = missing {
+        errors.push(FieldError::required(path.field(field), remedy));
     }
     if let Some(length) = rule.prefix_length {
         let path = path.field("prefixLength");
@@ -261,12 +260,11 @@ fn operations(rule: &BgpFilterRule, path: &Path, errors: &mut Errors) {
     for (index, operation) in rule.operations.iter().enumerate() {
         let path = path.index(index);
         match operation {
-            AddCommunity(_) => {}
             PrependAsPath(prepend) if prepend.prefix.is_empty() => {
                 let path = path.field("prependASPath").field("prefix");
                 errors.push(FieldError::required(path, "one AS number at least"));
             }
-            PrependAsPath(_) => {}
+            AddCommunity(_) | PrependAsPath(_) => {}
             SetPriority(set) => check_priority(Some(set.value), &path.field("setPriority").field("value"), errors),
         }
     }

@@ -103,13 +103,14 @@ fn the_server_takes_and_refuses_what_agents_do() {
     let parts: Vec<&String> = left.iter().map(|(_, part)| part).collect();
     for case in calico::cases().into_iter().flatten() {
         let Some(kind) = defined(&case.manifest) else { continue };
+        let about = format!("{} ({} in Calico)", case.description, if case.valid { "valid" } else { "invalid" });
         let errors = own_errors(&case.manifest);
         let is_left = !errors.is_empty() && errors.iter().all(|error| parts.iter().any(|part| error.contains(*part)));
         match proxy.try_create(&case.manifest, kind) {
             Ok(()) if errors.is_empty() || is_left => {}
-            Ok(()) => wrong.push(format!("{}: the server takes {}: {errors:?}", case.description, case.manifest)),
+            Ok(()) => wrong.push(format!("{about}: the server takes {}: {errors:?}", case.manifest)),
             Err(refusal) if errors.is_empty() => {
-                wrong.push(format!("{}: {} is refused: {refusal}", case.description, case.manifest));
+                wrong.push(format!("{about}: {} is refused: {refusal}", case.manifest));
             }
             Err(_) => {}
         }

@@ -80,7 +80,7 @@ pub(crate) const IPAM_BLOCK_FIELDS: [&str; 10] = [
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AllocationAttribute {
-    /// The handle: one per CNI attachment. None for an address that was released and may not be given out again yet.
+    /// The handle: one per CNI attachment. Nobody's is an address that was released and may not be given out again yet.
     #[serde(default, rename = "handle_id", skip_serializing_if = "Option::is_none")]
     pub handle_id: Option<String>,
     /// `namespace`, `pod`, `node`; of a node's own address `type`.

@@ -49,7 +49,7 @@ pub struct HostEndpointSpec {
     /// The node's name.
     #[serde(default)]
     pub node: String,
-    /// The interface's name; `*` is all traffic to, from and through the node. `None`: the interface with an expected address.
+    /// The interface's name; `*` is all traffic to, from and through the node. Without it, the interface with an expected address.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_text")]
     pub interface_name: Option<String>,
     /// Addresses of the interface, which rules of others that select the endpoint stand for.
@@ -64,7 +64,7 @@ pub struct HostEndpointSpec {
     pub ports: Vec<EndpointPort>,
 }
 
-/// `EndpointPort`: a port with a name.
+/// A port with a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

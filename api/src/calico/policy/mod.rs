@@ -47,10 +47,11 @@ pub struct PolicySpec {
     /// The tier; `default` unless said otherwise.
     #[serde(default = "default_tier", deserialize_with = "tier_or_default")]
     pub tier: String,
-    /// The place in the tier: lower comes first, `None` last. It is finite.
+    /// The place in the tier: lower comes first, policies without one last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<f64>,
-    /// What the policy governs, by label: of a namespaced policy, pods of its namespace; of a global one, pods and host endpoints.
+    /// What the policy governs, by a selector such as `app == 'web'`: of a namespaced policy, pods of its namespace; of a global one, pods
+    /// and host endpoints.
     #[serde(default, skip_serializing_if = "Selector::is_all")]
     pub selector: Selector,
     /// Of a global policy: only pods of namespaces with such labels, and no host endpoints.
@@ -59,7 +60,7 @@ pub struct PolicySpec {
     /// Only pods whose service account has such labels.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
     pub service_account_selector: Option<Selector>,
-    /// The directions that are governed. Defaulting fills it from the rules that there are; `Ingress` where there are none.
+    /// The directions that are governed. Where nothing is said, those that there are rules for, and `Ingress` if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub types: Vec<PolicyType>,
     /// What is done with traffic to the endpoint; the first rule that decides.
@@ -77,7 +78,7 @@ pub struct PolicySpec {
     /// Of a global policy: applied to what a host endpoint forwards too.
     #[serde(default, skip_serializing_if = "is_false", deserialize_with = "null_as_default")]
     pub apply_on_forward: bool,
-    /// Of a staged policy: what it would do. Defaulting fills it there, and it is `None` elsewhere.
+    /// Of a staged policy: what it would do; `Set` where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "names::optional")]
     pub staged_action: Option<StagedAction>,
     /// Hints for a dataplane; they never change what a policy means.

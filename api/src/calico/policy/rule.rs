@@ -22,20 +22,20 @@ pub enum Action {
     Pass,
 }
 
-/// `Rule`: all of what is set must match. Where nothing is set it matches everything.
+/// One rule: all of what is set must match. Where nothing is set it matches everything.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
     /// What is done.
     pub action: Action,
-    /// Only this version of IP.
+    /// Only this version of IP: 4 or 6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_version: Option<IpVersion>,
-    /// Only this protocol.
+    /// Only this protocol, by its name (TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite) or its number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<RuleProtocol>,
-    /// Every protocol but this.
+    /// Every protocol but this, by its name or its number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_protocol: Option<RuleProtocol>,
     /// Only this ICMP type and code.
@@ -150,25 +150,25 @@ impl RuleMetadata {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EntityRule {
-    /// In one of these networks.
+    /// In one of these networks, all of one IP version, with no bits set behind their prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "exact_networks")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub nets: Vec<IpNet>,
-    /// In none of these networks.
+    /// In none of these networks, of which the same holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "exact_networks")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Cidr>"))]
     pub not_nets: Vec<IpNet>,
-    /// With such labels: pods, network sets and host endpoints.
+    /// Pods, network sets and host endpoints whose labels meet this selector, such as `app == 'web'`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
     pub selector: Option<Selector>,
-    /// Without such labels.
+    /// None whose labels meet this selector.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
     pub not_selector: Option<Selector>,
-    /// In namespaces with such labels; `global()` is what is in no namespace.
+    /// In namespaces whose labels meet this selector; `global()` is what is in no namespace.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::selector::optional")]
     pub namespace_selector: Option<Selector>,
-    /// One of these ports. Without a `protocol` in the rule they are all [`RulePort::Named`], and stand for the port of that name
-    /// whatever its protocol.
+    /// One of these ports: numbers, ranges (`8000:8080`), or names. Without a `protocol` in the rule they are all names, and stand for
+    /// the port of that name whatever its protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub ports: Vec<RulePort>,
     /// None of these ports.
@@ -210,7 +210,7 @@ pub struct ServiceMatch {
     /// The Service's name.
     #[serde(default)]
     pub name: String,
-    /// Its namespace; `None` is that of a namespaced policy, and validation asks for one in a global policy.
+    /// Its namespace. A policy that has a namespace means its own unless this says otherwise; a global one must say it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::meta::optional_text")]
     pub namespace: Option<String>,
 }

@@ -36,7 +36,7 @@ pub struct StagedKubernetesNetworkPolicy {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StagedKubernetesNetworkPolicySpec {
-    /// What it would do; defaulting fills it.
+    /// What it would do; `Set` where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::names::optional")]
     pub staged_action: Option<StagedAction>,
     /// The pods of the policy's namespace that it would govern; empty selects all.

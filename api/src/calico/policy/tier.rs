@@ -29,7 +29,7 @@ pub struct Tier {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TierSpec {
-    /// The place among tiers: lower comes first, `None` last. It is finite.
+    /// The place among tiers: lower comes first, tiers without one last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<f64>,
     /// What becomes of traffic of an endpoint that policies of the tier govern and none of their rules decides.
@@ -67,6 +67,7 @@ pub enum TierAction {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct WireTier {
     metadata: ObjectMeta,
+    /// What is wanted.
     #[serde(default)]
     spec: WireSpec,
 }
@@ -75,8 +76,10 @@ struct WireTier {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WireSpec {
+    /// The place among tiers: lower comes first, tiers without one last.
     #[serde(default)]
     order: Option<f64>,
+    /// What becomes of traffic of an endpoint that policies of the tier govern and none of their rules decides.
     #[serde(default, deserialize_with = "super::names::optional")]
     default_action: Option<TierAction>,
 }
