@@ -134,8 +134,6 @@ fn start(netns: &str, kubeconfig: &Path, folder: &Path) -> Agent {
     let mut command = Command::new(lab::tortie().with_file_name("tortie-node"));
     command
         .args(["run", "--datastore", "kubernetes", "--node", "n1", "--components", "felix,bgp,cni,controller"])
-        // What looks abandoned is given back while the test waits.
-        .args(["--leak-grace-period", "2"])
         .arg("--run-dir")
         .arg(folder.join("run"))
         .env("KUBECONFIG", kubeconfig)
@@ -193,6 +191,13 @@ fn asked_with(flags: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
             "kind": "Pod",
             "metadata": {"name": "one", "namespace": "default"},
             "spec": {"nodeName": "n1", "containers": [{"name": "one", "image": "one"}]},
+        }),
+        // What is abandoned is given back while the test waits.
+        json!({
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "KubeControllersConfiguration",
+            "metadata": {"name": "default"},
+            "spec": {"controllers": {"node": {"leakGracePeriod": "2s"}}},
         }),
         // A node that is gone has left a block.
         json!({
