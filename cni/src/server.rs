@@ -335,15 +335,13 @@ impl Inner {
             Some(turn) => Some(turn.lock().await),
             None => None,
         };
-        match self.store.find(&call.container_id, &call.ifname) {
-            Some(record) => self.tear_down(&record).await,
-            // Never made, gone already, or replaced by a newer container of its pod: at most its addresses are left. Or made by Calico,
-            // before this agent took its place.
-            None => {
-                self.ipam.release(&call.handle()).await.map_err(addresses)?;
-                self.ipam.release_known(&calicos_handle(&call.container_id)).await.map(|_| ()).map_err(addresses)
-            }
+        if let Some(record) = self.store.find(&call.container_id, &call.ifname) {
+            return self.tear_down(&record).await;
         }
+        // Never made, gone already, or replaced by a newer container of its pod: at most its addresses are left. Or made by Calico, before
+        // this agent took its place.
+        self.ipam.release(&call.handle()).await.map_err(addresses)?;
+        self.ipam.release_known(&calicos_handle(&call.container_id)).await.map(|_| ()).map_err(addresses)
     }
 
     /// Undoes an ADD, wherever it stopped; the record goes last, so that what fails is tried again.

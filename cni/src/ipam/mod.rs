@@ -24,6 +24,7 @@ mod pools;
 pub mod records;
 mod reserved;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -197,12 +198,11 @@ impl Ipam {
         for known in self.records.list_labelled::<IpamHandle>(HOSTNAME_HASH_LABEL, &digest).await? {
             let (handle, mut ips) = (known.spec.handle_id.clone(), Vec::new());
             for cidr in handles::blocks(&known) {
-                if !blocks.contains_key(&cidr) {
-                    blocks.insert(cidr, self.block(&cidr).await?);
-                }
-                if let Some(Some(block)) = blocks.get(&cidr) {
-                    ips.extend(block::held(&block.spec, &handle));
-                }
+                let block = match blocks.entry(cidr) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => entry.insert(self.block(&cidr).await?),
+                };
+                ips.extend(block.iter().flat_map(|block| block::held(&block.spec, &handle)));
             }
             ips.sort();
             holders.push(Holder { handle, ips });
