@@ -53,6 +53,10 @@ use crate::sole::Sole;
 use crate::writers::{RuleJob, Writers};
 use crate::{bgp, controller, convert, host_firewall, install, instruments, metrics, watch as listen};
 
+/// How often, and with which pauses, it is tried to put right what an earlier run left half done. An API server that starts refuses at first.
+const RECOVERIES: u32 = 10;
+const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long requests under way have when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -273,8 +277,18 @@ fn duties(options: &Options, node: &str) -> Result<Duties> {
 
 /// Lets the CNI server put right what an earlier run left half done. CNI calls wait for it.
 async fn recover(server: CniServer, recovered: watch::Sender<bool>) {
-    if let Err(error) = server.recover().await {
-        warn!("what an earlier run left half done stays so until the pods are deleted: {error}");
+    for attempt in 1.. {
+        match server.recover().await {
+            Ok(_) => break,
+            Err(error) if attempt < RECOVERIES => {
+                warn!("what an earlier run left half done cannot be put right yet: {error}");
+                tokio::time::sleep(RECOVERY_PAUSE).await;
+            }
+            Err(error) => {
+                warn!("what an earlier run left half done stays so until the pods are deleted: {error}");
+                break;
+            }
+        }
     }
     recovered.send_replace(true);
 }
