@@ -81,6 +81,9 @@ fn install(folders: &Folders, socket: &Path) -> Result<()> {
     if std::fs::read(&path).ok().as_deref() != Some(wanted.as_bytes()) {
         replace(&path, wanted.as_bytes(), 0o644).with_context(|| format!("cannot write {}", path.display()))?;
         info!(file = %path.display(), "the CNI configuration is installed");
+        for (plugin, _, what) in CHAINED.into_iter().filter(|(plugin, ..)| !folders.plugins.join(plugin).exists()) {
+            warn!(folder = %folders.plugins.display(), "there is no plugin {plugin}: {what} of pods has no effect");
+        }
     }
     for other in earlier(&folders.configurations) {
         warn!(file = %other.display(), "the container runtime takes this configuration before ours: remove it, or pods are not ours");
@@ -110,11 +113,9 @@ pub(crate) fn uninstall(folders: &Folders) -> Result<()> {
 /// The configuration: our plugin, and what is installed of those that come after it.
 fn configuration(folders: &Folders, socket: &Path) -> Value {
     let mut plugins = vec![json!({"type": PLUGIN, "socket": socket})];
-    for (plugin, capability, what) in CHAINED {
+    for (plugin, capability, _) in CHAINED {
         if folders.plugins.join(plugin).exists() {
             plugins.push(json!({"type": plugin, "capabilities": {capability: true}, "snat": true}));
-        } else {
-            warn!(folder = %folders.plugins.display(), "there is no plugin {plugin}: {what} of pods has no effect");
         }
     }
     json!({"cniVersion": "1.0.0", "name": "tortie", "plugins": plugins})

@@ -249,6 +249,8 @@ impl Cluster {
     pub fn on_node(&self, number: u32, path: &str) -> PathBuf {
         let pid = std::fs::read_to_string(self.folder.join(format!("run/n{number}.pid"))).expect("the node runs");
         let pid = pid.split(' ').next().unwrap_or_default();
+        // A link to an absolute path would lead to this process's files.
+        let path = path.strip_prefix("/var/run").map_or_else(|| path.to_owned(), |rest| format!("/run{rest}"));
         PathBuf::from(format!("/proc/{pid}/root{path}"))
     }
 
