@@ -133,9 +133,9 @@ fn a_cluster_runs_as_installed() {
     );
     assert!(denied < EFFECT && allowed < EFFECT, "{denied:?}, {allowed:?}");
 
-    if long() {
-        if let Err(failed) = cluster.upstream_specs(None) {
-            panic!("upstream's NetworkPolicy specs: {failed}");
-        }
+    if long()
+        && let Err(failed) = cluster.upstream_specs(None)
+    {
+        panic!("upstream's NetworkPolicy specs: {failed}");
     }
 }
