@@ -25,6 +25,10 @@ const STORAGE: &str = "crd.projectcalico.org";
 /// What only Calico's storage calls so.
 const STORAGE_ONLY: &str = "ipamconfigs";
 
+/// What is asked for only where something went wrong before: a handle is changed when an attachment's addresses had to come from another
+/// block than the one that was planned.
+const RARE: [(&str, &str, &str); 1] = [(GROUP, "ipamhandles", "patch")];
+
 /// How long until an agent has done everything once.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -261,6 +265,7 @@ fn every_right_is_used_and_none_is_missing() {
     assert!(refused.is_empty(), "deploy/ does not give {refused:?}");
     used.extend(listed);
     let given = given();
-    let unused: Vec<_> = given.difference(&used).collect();
+    let is_rare = |right: &Right| RARE.contains(&(right.0.as_str(), right.1.as_str(), right.2.as_str()));
+    let unused: Vec<_> = given.difference(&used).filter(|right| !is_rare(right)).collect();
     assert!(unused.is_empty(), "deploy/ gives what nothing uses: {unused:?}");
 }

@@ -117,6 +117,10 @@ async fn fill(client: &Client, size: &Size) {
         request("POST", &path, &core("ServiceAccount", json!({"name": "default"})))
     });
     send_all(client, accounts).await;
+    // A cluster of this size has route reflectors; a mesh of all its nodes would be what is measured.
+    let mesh = json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPConfiguration", "metadata": {"name": "default"},
+        "spec": {"nodeToNodeMeshEnabled": false}});
+    send_all(client, [request("POST", "/apis/projectcalico.org/v3/bgpconfigurations", &mesh)].into_iter()).await;
     let nodes = (0..size.nodes).map(|number| {
         let mut node = core("Node", json!({
             "name": format!("node-{number}"),
