@@ -98,6 +98,7 @@ fn effect(cluster: &Cluster, client: &str, server: SocketAddr, object: &Value, a
 fn a_cluster_runs_as_installed() {
     // It needs an image, a container runtime and kernel features of its own: `make test-cluster` brings them.
     if !long() && std::env::var_os("TORTIE_CLUSTER").is_none() {
+        println!("not asked for: see `make test-cluster`");
         return;
     }
     let cluster = installed();
