@@ -142,7 +142,7 @@ impl Watch {
                     failures += 1;
                     (None, pause(failures.saturating_sub(1)))
                 }
-                Err(Broken::NoStreaming) => {
+                Err(Broken::NoStreaming) if self.streaming => {
                     tracing::debug!(kind = %self.kind, "the API server has no streaming lists");
                     self.streaming = false;
                     continue;
@@ -154,7 +154,12 @@ impl Watch {
                     }
                     (reason, spread(ABSENT_PAUSE))
                 }
-                Err(Broken::Failed(reason, wish)) => {
+                Err(broken) => {
+                    let (reason, wish) = match broken {
+                        Broken::Failed(reason, wish) => (reason, wish),
+                        // Of a list in pages nothing of the kind was asked.
+                        _ => ("the server refuses a list, as if it were a streamed one".to_owned(), None),
+                    };
                     failures = if started.elapsed() > LONGEST_PAUSE { 1 } else { failures + 1 };
                     self.interrupted = true;
                     tracing::debug!(kind = %self.kind, reason, "the watch broke off");
@@ -272,7 +277,7 @@ impl Watch {
             let Some(event) = event else { break };
             match event.map_err(|error| broken(&error))? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => self.upsert(&object, !listing),
-                WatchEvent::Deleted(object) => self.delete(&object),
+                WatchEvent::Deleted(object) => self.delete(&object, !listing),
                 WatchEvent::Bookmark(mark) if listing => {
                     if mark.metadata.annotations.contains_key(END_OF_LIST) {
                         listing = false;
@@ -371,10 +376,13 @@ impl Watch {
         }
     }
 
-    fn delete(&mut self, json: &RawValue) {
+    /// Takes in that an object is gone. A version in the middle of a list is not one to go on from, here as there.
+    fn delete(&mut self, json: &RawValue, goes_on: bool) {
         let Ok(head) = serde_json::from_str::<Head>(json.get()) else { return };
         let key = head.key(self.kind);
-        self.version = head.metadata.resource_version;
+        if goes_on {
+            self.version = head.metadata.resource_version;
+        }
         self.is_sound(&key);
         if self.known.forget(&key) {
             self.changes.push(Change::Delete(key));
@@ -422,9 +430,7 @@ fn refused(status: &Status) -> Broken {
     match status.code {
         410 => Broken::TooOld,
         404 => Broken::Absent,
-        400 | 422
-            if status.message.contains("sendInitialEvents") || status.message.contains("resourceVersionMatch") =>
-        {
+        400 | 422 if ["sendInitialEvents", "resourceVersionMatch"].iter().any(|it| status.message.contains(it)) => {
             Broken::NoStreaming
         }
         _ => Broken::Failed(super::refusal(status), wish.map(|seconds| Duration::from_secs(u64::from(seconds)))),
@@ -443,4 +449,139 @@ fn pause(failures: u32) -> Duration {
 pub(super) fn spread(pause: Duration) -> Duration {
     let percent = RandomState::new().hash_one(pause) % 100;
     pause * (50 + percent as u32) / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What a server answers, one request after the other, and what it was asked. The last answer stays.
+    type Script = (Vec<(u16, String)>, Vec<String>);
+
+    /// A watch over namespaces at a server that answers by a script.
+    fn watch(answers: &[(u16, Value)]) -> (Watch, mpsc::Receiver<News>, Arc<Mutex<Script>>) {
+        let answers = answers.iter().rev().map(|(code, lines)| {
+            let lines: Vec<String> = lines.as_array().into_iter().flatten().map(line).collect();
+            (*code, lines.join("\n") + "\n")
+        });
+        let script: Arc<Mutex<Script>> = Arc::new(Mutex::new((answers.collect(), Vec::new())));
+        let service = {
+            let script = Arc::clone(&script);
+            tower::service_fn(move |request: http::Request<Body>| {
+                let mut script = script.lock().expect("the script");
+                script.1.push(request.uri().query().unwrap_or_default().to_owned());
+                let answer = if script.0.len() > 1 { script.0.pop() } else { script.0.last().cloned() };
+                let (code, body) = answer.expect("an answer");
+                let answer = http::Response::builder().status(code).body(Body::from(body.into_bytes()));
+                async move { answer }
+            })
+        };
+        let (out, news) = mpsc::channel(64);
+        let client = Client::new(service, "default");
+        (Watch::new(client, (Kind::Namespace, Scope::Metadata), Group::V3, "n", out), news, script)
+    }
+
+    /// A line of an answer; in an event the type comes first, as servers have it.
+    fn line(line: &Value) -> String {
+        match (&line["type"], &line["object"]) {
+            (Value::Null, _) => line.to_string(),
+            (kind, object) => format!(r#"{{"type":{kind},"object":{object}}}"#),
+        }
+    }
+
+    fn refusal(code: u16, message: &str, seconds: u32) -> (u16, Value) {
+        let details = json!({"retryAfterSeconds": seconds});
+        (code, json!([{"kind": "Status", "status": "Failure", "code": code, "message": message, "details": details}]))
+    }
+
+    fn event(kind: &str, name: &str, version: &str) -> Value {
+        json!({"type": kind, "object": {"metadata": {"name": name, "resourceVersion": version}}})
+    }
+
+    fn end_of_list(version: &str) -> Value {
+        let metadata = json!({"resourceVersion": version, "annotations": {END_OF_LIST: "true"}});
+        json!({"type": "BOOKMARK", "object": {"kind": "Namespace", "apiVersion": "v1", "metadata": metadata}})
+    }
+
+    /// What is told until everything has been, and how long that took.
+    async fn first_list(watch: Watch, news: &mut mpsc::Receiver<News>) -> (Vec<String>, Duration) {
+        let started = tokio::time::Instant::now();
+        let running = tokio::spawn(watch.run());
+        let mut told = Vec::new();
+        loop {
+            let next = news.recv().await.expect("news");
+            told.extend(next.changes.iter().map(|change| match change {
+                Change::Upsert(object) => format!("+{}", object.metadata().name),
+                Change::Delete(key) => format!("-{}", key.name),
+            }));
+            if next.listed {
+                running.abort();
+                return (told, started.elapsed());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_to_be_left_alone_is() {
+        let list = json!([event("ADDED", "a", "3"), end_of_list("9")]);
+        let (watch, mut news, _) = watch(&[refusal(429, "too many requests", 20), (200, list)]);
+        let (told, took) = first_list(watch, &mut news).await;
+        assert_eq!(told, ["+a"]);
+        assert!(took >= Duration::from_secs(20) && took < Duration::from_secs(22), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_without_streaming_lists_is_asked_for_pages() {
+        let page = |names: &[&str], token: &str| {
+            let items: Vec<Value> = names.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+            (200, json!([{"metadata": {"resourceVersion": "9", "continue": token}, "items": items}]))
+        };
+        let refused = refusal(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch", 0);
+        let (watch, mut news, script) = watch(&[refused, page(&["a"], "more"), page(&["b"], "")]);
+        assert_eq!(first_list(watch, &mut news).await.0, ["+a", "+b"]);
+        let asked = script.lock().expect("the script").1.clone();
+        assert!(asked[0].contains("sendInitialEvents=true") && asked[2].contains("continue=more"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_breaks_off_is_made_anew_whatever_it_said() {
+        // Not what servers say in a list, and no version to go on from.
+        let half = json!([event("ADDED", "a", "3"), event("DELETED", "x", "4")]);
+        let whole = json!([event("ADDED", "b", "5"), end_of_list("9")]);
+        let (watch, mut news, script) = watch(&[(200, half), (200, whole)]);
+        assert_eq!(first_list(watch, &mut news).await.0, ["+a", "+b", "-a"]);
+        let asked = script.lock().expect("the script").1.clone();
+        assert!(asked[1].contains("sendInitialEvents=true"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_that_is_too_old_means_a_new_list() {
+        let list = |name: &str| (200, json!([event("ADDED", name, "3"), end_of_list("9")]));
+        let gone = json!([{"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old", "status": "Failure"}}]);
+        let behind = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
+        let (watch, mut news, script) = watch(&[list("a"), behind, (200, gone), list("b")]);
+        let running = tokio::spawn(watch.run());
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            told.extend(news.recv().await.expect("news").changes);
+        }
+        running.abort();
+        assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
+        let asked = script.lock().expect("the script").1.clone();
+        assert!(asked[2].contains("resourceVersion=9") && asked[3].contains("sendInitialEvents"), "{asked:?}");
+    }
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        assert_eq!(pause(0), Duration::ZERO);
+        let longest = LONGEST_PAUSE + LONGEST_PAUSE / 2;
+        assert!((1..40).map(pause).all(|pause| pause >= FIRST_PAUSE / 2 && pause <= longest));
+        let some: BTreeSet<Duration> = (0..20).map(|_| spread(LONGEST_PAUSE)).collect();
+        assert!(some.len() > 1, "{some:?}");
+    }
 }
