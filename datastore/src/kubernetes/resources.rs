@@ -35,12 +35,16 @@ impl Group {
             }
             _ => {}
         }
-        match client.list_api_group_resources(STORAGE).await {
-            Ok(list) if !list.resources.is_empty() => Ok(Self::Storage),
-            Ok(_) => Ok(Self::V3),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Self::V3),
-            Err(error) => Err(error),
+        if !serves(client, STORAGE).await? {
+            return Ok(Self::V3);
         }
+        if serves(client, V3).await? {
+            tracing::warn!(
+                "the cluster serves {STORAGE} and {V3}: {STORAGE} is read. Objects of {V3} count only where Calico's API server keeps them \
+                 in {STORAGE}; set CALICO_API_GROUP={V3} to read that instead"
+            );
+        }
+        Ok(Self::Storage)
     }
 
     pub(super) const fn api_version(self) -> &'static str {
@@ -48,6 +52,15 @@ impl Group {
             Self::V3 => V3,
             Self::Storage => STORAGE,
         }
+    }
+}
+
+/// Whether a cluster serves anything of a group's version.
+async fn serves(client: &Client, api_version: &str) -> Result<bool, kube::Error> {
+    match client.list_api_group_resources(api_version).await {
+        Ok(list) => Ok(!list.resources.is_empty()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
