@@ -33,8 +33,8 @@ build: setup
 	$(CARGO) build --release --locked -p tortie-node -p tortie-ctl
 
 image: setup
-	deploy/image/build.sh target/image/root
-	$(CARGO) run --quiet --locked -p tortie-image -- target/image/tortie.tar target/image/root --name $(IMAGE) --entrypoint /usr/bin/tortie-node
+	deploy/image/build.sh target/image/files
+	$(CARGO) run --quiet --locked -p tortie-image -- target/image/tortie.tar target/image/files --name $(IMAGE) --entrypoint /usr/bin/tortie-node
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install rustc and cargo 1.89 or later"; exit 1; }
