@@ -5,11 +5,13 @@
 //! ([`known`]). What agents write is compared and swapped on `metadata.resourceVersion` by the server.
 
 mod client;
+mod content;
 mod edit;
 mod known;
 mod lease;
 mod merge;
 mod resources;
+mod status;
 mod watch;
 mod wire;
 
@@ -30,11 +32,14 @@ use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::{Batch, Datastore, Error, Leadership, NodeReport, Problem};
+pub use content::WITH_STATUS;
 pub use edit::Applied;
 use lease::Lease;
 use merge::Merge;
 use resources::{Group, WATCHED, collection};
+pub use status::{REPORTS, Standing, Standings, condition};
 use watch::Watch;
+pub use watch::spread;
 use wire::{Head, List};
 
 /// Batches that may wait for a slow receiver.

@@ -17,13 +17,12 @@ use tokio::sync::mpsc;
 use tortie_api::calico::{HOSTNAME_HASH_LABEL, hostname_hash};
 use tortie_api::{Kind, ObjectKey};
 
+use super::PAGE;
+use super::content::{Content, WITH_STATUS};
 use super::known::Known;
 use super::resources::{Group, Scope, collection};
 use super::wire::{self, Head, List};
 use crate::{Change, Problem};
-
-/// How many objects a page of a list has.
-const PAGE: u32 = 500;
 
 /// How many objects are handed on at once while a list is read.
 const PIECE: usize = 256;
@@ -33,7 +32,7 @@ const WATCH_SECONDS: u32 = 300;
 
 /// The first and the longest pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a resource that the server does not have is looked for.
 const ABSENT_PAUSE: Duration = Duration::from_secs(30);
@@ -49,6 +48,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 pub(super) struct News {
     pub(super) kind: Kind,
     pub(super) changes: Vec<Change>,
+    /// How many objects have been told.
+    pub(super) objects: usize,
+    /// Which these are, as a digest, of kinds with a status.
+    pub(super) content: Option<u64>,
     /// For each object that was looked at, what is wrong with it now.
     pub(super) problems: Vec<(ObjectKey, Vec<Problem>)>,
     /// Whether everything of the kind that exists has now been told.
@@ -81,6 +84,9 @@ pub(super) struct Watch {
     group: Group,
     node: String,
     known: Known,
+    /// Of kinds with a status.
+    content: Option<Content>,
+    told_content: Option<u64>,
     streaming: bool,
     /// From where to go on; none before the first list.
     version: Option<String>,
@@ -110,6 +116,8 @@ impl Watch {
             group,
             node: node.to_owned(),
             known: Known::new(kind),
+            content: WITH_STATUS.contains(&kind).then(Content::default),
+            told_content: None,
             streaming: true,
             version: None,
             out,
@@ -212,6 +220,9 @@ impl Watch {
     async fn listed(&mut self, version: String) -> Result<(), Broken> {
         for (key, delivered) in self.known.end_list() {
             self.is_sound(&key);
+            if let Some(content) = &mut self.content {
+                content.remove(&key);
+            }
             if delivered {
                 self.changes.push(Change::Delete(key));
             }
@@ -340,6 +351,11 @@ impl Watch {
 
     /// Takes in an object. In a watch its version is the one to go on from; the objects of a list have older ones.
     fn upsert(&mut self, json: &RawValue, goes_on: bool) {
+        if let Some(content) = &mut self.content
+            && let Ok(head) = serde_json::from_str::<Head>(json.get())
+        {
+            content.set(&head.key(self.kind), &head.metadata.uid, head.metadata.generation);
+        }
         match wire::read(self.kind, self.group, json.get()) {
             Ok(mut object) => {
                 if goes_on {
@@ -384,6 +400,9 @@ impl Watch {
             self.version = head.metadata.resource_version;
         }
         self.is_sound(&key);
+        if let Some(content) = &mut self.content {
+            content.remove(&key);
+        }
         if self.known.forget(&key) {
             self.changes.push(Change::Delete(key));
         }
@@ -399,12 +418,16 @@ impl Watch {
     /// Hands on what has come together, if there is anything to say.
     async fn tell(&mut self, listed: bool, trouble: Option<Problem>) -> Result<(), Broken> {
         let was_troubled = std::mem::replace(&mut self.troubled, trouble.is_some());
-        if self.changes.is_empty() && self.problems.is_empty() && !listed && !was_troubled && !self.troubled {
+        let content = self.content.as_ref().map(Content::digest);
+        let nothing = self.changes.is_empty() && self.problems.is_empty() && content == self.told_content;
+        if nothing && !listed && !was_troubled && !self.troubled {
             return Ok(());
         }
+        self.told_content = content;
         let version = self.version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default();
         let (changes, problems) = (std::mem::take(&mut self.changes), std::mem::take(&mut self.problems));
-        let news = News { kind: self.kind, changes, problems, listed, version, trouble };
+        let objects = self.known.len();
+        let news = News { kind: self.kind, changes, objects, content, problems, listed, version, trouble };
         self.out.send(news).await.map_err(|_| Broken::Closed)
     }
 }
@@ -445,8 +468,8 @@ fn pause(failures: u32) -> Duration {
     }
 }
 
-/// A time from half to one and a half times of this one, each time another.
-pub(super) fn spread(pause: Duration) -> Duration {
+/// A time from half to one and a half times of this one, each time another, so that agents do not come together.
+pub fn spread(pause: Duration) -> Duration {
     let percent = RandomState::new().hash_one(pause) % 100;
     pause * (50 + percent as u32) / 100
 }

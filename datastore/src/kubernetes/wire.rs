@@ -55,6 +55,10 @@ pub(super) struct HeadMeta {
     pub(super) namespace: Option<String>,
     #[serde(default)]
     pub(super) resource_version: Option<String>,
+    #[serde(default)]
+    pub(super) uid: String,
+    #[serde(default)]
+    pub(super) generation: u64,
 }
 
 impl Head {
