@@ -376,6 +376,7 @@ impl Owner {
     fn report(&mut self) {
         if self.felix.programmed_revision() != self.programmed {
             self.programmed = self.felix.programmed_revision().to_owned();
+            self.instruments.progress.program(&self.programmed);
             if self.announced_sync {
                 debug!(revision = self.programmed, "kernel and speaker have the datastore's revision");
             } else {

@@ -5,6 +5,7 @@
 //! found, what was said before stays.
 
 mod autodetect;
+pub(crate) mod report;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use tortie_tests::{lab, long, root};
 const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 
 /// How long a written policy may take to decide packets, on a machine that is busy with other tests. How long it does take is printed.
-const EFFECT: Duration = Duration::from_secs(10);
+const EFFECT: Duration = Duration::from_secs(20);
 
 /// The image to install: the one that is asked for, or one of the programs under test as they are.
 fn image() -> PathBuf {
