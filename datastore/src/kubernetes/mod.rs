@@ -7,6 +7,7 @@
 mod client;
 mod content;
 mod edit;
+mod history;
 mod known;
 mod lease;
 mod merge;
@@ -34,10 +35,11 @@ use tortie_api::{Kind, Object, ObjectKey};
 use crate::{Batch, Datastore, Error, Leadership, NodeReport, Problem};
 pub use content::WITH_STATUS;
 pub use edit::Applied;
+use history::History;
 use lease::Lease;
 use merge::Merge;
 use resources::{Group, WATCHED, collection};
-pub use status::{REPORTS, Standing, Standings, condition};
+pub use status::{REPORTS, Standing, Standings, condition, rfc3339};
 use watch::Watch;
 pub use watch::spread;
 use wire::{Head, List};
@@ -243,8 +245,10 @@ impl Datastore for Kubernetes {
         tokio::spawn(async move {
             let Some(group) = this.reach(&batches).await else { return };
             let (news, merged) = mpsc::channel(NEWS_BACKLOG);
+            let history = Arc::new(History::new(this.client.clone(), group));
             for watched in WATCHED {
-                tokio::spawn(Watch::new(this.client.clone(), watched, group, &this.node, news.clone()).run());
+                let (place, history) = ((group, this.node.as_str()), Arc::clone(&history));
+                tokio::spawn(Watch::new(this.client.clone(), watched, place, history, news.clone()).run());
             }
             drop(news);
             Merge::new(WATCHED.map(|(kind, _)| kind)).run(merged, batches).await;

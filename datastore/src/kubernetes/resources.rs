@@ -77,7 +77,7 @@ pub(super) enum Scope {
 }
 
 /// The kinds that agents watch, and how.
-pub(super) const WATCHED: [(Kind, Scope); 22] = [
+pub(super) const WATCHED: [(Kind, Scope); 23] = [
     (Kind::Namespace, Scope::Metadata),
     (Kind::ServiceAccount, Scope::Metadata),
     (Kind::Node, Scope::Metadata),
@@ -100,6 +100,7 @@ pub(super) const WATCHED: [(Kind, Scope); 22] = [
     (Kind::StagedNetworkPolicy, Scope::Whole),
     (Kind::StagedGlobalNetworkPolicy, Scope::Whole),
     (Kind::StagedKubernetesNetworkPolicy, Scope::Whole),
+    (Kind::CalicoNodeStatus, Scope::Whole),
     (Kind::Pod, Scope::Whole),
 ];
 
@@ -149,7 +150,7 @@ mod tests {
             Kind::ALL.into_iter().filter(|kind| WATCHED.iter().all(|(watched, _)| watched != kind)).collect();
         // Profiles are what namespaces and service accounts make: a cluster does not store them.
         let ipam = [Kind::IpamBlock, Kind::Profile, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
-        let cluster = [Kind::ClusterInformation, Kind::CalicoNodeStatus, Kind::KubeControllersConfiguration];
+        let cluster = [Kind::ClusterInformation, Kind::KubeControllersConfiguration];
         assert_eq!(left_out, [ipam.as_slice(), &cluster].concat());
     }
 }

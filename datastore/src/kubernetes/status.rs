@@ -4,12 +4,14 @@
 //! change that 5,000 nodes report nobody else hears; and the node's object owns it, so that it goes with the node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tortie_api::calico::CalicoNodeStatusAnswer;
 use tortie_api::status::{Condition, ConditionStatus, Status};
 use tortie_api::{Kind, ObjectKey};
 
@@ -115,6 +117,27 @@ impl Kubernetes {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(error) => Err(self.failed(key, &error)),
+        }
+    }
+
+    /// Answers a CalicoNodeStatus. One that is gone needs no answer.
+    ///
+    /// # Errors
+    /// When the server does not answer, or refuses it.
+    pub async fn answer_node_status(&self, name: &str, answer: &CalicoNodeStatusAnswer) -> Result<(), Error> {
+        let key = ObjectKey { kind: Kind::CalicoNodeStatus, namespace: None, name: name.to_owned() };
+        let (group, params) = (self.group().await?, PatchParams::default());
+        let request = Request::new(collection(key.kind, group, None));
+        let patch = Patch::Merge(json!({"status": answer}));
+        let request = match group {
+            Group::V3 => request.patch_subresource("status", name, &params, &patch),
+            // Calico's own definition has no subresource.
+            Group::Storage => request.patch(name, &params, &patch),
+        };
+        match self.send(request).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(self.failed(&key, &error)),
         }
     }
 
@@ -226,6 +249,11 @@ fn reports() -> Request {
     Request::new(format!("/apis/coordination.k8s.io/v1/namespaces/{REPORTS}/leases"))
 }
 
+/// A time as API objects have it (RFC 3339), to the second.
+pub fn rfc3339(time: SystemTime) -> String {
+    format!("{:.0}", Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
 /// A condition of an object's generation, with the time since when it is so: that of the condition `before`, unless it says otherwise.
 pub fn condition(
     kind: &str,
@@ -236,7 +264,7 @@ pub fn condition(
 ) -> Condition {
     let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
     let same = before.iter().find(|condition| condition.kind == kind && condition.status == status);
-    let now = || format!("{:.0}", Timestamp::now());
+    let now = || rfc3339(SystemTime::now());
     Condition {
         kind: kind.to_owned(),
         status,

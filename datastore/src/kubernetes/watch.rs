@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -19,6 +20,7 @@ use tortie_api::{Kind, ObjectKey};
 
 use super::PAGE;
 use super::content::{Content, WITH_STATUS};
+use super::history::History;
 use super::known::Known;
 use super::resources::{Group, Scope, collection};
 use super::wire::{self, Head, List};
@@ -63,7 +65,7 @@ pub(super) struct News {
 }
 
 /// Why a watch broke off.
-enum Broken {
+pub(super) enum Broken {
     /// The receiver is gone.
     Closed,
     /// The version is too old; a list is due.
@@ -95,8 +97,12 @@ pub(super) struct Watch {
     problems: Vec<(ObjectKey, Vec<Problem>)>,
     /// Objects that cannot be read.
     unsound: BTreeSet<ObjectKey>,
-    /// Whether the server may be another one, or have another past, since the last version was seen.
-    interrupted: bool,
+    /// What has been told of all kinds, and whether that is still so.
+    history: Arc<History>,
+    /// Which of the server's pasts it is that was told.
+    past: u32,
+    /// When the watch broke off: since then the server may be another one, or have another past.
+    broke: Option<Instant>,
     /// Whether the last word was that the watch does not go on.
     troubled: bool,
 }
@@ -105,8 +111,8 @@ impl Watch {
     pub(super) fn new(
         client: Client,
         (kind, scope): (Kind, Scope),
-        group: Group,
-        node: &str,
+        (group, node): (Group, &str),
+        history: Arc<History>,
         out: mpsc::Sender<News>,
     ) -> Self {
         Self {
@@ -124,7 +130,9 @@ impl Watch {
             changes: Vec::new(),
             problems: Vec::new(),
             unsound: BTreeSet::new(),
-            interrupted: false,
+            history,
+            past: 0,
+            broke: None,
             troubled: false,
         }
     }
@@ -134,10 +142,7 @@ impl Watch {
         let mut failures = 0_u32;
         loop {
             let started = Instant::now();
-            let ended = match self.version.clone() {
-                None if !self.streaming => self.list().await,
-                version => self.follow(version.as_deref(), started).await,
-            };
+            let ended = self.go_on(started).await;
             let (reason, pause) = match ended {
                 Ok(()) => {
                     failures = 0;
@@ -169,7 +174,7 @@ impl Watch {
                         _ => ("the server refuses a list, as if it were a streamed one".to_owned(), None),
                     };
                     failures = if started.elapsed() > LONGEST_PAUSE { 1 } else { failures + 1 };
-                    self.interrupted = true;
+                    self.broke = Some(Instant::now());
                     tracing::debug!(kind = %self.kind, reason, "the watch broke off");
                     // One that lasted is no failure to speak of: servers restart, and connections end.
                     let reason = (failures > 1).then_some(reason);
@@ -191,6 +196,22 @@ impl Watch {
                 () = self.out.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    /// Goes on from where the watch was, or from the beginning, until something ends it.
+    async fn go_on(&mut self, started: Instant) -> Result<(), Broken> {
+        if let Some(broke) = self.broke {
+            // Before anything is read: it would be taken for what was told.
+            let past = self.history.past(broke).await?;
+            self.broke = None;
+            if std::mem::replace(&mut self.past, past) != past {
+                self.version = None;
+            }
+        }
+        match self.version.clone() {
+            None if !self.streaming => self.list().await,
+            version => self.follow(version.as_deref(), started).await,
         }
     }
 
@@ -272,9 +293,6 @@ impl Watch {
             send_initial_events: listing,
             ..WatchParams::default()
         };
-        if std::mem::take(&mut self.interrupted) && !listing {
-            self.check_version().await.inspect_err(|_| self.interrupted = true)?;
-        }
         let mut events = self.events(&params, version.unwrap_or_default()).await?;
         self.tell(false, None).await?;
         if listing {
@@ -312,21 +330,6 @@ impl Watch {
         Ok(())
     }
 
-    /// Finds out whether the server is behind what it said before, as after a restore of etcd from a snapshot. A watch from a version
-    /// that is still to come would tell nothing until then.
-    async fn check_version(&self) -> Result<(), Broken> {
-        let page = self.page(&ListParams { limit: Some(1), ..ListParams::default() }).await?;
-        let now: Option<u64> = page.metadata.resource_version.parse().ok();
-        let known: Option<u64> = self.version.as_deref().and_then(|version| version.parse().ok());
-        match (now, known) {
-            (Some(now), Some(known)) if now < known => {
-                tracing::warn!(kind = %self.kind, now, known, "the API server went back in time; a new list");
-                Err(Broken::TooOld)
-            }
-            _ => Ok(()),
-        }
-    }
-
     async fn events(
         &self,
         params: &WatchParams,
@@ -358,6 +361,7 @@ impl Watch {
         }
         match wire::read(self.kind, self.group, json.get()) {
             Ok(mut object) => {
+                self.history.upserted(object.metadata().resource_version.as_deref(), || object.key());
                 if goes_on {
                     self.version.clone_from(&object.metadata().resource_version);
                 }
@@ -375,6 +379,7 @@ impl Watch {
                     return;
                 };
                 let key = head.key(self.kind);
+                self.history.upserted(head.metadata.resource_version.as_deref(), || key.clone());
                 if goes_on {
                     self.version = head.metadata.resource_version;
                 }
@@ -396,6 +401,7 @@ impl Watch {
     fn delete(&mut self, json: &RawValue, goes_on: bool) {
         let Ok(head) = serde_json::from_str::<Head>(json.get()) else { return };
         let key = head.key(self.kind);
+        self.history.deleted(head.metadata.resource_version.as_deref(), &key);
         if goes_on {
             self.version = head.metadata.resource_version;
         }
@@ -433,7 +439,7 @@ impl Watch {
 }
 
 /// Waits for an answer, but not for ever.
-async fn answer<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Broken> {
+pub(super) async fn answer<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Broken> {
     match tokio::time::timeout(ANSWER, request).await {
         Ok(answer) => answer.map_err(|error| broken(&error)),
         Err(_) => Err(Broken::Failed(format!("does not answer within {} s", ANSWER.as_secs()), None)),
@@ -476,7 +482,7 @@ pub fn spread(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use kube::client::Body;
     use serde_json::{Value, json};
@@ -506,7 +512,8 @@ mod tests {
         };
         let (out, news) = mpsc::channel(64);
         let client = Client::new(service, "default");
-        (Watch::new(client, (Kind::Namespace, Scope::Metadata), Group::V3, "n", out), news, script)
+        let history = Arc::new(History::new(client.clone(), Group::V3));
+        (Watch::new(client, (Kind::Namespace, Scope::Metadata), (Group::V3, "n"), history, out), news, script)
     }
 
     /// A line of an answer; in an event the type comes first, as servers have it.
@@ -576,18 +583,22 @@ mod tests {
         // Not what servers say in a list, and no version to go on from.
         let half = json!([event("ADDED", "a", "3"), event("DELETED", "x", "4")]);
         let whole = json!([event("ADDED", "b", "5"), end_of_list("9")]);
-        let (watch, mut news, script) = watch(&[(200, half), (200, whole)]);
+        let now = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
+        let as_told = (200, json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "3"}}]}]));
+        let gone = (200, json!([{"items": []}]));
+        let (watch, mut news, script) = watch(&[(200, half), now, as_told, gone, (200, whole)]);
         assert_eq!(first_list(watch, &mut news).await.0, ["+a", "+b", "-a"]);
         let asked = script.lock().expect("the script").1.clone();
-        assert!(asked[1].contains("sendInitialEvents=true"), "{asked:?}");
+        assert!(asked[4].contains("sendInitialEvents=true"), "{asked:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_version_that_is_too_old_means_a_new_list() {
         let list = |name: &str| (200, json!([event("ADDED", name, "3"), end_of_list("9")]));
         let gone = json!([{"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old", "status": "Failure"}}]);
-        let behind = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
-        let (watch, mut news, script) = watch(&[list("a"), behind, (200, gone), list("b")]);
+        let now = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
+        let as_told = (200, json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "3"}}]}]));
+        let (watch, mut news, script) = watch(&[list("a"), now, as_told, (200, gone), list("b")]);
         let running = tokio::spawn(watch.run());
         let mut told = Vec::new();
         while told.len() < 3 {
@@ -596,7 +607,27 @@ mod tests {
         running.abort();
         assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
         let asked = script.lock().expect("the script").1.clone();
-        assert!(asked[2].contains("resourceVersion=9") && asked[3].contains("sendInitialEvents"), "{asked:?}");
+        assert!(asked[2].contains("resourceVersion=3") && asked[2].contains("Exact"), "{asked:?}");
+        assert!(asked[3].contains("resourceVersion=9") && asked[4].contains("sendInitialEvents"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_past_means_a_new_list_however_far_the_server_has_come() {
+        let list = |name: &str, version: &str| (200, json!([event("ADDED", name, version), end_of_list("9")]));
+        let now = (200, json!([{"metadata": {"resourceVersion": "500"}, "items": null}]));
+        for other in [json!([{"items": []}]), json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "2"}}]}])]
+        {
+            let (watch, mut news, script) = watch(&[list("a", "3"), now.clone(), (200, other), list("b", "7")]);
+            let running = tokio::spawn(watch.run());
+            let mut told = Vec::new();
+            while told.len() < 3 {
+                told.extend(news.recv().await.expect("news").changes);
+            }
+            running.abort();
+            assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
+            let asked = script.lock().expect("the script").1.clone();
+            assert!(asked[3].contains("sendInitialEvents"), "{asked:?}");
+        }
     }
 
     #[test]
