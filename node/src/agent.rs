@@ -43,6 +43,7 @@ use crate::controller::{DefaultPools, Duties};
 use crate::health::{Health, Watchdog};
 use crate::instruments::Instruments;
 use crate::keeper::{self, KeeperHandle};
+use crate::life::answers::Sources;
 use crate::life::{self, Addresses};
 use crate::logging::Log;
 use crate::owner::{Owner, OwnerHandle};
@@ -153,7 +154,7 @@ async fn supervise(
 
     let endpoints = load(&options.run_dir, dataplane).await?;
     owner.event(Event::Restored { endpoints }).await;
-    tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone(), Arc::clone(&progress)));
+    tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone(), (node.clone(), Arc::clone(&progress))));
     tokio::spawn(bgp::run(wanted, speaker.clone(), owner.clone()));
     let watchdog = Arc::clone(&instruments.watchdog);
     let health = Health::new(Arc::clone(&watchdog), owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
@@ -195,7 +196,9 @@ async fn supervise(
     };
     if let Some(cluster) = cluster.filter(|_| dataplane) {
         tokio::spawn(life::run(Arc::clone(&datastore), node.clone(), addresses, ready.clone()));
-        tokio::spawn(life::report::run(cluster, node.clone(), progress.programmed()));
+        tokio::spawn(life::report::run(cluster.clone(), node.clone(), progress.programmed()));
+        let sources = Sources { owner: owner.clone(), speaker: speaker_seen.clone(), progress };
+        tokio::spawn(life::answers::run(cluster, sources));
     }
     if options.cni_install && cni.is_some() {
         tokio::spawn(install::run(options.cni.clone().into(), run_dir.socket(), ready));

@@ -7,6 +7,7 @@
 mod pools;
 mod statuses;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,14 +84,20 @@ async fn tell_statuses(statuses: Option<&Statuses>) {
     std::future::pending::<()>().await;
 }
 
-/// Does the duties until it is dropped. Scans are a pause apart; when a node is gone there are some sooner, for what it had.
+/// Does the duties until it is dropped. Scans are a pause apart; while nodes have gone of late there are more, for what they had.
 async fn lead(datastore: &Arc<dyn Datastore>, mut nodes: Nodes, duties: &Duties) {
     let mut collector = Collector::new(Arc::clone(datastore), duties.node.clone());
-    let mut hurry: Option<Instant> = None;
+    let (mut gone, mut hurry): (BTreeSet<String>, Option<Instant>) = Default::default();
     loop {
         let scanned = Instant::now();
         let grace = match turn(datastore, duties, &mut collector).await {
-            Ok(grace) => grace,
+            Ok((grace, now_gone)) => {
+                if !now_gone.is_subset(&gone) {
+                    hurry = Some(scanned + GONE * 3);
+                }
+                gone = now_gone;
+                grace
+            }
             Err(error) => {
                 warn!(%error, "the controller could not do its duties; trying again");
                 tokio::time::sleep(RETRY).await;
@@ -110,7 +117,7 @@ async fn lead(datastore: &Arc<dyn Datastore>, mut nodes: Nodes, duties: &Duties)
             }
             tokio::select! {
                 () = tokio::time::sleep(left.min(LOOK)) => {}
-                () = nodes.went() => hurry = Some(Instant::now() + GONE * 3),
+                () = nodes.went() => break,
             }
             // A failure shows in the next turn.
             if self::grace(datastore, duties).await.is_ok_and(|now| now != grace) {
@@ -160,20 +167,20 @@ async fn grace(datastore: &Arc<dyn Datastore>, duties: &Duties) -> Result<Durati
     Ok(node.and_then(|node| node.leak_grace_period).map_or(GRACE, tortie_api::calico::felix::Duration::get))
 }
 
-/// Does the duties once. Returns the grace period that counts.
+/// Does the duties once. Returns the grace period that counts, and which nodes are gone and had something.
 async fn turn(
     datastore: &Arc<dyn Datastore>,
     duties: &Duties,
     collector: &mut Collector,
-) -> Result<Duration, tortie_cni::ipam::Error> {
+) -> Result<(Duration, BTreeSet<String>), tortie_cni::ipam::Error> {
     make_pools(&**datastore, &duties.pools).await?;
     let grace = grace(datastore, duties).await?;
     if grace.is_zero() {
-        return Ok(grace);
+        return Ok((grace, BTreeSet::new()));
     }
     let scan = collector.scan(Instant::now(), grace).await?;
     tell(&scan);
-    Ok(grace)
+    Ok((grace, scan.gone))
 }
 
 /// Makes the default pools, if there is not a single one.

@@ -22,11 +22,7 @@ pub(crate) struct Instruments {
 
 impl Instruments {
     pub(crate) fn new() -> Self {
-        Self {
-            metrics: Arc::new(Metrics::new(Instant::now())),
-            watchdog: Arc::default(),
-            progress: Arc::new(Progress::new()),
-        }
+        Self { metrics: Arc::new(Metrics::new(Instant::now())), watchdog: Arc::default(), progress: Arc::default() }
     }
 }
 

@@ -1,13 +1,19 @@
-//! How far the node is with what the datastore has: which objects have been delivered, and which are in force.
+//! How far the node is with what the datastore has: which objects have been delivered, and which are in force. And what the datastore asks
+//! of it.
 //!
 //! The core knows revisions alone. Here is kept which objects a revision stands for, as digests, until the core says that it has come
 //! to it.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
-use tortie_datastore::{Batch, Digests};
+use tortie_api::{Kind, Object};
+use tortie_datastore::{Batch, Change, Digests};
+
+use crate::life::answers::Questions;
 
 /// How many revisions may wait. Of more than that, the oldest are of no interest: later ones hold all that they did.
 const WAITING: usize = 1024;
@@ -22,19 +28,16 @@ pub(crate) struct Content {
 }
 
 /// The progress, for who wants to follow it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Progress {
     waiting: Mutex<VecDeque<(String, Content)>>,
     delivered: watch::Sender<Content>,
     programmed: watch::Sender<Content>,
+    questions: watch::Sender<Questions>,
+    speaker: Mutex<Option<(Ipv4Addr, SystemTime)>>,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
-        let (delivered, programmed) = (watch::Sender::default(), watch::Sender::default());
-        Self { waiting: Mutex::default(), delivered, programmed }
-    }
-
     /// Takes note of a batch that is about to be handed to the core.
     pub(crate) fn deliver(&self, batch: &Batch) {
         if !batch.in_sync || batch.digests.is_empty() {
@@ -49,6 +52,39 @@ impl Progress {
             waiting.push_back((batch.revision.clone(), content.clone()));
         }
         self.delivered.send_if_modified(|known| set(known, content));
+    }
+
+    /// Takes note of what is asked of a node.
+    pub(crate) fn ask(&self, node: &str, changes: &[Change]) {
+        for change in changes {
+            let (name, question) = match change {
+                Change::Upsert(Object::CalicoNodeStatus(asked)) => {
+                    (&asked.metadata.name, Some(&asked.spec).filter(|question| question.node == node))
+                }
+                Change::Delete(key) if key.kind == Kind::CalicoNodeStatus => (&key.name, None),
+                _ => continue,
+            };
+            self.questions.send_if_modified(|known| match question {
+                Some(question) => known.insert(name.clone(), question.clone()).as_ref() != Some(question),
+                None => known.remove(name).is_some(),
+            });
+        }
+    }
+
+    /// What is asked of the node now.
+    pub(crate) fn questions(&self) -> watch::Receiver<Questions> {
+        self.questions.subscribe()
+    }
+
+    /// Takes note that the speaker has been configured.
+    pub(crate) fn configure_speaker(&self, router_id: Ipv4Addr) {
+        let configured = Some((router_id, SystemTime::now()));
+        *self.speaker.lock().unwrap_or_else(PoisonError::into_inner) = configured;
+    }
+
+    /// The speaker's router ID, and when it was configured last.
+    pub(crate) fn speaker(&self) -> Option<(Ipv4Addr, SystemTime)> {
+        *self.speaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note that a revision is in force, and with it all that came before.
@@ -83,13 +119,11 @@ fn set(known: &mut Content, new: Content) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tortie_api::Kind;
-
     use super::*;
 
     #[test]
     fn what_a_revision_stands_for_is_in_force_with_it_or_a_later_one() {
-        let progress = Progress::new();
+        let progress = Progress::default();
         let deliver = |revision: &str, digest, in_sync| {
             let digests = Digests::from([(Kind::Tier, digest)]);
             progress.deliver(&Batch { revision: revision.into(), digests, nodes: 2, in_sync, ..Batch::default() });

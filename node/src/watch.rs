@@ -21,10 +21,11 @@ use crate::progress::Progress;
 pub(crate) async fn datastore(
     mut batches: mpsc::Receiver<Batch>,
     owner: OwnerHandle,
-    progress: Arc<Progress>,
+    (node, progress): (String, Arc<Progress>),
 ) -> Result<()> {
     while let Some(batch) = batches.recv().await {
         progress.deliver(&batch);
+        progress.ask(&node, &batch.changes);
         let problems = batch.problems.iter().map(describe).collect();
         let changes = batch.changes.into_iter().map(convert::change).collect();
         let in_sync = batch.in_sync;

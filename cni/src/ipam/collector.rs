@@ -42,6 +42,8 @@ pub struct Scan {
     pub affinities: Vec<String>,
     /// Handles that were deleted because they hold nothing.
     pub handles: Vec<String>,
+    /// Nodes that are gone and still had something.
+    pub gone: BTreeSet<String>,
 }
 
 /// Gives back what is abandoned.
@@ -227,6 +229,7 @@ impl Collector {
             .map(|affinity| affinity.spec.node.clone())
             .filter(|node| inventory.has_node(&self.node) && !inventory.has_node(node))
             .collect();
+        scan.gone.clone_from(&gone);
         let gone = self.gone.see(gone, now, grace.min(GONE));
         let is_stray = |affinity: &&BlockAffinity| blocks.owner(&affinity.spec.cidr) != Some(&affinity.spec.node);
         let stray: Vec<_> = affinities.iter().filter(is_stray).map(version).collect();

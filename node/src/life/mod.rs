@@ -4,6 +4,7 @@
 //! ([`autodetect`]) at its start and looks again every minute, since nodes are given other addresses while they run. Where nothing is
 //! found, what was said before stays.
 
+pub(crate) mod answers;
 mod autodetect;
 pub(crate) mod report;
 

@@ -210,6 +210,11 @@ fn asked_with(flags: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
         calico("BGPConfiguration", "default", &json!({"nodeToNodeMeshEnabled": true})),
         calico("BGPFilter", "one", &json!({})),
         calico("BGPPeer", "one", &json!({"peerIP": "192.0.2.9", "asNumber": 64_512})),
+        calico(
+            "CalicoNodeStatus",
+            "one",
+            &json!({"node": "n1", "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 0}),
+        ),
         calico("FelixConfiguration", "default", &json!({})),
         calico("GlobalNetworkPolicy", "one", &json!({"selector": "app == 'one'"})),
         calico("HostEndpoint", "one", &json!({"node": "n2", "interfaceName": "eth0"})),

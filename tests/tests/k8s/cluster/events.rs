@@ -104,14 +104,44 @@ fn delete_strict(cluster: &Cluster) {
     cluster.kubectl(&["delete", "globalnetworkpolicies.projectcalico.org", "strict"]);
 }
 
-/// Calico's resources have effect, and wrong ones are refused by the API server itself.
+/// Calico's resources have effect, their statuses say so, and wrong ones are refused by the API server itself.
 fn calicos_resources(cluster: &Cluster, client: &str, far: SocketAddr) {
     effect("a GlobalNetworkPolicy", client, far, false, || cluster.apply(&[strict()]));
+    let name = "globalnetworkpolicies.projectcalico.org/strict";
+    cluster.kubectl(&["wait", "--for=condition=Programmed", name, "--timeout=30s"]);
+    let told = cluster.kubectl(&["get", name, "-o", "wide"]);
+    assert!(told.contains("programmed on 2 of 2 nodes"), "{told}");
     effect("its deletion", client, far, true, || delete_strict(cluster));
     let mut wrong = strict();
     wrong["spec"]["ingress"][0]["action"] = json!("Drop");
     let refusal = cluster.try_apply(&[wrong]).expect_err("there is no such action");
     assert!(refusal.contains("spec.ingress[0].action") && refusal.contains("Deny"), "{refusal}");
+    a_node_is_asked(cluster);
+}
+
+/// A node answers in a CalicoNodeStatus what its sessions and routes are.
+fn a_node_is_asked(cluster: &Cluster) {
+    cluster.apply(&[json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "CalicoNodeStatus",
+        "metadata": {"name": "n1"},
+        "spec": {"node": "n1", "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 1},
+    })]);
+    let mut answer = serde_json::Value::Null;
+    await_that("n1 has a session with n2, and says so", Duration::from_secs(60), || {
+        answer = cluster.get(&["caliconodestatuses.projectcalico.org", "n1"])["status"].take();
+        answer["bgp"]["numberEstablishedV4"] == 1
+    });
+    let (agent, peer) = (&answer["agent"]["birdV4"], &answer["bgp"]["peersV4"][0]);
+    assert_eq!(
+        (&agent["state"], &peer["type"], &peer["state"]),
+        (&json!("Ready"), &json!("NodeMesh"), &json!("Established"))
+    );
+    let routes = answer["routes"]["routesV4"].as_array().expect("routes");
+    for source in ["Direct", "NodeMesh"] {
+        let found = routes.iter().any(|route| route["learnedFrom"]["sourceType"] == source && route["type"] == "FIB");
+        assert!(found, "no route of {source}: {answer}");
+    }
 }
 
 /// The process of a node's agent.
