@@ -151,8 +151,9 @@ impl Owner {
                     break None;
                 }
             }
-            self.helpers.try_join_next();
-            self.connections.try_join_next();
+            // All of them: a set keeps each task that has ended until somebody asks.
+            while self.helpers.try_join_next().is_some() {}
+            while self.connections.try_join_next().is_some() {}
             // After the inputs: a KEEPALIVE that has come counts against a hold timer that is due.
             let now = self.now();
             if self.core.poll_timeout().is_some_and(|at| at <= now) {

@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tortie_bird_speaker::{RibUpdate, Speaker, State};
 
-use self::common::{BIRD, Bird, config, in_namespace, wait_peer, wait_routes, wait_up};
+use self::common::netns::in_namespace;
+use self::common::{BIRD, Bird, config, wait_peer, wait_routes, wait_up};
 
 /// What the updates make of a FIB, and whether a route was ever withdrawn.
 fn drain(updates: &mut mpsc::Receiver<RibUpdate>) -> Vec<RibUpdate> {

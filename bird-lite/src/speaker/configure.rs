@@ -43,6 +43,7 @@ impl Speaker {
         self.stop(now, id, Some(&Notification::peer_deconfigured()), "no longer configured");
         self.drop_routes(id);
         self.peers.remove(&id);
+        self.schedule.remove(id);
         self.by_address.remove(&address);
         self.rib.forget(id);
         self.done_waiting_for(id);
@@ -66,11 +67,12 @@ impl Speaker {
             self.stop(now, id, Some(&Notification::configuration_change()), "its configuration changed");
             self.drop_routes(id);
         } else if changed && !peer.is_engaged() {
-            self.abandon(id);
+            self.abandon(now, id);
         }
         if !self.down && self.peers.get(&id).is_some_and(|peer| peer.links.is_empty()) && (changed || reset) {
             self.start(now, id);
         }
+        self.show(now, id);
     }
 
     /// Announces what is new, and withdraws what is gone.

@@ -12,8 +12,11 @@ use crate::rib::PeerId;
 use crate::wire::{Families, Family, Fault, GracefulRestart, Notification, RestartFamily};
 use crate::{State, Time};
 
-/// How long TCP may take to connect.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How long TCP may take to connect: time for its third SYN, and an answer.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Attempts that may be under way at once, each with a socket. Peers that are there answer within milliseconds; those that are not must
+/// not use up a process's 1,024 files.
+const MAX_CONNECTING: usize = 512;
 /// How long the side with the lower address lets the other try first.
 const COURTESY: Duration = Duration::from_millis(300);
 /// How long an accepted connection may keep us from trying ourselves.
@@ -56,6 +59,12 @@ impl Speaker {
             peer.attempt = Attempt::None;
             return;
         }
+        if self.schedule.connecting >= MAX_CONNECTING {
+            peer.attempt = Attempt::Queued;
+            self.schedule.queue.push_back(id);
+            return;
+        }
+        self.schedule.connecting += 1;
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 2;
         peer.attempt = Attempt::Connecting { connection, until: now + CONNECT_TIME };
@@ -66,13 +75,26 @@ impl Speaker {
     }
 
     /// Gives up an attempt that is under way.
-    pub(super) fn abandon(&mut self, id: PeerId) {
+    pub(super) fn abandon(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Attempt::Connecting { connection, .. } = peer.attempt {
+        if let Attempt::Connecting { connection, .. } = core::mem::replace(&mut peer.attempt, Attempt::None) {
             self.by_connection.remove(&connection);
             self.actions.push_back(Action::Close { connection });
+            self.attempt_ended(now);
         }
-        peer.attempt = Attempt::None;
+    }
+
+    /// There is room for another attempt: whoever waits for it longest has it.
+    fn attempt_ended(&mut self, now: Time) {
+        self.schedule.connecting -= 1;
+        while self.schedule.connecting < MAX_CONNECTING
+            && let Some(id) = self.schedule.queue.pop_front()
+        {
+            if self.peers.get(&id).is_some_and(|peer| peer.attempt == Attempt::Queued) {
+                self.connect(now, id);
+                self.show(now, id);
+            }
+        }
     }
 
     pub(super) fn connected(&mut self, now: Time, connection: ConnectionId, local: SocketAddr) {
@@ -82,6 +104,7 @@ impl Speaker {
             return;
         }
         peer.attempt = Attempt::None;
+        self.attempt_ended(now);
         self.open(now, id, connection, local, true);
     }
 
@@ -92,6 +115,7 @@ impl Speaker {
             peer.attempt = Attempt::None;
             peer.last_error = error;
             peer.failures = peer.failures.saturating_add(1);
+            self.attempt_ended(now);
         }
         self.settle(now, id, Duration::ZERO);
     }
@@ -115,10 +139,12 @@ impl Speaker {
             let reason = "the peer opened another connection".to_owned();
             self.end(now, id, older, Ending { notification: None, graceful: true, reason });
         }
-        if let Some(peer) = self.peers.get_mut(&id)
-            && let Attempt::Waiting { at, .. } = &mut peer.attempt
-        {
-            *at = (*at).max(now + PATIENCE);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            match &mut peer.attempt {
+                Attempt::Waiting { at, .. } => *at = (*at).max(now + PATIENCE),
+                Attempt::Queued => peer.attempt = Attempt::Waiting { at: now + PATIENCE, idle: false },
+                Attempt::None | Attempt::Connecting { .. } => {}
+            }
         }
         self.by_connection.insert(connection, id);
         self.open(now, id, connection, local, false);
@@ -158,9 +184,13 @@ impl Speaker {
             }
         }
         if peer.links.is_empty() && peer.attempt == Attempt::None && !peer.config.passive && !self.down {
-            let pause = if peer.failures == 0 { Duration::ZERO } else { peer.pause(self.config.connect_retry) };
             let idle = !at_least.is_zero();
-            peer.attempt = Attempt::Waiting { at: now + pause.max(at_least).mul_f64(jitter), idle };
+            let pause = match peer.failures {
+                0 => Duration::ZERO,
+                _ if peer.is_unreachable() => self.schedule.long_pause(self.config.connect_retry, jitter),
+                _ => peer.pause(self.config.connect_retry).mul_f64(jitter),
+            };
+            peer.attempt = Attempt::Waiting { at: now + pause.max(at_least.mul_f64(jitter)), idle };
         }
         self.show(now, id);
     }
@@ -208,7 +238,7 @@ impl Speaker {
 
     /// A session may exchange routes from now on.
     pub(super) fn session_up(&mut self, now: Time, id: PeerId, connection: ConnectionId) {
-        self.abandon(id);
+        self.abandon(now, id);
         let others: Vec<_> = self.peers.get(&id).map_or_else(Vec::new, |peer| {
             peer.links.iter().map(|link| link.connection).filter(|other| *other != connection).collect()
         });
@@ -344,7 +374,7 @@ impl Speaker {
 
     /// Ends all that a peer has, for good or until it is started again.
     pub(super) fn stop(&mut self, now: Time, id: PeerId, notification: Option<&Notification>, reason: &str) {
-        self.abandon(id);
+        self.abandon(now, id);
         let links: Vec<_> =
             self.peers.get(&id).map_or_else(Vec::new, |peer| peer.links.iter().map(|link| link.connection).collect());
         for connection in links {

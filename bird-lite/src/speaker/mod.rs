@@ -10,12 +10,14 @@
 //!
 //! * `peer`: a peer, its attempts to connect and its one or two connections. `connect`: how these come and go, collisions included.
 //! * `receive`: what messages do to the table. `restart`: graceful restart. `configure`: a new configuration.
+//! * `schedule`: whose timer is next, and who may try to connect when many cannot be reached.
 
 mod configure;
 mod connect;
 mod peer;
 mod receive;
 mod restart;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use self::peer::Peer;
 use self::restart::Deferral;
+use self::schedule::Schedule;
 use crate::config::Config;
 use crate::export::Group;
 use crate::rib::{Node, PeerId, Rib};
@@ -178,6 +181,7 @@ pub struct Speaker {
     peers: BTreeMap<PeerId, Peer>,
     by_address: FxHashMap<IpAddr, PeerId>,
     by_connection: FxHashMap<ConnectionId, PeerId>,
+    schedule: Schedule,
     next_peer: u32,
     next_connection: u64,
     rib: Rib,
@@ -208,6 +212,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             by_address: FxHashMap::default(),
             by_connection: FxHashMap::default(),
+            schedule: Schedule::default(),
             next_peer: PeerId::LOCAL.0 + 1,
             next_connection: 0,
             rib: Rib::new(),
@@ -279,20 +284,14 @@ impl Speaker {
     /// When to call [`Speaker::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Time> {
         let deferral = self.deferral.as_ref().map(Deferral::timeout);
-        self.peers.values().filter_map(Peer::timeout).chain(deferral).min()
+        self.schedule.next().into_iter().chain(deferral).min()
     }
 
     /// Runs the timers that are due.
     pub fn handle_timeout(&mut self, now: Time) {
-        let due: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.timeout().is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            self.peer_timeout(now, id);
+        for id in self.schedule.due(now) {
             self.restart_timeout(now, id);
+            self.peer_timeout(now, id);
         }
         self.deferral_timeout(now);
     }
@@ -301,6 +300,7 @@ impl Speaker {
     /// restart and keep our routes.
     pub fn shutdown(&mut self, now: Time, cease: bool) {
         self.down = true;
+        self.schedule.queue.clear();
         let notification = cease.then(Notification::administrative_shutdown);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.stop(now, id, notification.as_ref(), "shut down");
@@ -414,11 +414,17 @@ impl Speaker {
         0.75 + f64::from((word >> 32) as u32) / f64::from(u32::MAX) / 4.0
     }
 
+    /// Whether the schedule knows every peer's timer.
+    #[cfg(test)]
+    fn is_on_schedule(&self) -> bool {
+        self.schedule.next() == self.peers.values().filter_map(Peer::timeout).min()
+    }
+
     fn report(&mut self, report: Report) {
         self.actions.push_back(Action::Report(report));
     }
 
-    /// Notes the state that the peer is in now.
+    /// Notes the state that the peer is in now, and when it wants to be looked at next. To be called whenever either may have changed.
     fn show(&mut self, now: Time, id: PeerId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             let state: State = peer.state();
@@ -426,6 +432,7 @@ impl Speaker {
                 peer.shown = state;
                 peer.since = now;
             }
+            self.schedule.set(id, peer.timeout(), peer.is_unreachable());
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::fsm::Session;
 use crate::wire::Families;
 use crate::{ConnectionId, State, Time};
 
+/// Attempts that follow each other fast before a peer counts as unreachable.
+const QUICK_ATTEMPTS: u32 = 6;
+
 /// What is under way to get a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -15,6 +18,8 @@ pub(super) enum Attempt {
     None,
     /// The next attempt is at this time. `idle`: the last session ended with an error, and the peer is Idle until then.
     Waiting { at: Time, idle: bool },
+    /// The next attempt is due, and waits for one of others to end.
+    Queued,
     /// TCP is connecting, until this time.
     Connecting { connection: ConnectionId, until: Time },
 }
@@ -87,7 +92,7 @@ impl Peer {
         let attempt = match self.attempt {
             Attempt::None if self.config.passive => State::Active,
             Attempt::None | Attempt::Waiting { idle: true, .. } => State::Idle,
-            Attempt::Waiting { idle: false, .. } => State::Active,
+            Attempt::Waiting { idle: false, .. } | Attempt::Queued => State::Active,
             Attempt::Connecting { .. } => State::Connect,
         };
         self.links.iter().map(|link| link.session.state()).chain([attempt]).max().unwrap_or(State::Idle)
@@ -95,12 +100,17 @@ impl Peer {
 
     pub(super) fn timeout(&self) -> Option<Time> {
         let attempt = match self.attempt {
-            Attempt::None => None,
+            Attempt::None | Attempt::Queued => None,
             Attempt::Waiting { at, .. } => Some(at),
             Attempt::Connecting { until, .. } => Some(until),
         };
         let sessions = self.links.iter().filter_map(|link| link.session.timeout());
         sessions.chain(attempt).chain(self.stale_until).min()
+    }
+
+    /// Whether so many attempts have led to nothing that the next have no hurry.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.failures >= QUICK_ATTEMPTS && self.links.is_empty()
     }
 
     /// The pause before the next attempt: short at first, doubling up to `longest`.

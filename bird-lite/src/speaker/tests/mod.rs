@@ -1,5 +1,6 @@
 //! Speakers that talk to each other over a simulated network, by a virtual clock.
 
+mod absent;
 mod net;
 mod restart;
 

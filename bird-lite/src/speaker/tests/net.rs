@@ -197,6 +197,7 @@ impl Net {
     fn drain(&mut self, node: usize) {
         loop {
             let Some(speaker) = &mut self.nodes[node].speaker else { return };
+            assert!(speaker.is_on_schedule(), "a timer of node {node} was forgotten");
             if let Some(action) = speaker.poll_action() {
                 let action = if self.recorded { replayed(&action) } else { action };
                 self.act(node, action);
