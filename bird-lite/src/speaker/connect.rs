@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::peer::{Attempt, Link};
 use super::{Action, ConnectionId, Report, Speaker};
@@ -157,14 +158,14 @@ impl Speaker {
         let forwarding = self.config.restarting || peer.was_established;
         let families = Families::ALL.iter().map(|family| RestartFamily { afi: family.afi(), safi: 1, forwarding });
         let settings = Settings {
-            local_as: self.config.local_as,
+            local_as: peer.config.local_as.unwrap_or(self.config.local_as),
             remote_as: peer.config.remote_as,
             router_id: self.config.router_id,
             hold_time: self.config.hold_time,
-            keepalive_time: self.config.keepalive_time,
+            keepalive_time: peer.config.keepalive_time.or(self.config.keepalive_time),
             graceful_restart: GracefulRestart {
                 restarting,
-                restart_time: self.config.restart_time,
+                restart_time: peer.config.restart_time.unwrap_or(self.config.restart_time),
                 families: families.collect(),
             },
         };
@@ -197,8 +198,8 @@ impl Speaker {
 
     /// The OPEN on `connection` is good. If the peer has another connection, one of both must go (RFC 4271, 6.8; RFC 4724, 5).
     pub(super) fn resolve_collision(&mut self, now: Time, id: PeerId, connection: ConnectionId) {
-        let own = (self.config.router_id, self.config.local_as);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let own = (self.config.router_id, peer.config.local_as.unwrap_or(self.config.local_as));
         let remote_as = peer.config.remote_as;
         let Some(this) = peer.link(connection) else { return };
         let outgoing = this.outgoing;
@@ -251,12 +252,13 @@ impl Speaker {
         peer.failures = 0;
         peer.was_established = true;
         peer.ended = Families::NONE;
-        let (name, address) = (peer.config.name.clone(), peer.config.address);
+        let (name, address, client) = (peer.config.name.clone(), peer.config.address, peer.is_client());
         let Some(negotiated) = peer.link(connection).and_then(|link| link.session.negotiated().cloned()) else {
             return;
         };
         let source = Source::Peer { external: negotiated.external, router_id: negotiated.router_id, address };
         self.rib.set_source(id, source);
+        self.rib.set_client(id, client && !negotiated.external);
         self.report(Report::Up { peer: name, address });
         self.peer_is_back(now, id, &negotiated);
         self.join(id, connection, core::iter::empty(), true);
@@ -264,15 +266,20 @@ impl Speaker {
 
     /// What a peer is told depends on these.
     pub(super) fn group_key(&self, id: PeerId) -> Option<(ConnectionId, GroupKey)> {
-        let link = self.peers.get(&id)?.established()?;
+        let peer = self.peers.get(&id)?;
+        let link = peer.established()?;
         let negotiated = link.session.negotiated()?;
         let (local_v4, local_v6) = match link.local {
             std::net::IpAddr::V4(address) => (Some(address), None),
             std::net::IpAddr::V6(address) => (None, Some(address).filter(|address| !address.is_unicast_link_local())),
         };
         let key = GroupKey {
-            local_as: self.config.local_as,
+            local_as: self.local_as(&peer.config),
+            cluster_id: self.cluster_id(),
             external: negotiated.external,
+            client: peer.is_client() && !negotiated.external,
+            next_hop: peer.config.next_hop,
+            export: Arc::clone(&peer.config.export),
             four_octets: negotiated.four_octets,
             families: negotiated.families,
             next_hop_v4: self.config.next_hop_v4.or(local_v4),

@@ -22,7 +22,7 @@ mod schedule;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use self::peer::Peer;
 use self::restart::Deferral;
 use self::schedule::Schedule;
-use crate::config::Config;
+use crate::config::{Config, PeerConfig};
 use crate::export::Group;
 use crate::rib::{Node, PeerId, Rib};
 use crate::view::{Counts, DeferralView, PeerView, RibUpdate, RouteView};
@@ -292,6 +292,7 @@ impl Speaker {
         for id in self.schedule.due(now) {
             self.restart_timeout(now, id);
             self.peer_timeout(now, id);
+            self.retire_timeout(now, id);
         }
         self.deferral_timeout(now);
     }
@@ -368,6 +369,8 @@ impl Speaker {
                     local_pref: attributes.local_pref,
                     med: attributes.med,
                     communities: plain.chain(large).collect(),
+                    originator_id: attributes.originator_id,
+                    cluster_list: attributes.cluster_list.clone(),
                     best,
                     reason: reason.to_owned(),
                     stale: path.stale,
@@ -402,6 +405,16 @@ impl Speaker {
             self.rib.release_unused();
         }
         self.actions.extend(transmits.into_iter().map(|(connection, bytes)| Action::Send { connection, bytes }));
+    }
+
+    /// Our AS number towards a peer.
+    fn local_as(&self, peer: &PeerConfig) -> u32 {
+        peer.local_as.unwrap_or(self.config.local_as)
+    }
+
+    /// The cluster that we reflect routes for (RFC 4456, 7).
+    fn cluster_id(&self) -> Ipv4Addr {
+        self.config.cluster_id.unwrap_or(self.config.router_id)
     }
 
     /// A factor between 0.75 and 1 (RFC 4271, 10). splitmix64.

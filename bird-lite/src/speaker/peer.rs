@@ -54,6 +54,10 @@ pub(super) struct Peer {
     pub(super) ended: Families,
     /// Families with paths from before the peer's restart.
     pub(super) stale: Families,
+    /// When it goes: it is configured no longer, and gets time for others to take its place.
+    pub(super) retires_at: Option<Time>,
+    /// Until when it is a client still, though it is configured as none any more.
+    pub(super) client_until: Option<Time>,
     /// When these go: the peer is away until then at most, or is back and has to confirm them by then.
     pub(super) stale_until: Option<Time>,
 }
@@ -71,6 +75,8 @@ impl Peer {
             was_established: false,
             ended: Families::NONE,
             stale: Families::NONE,
+            retires_at: None,
+            client_until: None,
             stale_until: None,
         }
     }
@@ -105,7 +111,13 @@ impl Peer {
             Attempt::Connecting { until, .. } => Some(until),
         };
         let sessions = self.links.iter().filter_map(|link| link.session.timeout());
-        sessions.chain(attempt).chain(self.stale_until).min()
+        let others = [attempt, self.stale_until, self.retires_at, self.client_until];
+        sessions.chain(others.into_iter().flatten()).min()
+    }
+
+    /// Whether routes are reflected for it.
+    pub(super) fn is_client(&self) -> bool {
+        self.config.client || self.client_until.is_some()
     }
 
     /// Whether so many attempts have led to nothing that the next have no hurry.

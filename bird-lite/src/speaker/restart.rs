@@ -143,11 +143,11 @@ impl Speaker {
     }
 
     /// Whether peers may yet be told of routes of the earlier run. Within our AS, those are our own and those of other ASes: what one of
-    /// its speakers says is not told to the next.
+    /// its speakers says is told to the next by a reflector only.
     pub(super) fn defers_end_of_rib(&self, external: bool) -> bool {
         self.deferral.as_ref().is_some_and(|deferral| {
             let mut awaited = deferral.waiting.keys().filter_map(|id| self.peers.get(id));
-            external || awaited.any(|peer| peer.config.remote_as != self.config.local_as)
+            external || self.rib.reflects() || awaited.any(|peer| peer.config.remote_as != self.local_as(&peer.config))
         })
     }
 

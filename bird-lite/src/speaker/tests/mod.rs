@@ -2,6 +2,8 @@
 
 mod absent;
 mod net;
+mod policy;
+mod reflect;
 mod restart;
 
 use std::net::IpAddr;
