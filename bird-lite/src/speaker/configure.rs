@@ -51,7 +51,9 @@ impl Speaker {
         if cluster_differs {
             judge = self.peers.keys().copied().collect();
         }
-        judge.into_iter().for_each(|id| self.judge_again(id));
+        for id in judge {
+            self.judge_again(id);
+        }
         let originate = self.config.originate.clone();
         self.originate(&old.originate, &originate);
         self.regroup();

@@ -74,7 +74,7 @@ impl AsPath {
     /// Whether its first numbers are these, in sequence. Every path starts with none.
     pub fn starts_with(&self, numbers: &[u32]) -> bool {
         let sequence = self.0.iter().take_while(|segment| matches!(segment, Segment::Sequence(_)));
-        let mut first = sequence.flat_map(|segment| segment.numbers());
+        let mut first = sequence.flat_map(Segment::numbers);
         numbers.iter().all(|number| first.next() == Some(number))
     }
 
