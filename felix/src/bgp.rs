@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
 use tortie_api::calico::{AffinityState, BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, BindMode};
-use tortie_api::k8s::Node;
+use tortie_api::k8s::{Node, Secret};
 use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
 use tortie_bird_lite::filter::AnyCommunity;
@@ -20,6 +20,9 @@ use tortie_bird_lite::{Config, Originated};
 
 /// Calico's AS number for clusters that name none.
 const DEFAULT_AS: u32 = 64512;
+
+/// The namespaces that Calico's agents run in, and so those of Secrets with passwords: by its manifests, and by its operator.
+const SECRETS: [&str; 2] = ["kube-system", "calico-system"];
 
 /// BGP's port.
 const DEFAULT_PORT: u16 = 179;
@@ -71,6 +74,8 @@ pub(crate) struct Bgp {
     configurations: BTreeMap<String, BgpConfigurationSpec>,
     peers: BTreeMap<String, BgpPeerSpec>,
     filters: BTreeMap<String, BgpFilterSpec>,
+    /// Those of [`SECRETS`], by namespace and name.
+    secrets: BTreeMap<(String, String), Secret>,
     /// CIDR and `disableBGPExport` of each IPPool.
     pools: BTreeMap<String, (IpNet, bool)>,
     /// By name, the range and the node of each block, as the blocks themselves say it.
@@ -94,6 +99,11 @@ impl Bgp {
             }
             Object::BgpPeer(peer) => self.peers.insert(name, peer.spec.clone()).as_ref() != Some(&peer.spec),
             Object::BgpFilter(filter) => self.filters.insert(name, filter.spec.clone()).as_ref() != Some(&filter.spec),
+            Object::Secret(secret) => {
+                let namespace = secret.metadata.namespace.clone().unwrap_or_default();
+                SECRETS.contains(&namespace.as_str())
+                    && self.secrets.insert((namespace, name), secret.clone()).as_ref() != Some(secret)
+            }
             Object::IpPool(pool) => {
                 let info = (pool.spec.cidr, pool.spec.disable_bgp_export);
                 self.pools.insert(name, info) != Some(info)
@@ -120,6 +130,10 @@ impl Bgp {
             Kind::Node => self.nodes.remove(&key.name).is_some(),
             Kind::BgpConfiguration => self.configurations.remove(&key.name).is_some(),
             Kind::BgpPeer => self.peers.remove(&key.name).is_some(),
+            Kind::Secret => {
+                let namespace = key.namespace.clone().unwrap_or_default();
+                self.secrets.remove(&(namespace, key.name.clone())).is_some()
+            }
             Kind::BgpFilter => self.filters.remove(&key.name).is_some(),
             Kind::IpPool => self.pools.remove(&key.name).is_some(),
             Kind::IpamBlock => self.blocks.remove(&key.name).is_some(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tortie_api::{Decoded, Object};
 use tortie_bird_lite::filter::{Outcome, Policy, Subject};
 use tortie_bird_lite::wire::Attributes;
-use tortie_bird_lite::{Config, NextHopMode, PeerConfig, PeerKind};
+use tortie_bird_lite::{Config, NextHopMode, Password, PeerConfig, PeerKind};
 
 /// A document as a datastore reads it.
 fn object(document: &Value) -> Object {
@@ -307,4 +307,52 @@ fn what_cannot_be_a_session_is_said() {
     ] {
         assert!(problems.contains(sentence), "{sentence}\nis not in\n{problems}");
     }
+}
+
+#[test]
+fn a_session_with_a_password_waits_for_its_secret() {
+    let reference = |optional: bool| json!({"secretKeyRef": {"name": "bgp", "key": "mesh", "optional": optional}});
+    let secret = |namespace: &str, key: &str, text: &str| {
+        object(
+            &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bgp", "namespace": namespace}, "stringData": {key: text}}),
+        )
+    };
+    let objects = |optional: bool| {
+        vec![
+            node("a", &["172.31.0.4"], &[]),
+            node("b", &["172.31.0.5"], &[]),
+            bgp_peer("router", &json!({"peerIP": "10.0.0.1", "asNumber": 65001, "password": reference(optional)})),
+            bgp_configuration("default", &json!({"nodeMeshPassword": reference(optional)})),
+        ]
+    };
+    let mut world = World::new("a");
+    world.start(Vec::new());
+    let state = |world: &World| {
+        let config = world.bgp.clone().expect("a speaker");
+        let passwords: Vec<_> = config.peers.iter().map(|peer| peer.password.clone()).collect();
+        (passwords, world.felix.status().problems.join("\n"))
+    };
+    world.apply(objects(false));
+    let (passwords, problems) = state(&world);
+    assert_eq!(passwords, [], "no session without its password");
+    for sentence in [
+        "BGPPeer router: no BGP session with 10.0.0.1: spec.password: there is no Secret bgp in namespace kube-system or calico-system; \
+         create it",
+        "no BGP session with node b: spec.nodeMeshPassword of BGPConfiguration: there is no Secret bgp",
+    ] {
+        assert!(problems.contains(sentence), "{problems}");
+    }
+    world.apply(vec![secret("kube-system", "other", "x")]);
+    assert!(state(&world).1.contains("Secret kube-system/bgp has no entry \"mesh\""), "{}", state(&world).1);
+    world.apply(vec![secret("kube-system", "mesh", &"x".repeat(81))]);
+    assert!(state(&world).1.contains("must be text of 1 to 80 bytes"), "{}", state(&world).1);
+    world.apply(vec![secret("kube-system", "mesh", "hunter2")]);
+    let (passwords, problems) = state(&world);
+    assert_eq!((passwords, problems.as_str()), (vec![Password::new("hunter2".into()); 2], ""));
+    world.delete(secret("kube-system", "mesh", "").key());
+    assert_eq!(state(&world).0, []);
+    world.apply(objects(true));
+    assert_eq!(state(&world), (vec![None, None], String::new()), "it may be missing");
+    world.apply(vec![secret("default", "mesh", "hunter2")]);
+    assert_eq!(state(&world).0, [None, None], "not from any namespace");
 }

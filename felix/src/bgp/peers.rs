@@ -15,9 +15,9 @@ use tortie_api::calico::felix::Duration;
 use tortie_api::calico::{BgpPassword, BgpPeerSpec, NextHopMode, PeerAddress, ReversePeering, SourceAddress};
 use tortie_api::meta::StringMap;
 use tortie_bird_lite::filter::Policy;
-use tortie_bird_lite::{NextHopMode as Hop, PeerConfig, PeerKind};
+use tortie_bird_lite::{NextHopMode as Hop, Password, PeerConfig, PeerKind};
 
-use super::{Bgp, DEFAULT_PORT, NodeInfo};
+use super::{Bgp, DEFAULT_PORT, NodeInfo, SECRETS};
 
 /// How strongly somebody's word on a peer counts, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -279,14 +279,25 @@ impl Bgp {
     }
 
     /// Gives a session its password. Without the one that it is to have there must be none: it would be without protection.
-    #[expect(clippy::unused_self, reason = "the Secrets will be in it")]
-    fn set_password(&self, _peer: &mut PeerConfig, password: Option<&BgpPassword>) -> Result<(), String> {
-        match password.and_then(|password| password.secret_key_ref.as_ref()) {
-            Some(reference) if reference.optional != Some(true) => {
-                Err(format!("Secret {}: passwords are not supported by this version", reference.name))
-            }
-            _ => Ok(()),
-        }
+    fn set_password(&self, peer: &mut PeerConfig, password: Option<&BgpPassword>) -> Result<(), String> {
+        let Some(reference) = password.and_then(|password| password.secret_key_ref.as_ref()) else { return Ok(()) };
+        let (name, key) = (&reference.name, &reference.key);
+        let mut secrets = SECRETS.iter().filter_map(|namespace| {
+            self.secrets.get(&((*namespace).to_owned(), name.clone())).map(|secret| (namespace, secret))
+        });
+        let missing = |reason: String| if reference.optional == Some(true) { Ok(()) } else { Err(reason) };
+        let Some((namespace, secret)) = secrets.next() else {
+            return missing(format!("there is no Secret {name} in namespace {}; create it", SECRETS.join(" or ")));
+        };
+        let Some(value) = secret.data.get(key) else {
+            return missing(format!(
+                "Secret {namespace}/{name} has no entry {key:?}; add it, or name another in `key`"
+            ));
+        };
+        let text = std::str::from_utf8(value.as_bytes()).ok().and_then(|text| Password::new(text.to_owned()));
+        let wrong = || format!("Secret {namespace}/{name}: the entry {key:?} must be text of 1 to 80 bytes");
+        peer.password = Some(text.ok_or_else(wrong)?);
+        Ok(())
     }
 }
 
