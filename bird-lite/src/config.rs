@@ -49,6 +49,10 @@ pub struct Config {
     pub next_hop_v4: Option<Ipv4Addr>,
     /// The same for IPv6 routes.
     pub next_hop_v6: Option<Ipv6Addr>,
+    /// Whether anybody writes the routes in use into a FIB. Read when a speaker starts, and never again: a plain reflector, for which
+    /// nobody does, is spared the work.
+    #[serde(default = "yes")]
+    pub writes_fib: bool,
     /// Whether an earlier run of this speaker left its routes in the kernel: we then come up as a restarting speaker (RFC 4724, 4.1).
     pub restarting: bool,
     /// Those routes, each with its gateway. Read when a restarting speaker starts, and never again: none of them is replaced by a worse
@@ -78,6 +82,7 @@ impl Config {
             cluster_id: None,
             next_hop_v4: None,
             next_hop_v6: None,
+            writes_fib: true,
             restarting: false,
             kept: Vec::new(),
         }
@@ -87,6 +92,10 @@ impl Config {
     pub fn needs_reset(&self, new: &Self) -> bool {
         self.local_as != new.local_as || self.router_id != new.router_id
     }
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Where a peer comes from in Calico's terms.

@@ -125,6 +125,8 @@ pub(crate) struct Rib {
     counts: FxHashMap<PeerId, [PathCounts; 2]>,
     changed: Vec<u32>,
     fib: VecDeque<u32>,
+    /// Whether anybody asks for changes of next hops.
+    has_fib: bool,
 }
 
 fn hash(prefix: &IpNet) -> u64 {
@@ -132,7 +134,7 @@ fn hash(prefix: &IpNet) -> u64 {
 }
 
 impl Rib {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(has_fib: bool) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashTable::new(),
@@ -147,6 +149,7 @@ impl Rib {
             counts: FxHashMap::default(),
             changed: Vec::new(),
             fib: VecDeque::new(),
+            has_fib,
         }
     }
 
@@ -381,7 +384,7 @@ impl Rib {
         if !core::mem::replace(&mut node.export_queued, true) {
             self.changed.push(number);
         }
-        if !core::mem::replace(&mut node.fib_queued, true) {
+        if self.has_fib && !core::mem::replace(&mut node.fib_queued, true) {
             self.fib.push_back(number);
         }
     }

@@ -633,7 +633,8 @@ impl Felix {
                 self.bgp_busy = true;
                 self.bgp_sent = self.sequence;
                 let kept = self.kept.clone();
-                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, ..config })))
+                let writes_fib = self.config.dataplane;
+                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, writes_fib, ..config })))
             }
             Ok(_) => {
                 self.bgp_sequence = self.sequence;

@@ -215,7 +215,7 @@ impl Speaker {
             schedule: Schedule::default(),
             next_peer: PeerId::LOCAL.0 + 1,
             next_connection: 0,
-            rib: Rib::new(),
+            rib: Rib::new(config.writes_fib),
             groups: Vec::new(),
             pump: false,
             deferral: None,

@@ -179,3 +179,16 @@ fn a_new_cluster_is_told_and_judged_by_without_a_reset() {
     assert_eq!(net.peer(0, 2).since, since);
     assert_eq!(parse(&block(3)).prefix_len(), 26);
 }
+
+#[test]
+fn a_reflector_without_a_fib_is_asked_for_no_route() {
+    let mut net = Net::new(pair(4));
+    net.nodes[0].config.writes_fib = false;
+    net.start_all();
+    net.run_seconds(2);
+    assert_eq!(net.routes(2, &block(3)).len(), 2, "it reflects all the same");
+    assert_eq!(net.take_updates(0), [RibUpdate::Converged]);
+    net.configure(3, |config| config.originate.clear());
+    net.run_seconds(1);
+    assert_eq!(net.routes(0, &block(3)), [], "and what is gone is gone");
+}
