@@ -22,8 +22,8 @@ use crate::config::NextHopMode;
 use crate::filter::{Outcome, Policy, Subject};
 use crate::intern::Interner;
 use crate::rib::{Path, PeerId, Rib};
-use crate::wire::update::{encode_announcements, encode_end_of_rib, encode_withdrawals};
-use crate::wire::{Attributes, Community, Families, Family};
+use crate::wire::update::{encode_announcements_within, encode_end_of_rib, encode_withdrawals_within};
+use crate::wire::{Attributes, Community, Families, Family, RouteRefresh};
 
 /// Bytes that may be on their way to a member before it counts as slow.
 pub(crate) const WINDOW: usize = 4 << 20;
@@ -44,6 +44,10 @@ pub(crate) struct GroupKey {
     pub(crate) next_hop: NextHopMode,
     pub(crate) export: Arc<Policy>,
     pub(crate) four_octets: bool,
+    /// The largest message that they take.
+    pub(crate) limit: usize,
+    /// What is sent again has marks around it.
+    pub(crate) marks: bool,
     pub(crate) families: Families,
     pub(crate) next_hop_v4: Option<Ipv4Addr>,
     pub(crate) next_hop_v6: Option<Ipv6Addr>,
@@ -174,6 +178,22 @@ struct Member {
     behind: Option<Bitmap>,
     /// Families whose End-of-RIB it is still to get.
     end_of_rib: Families,
+    /// Families that it has asked for again, and has got no mark of yet.
+    asked: Families,
+    /// Families of which it has got the first mark, and not the last.
+    marked: Families,
+}
+
+impl Member {
+    fn mark(&mut self, families: Families, mark: fn(Family) -> RouteRefresh, transmits: &mut Vec<Transmit>) {
+        if families.is_empty() {
+            return;
+        }
+        let mut bytes = BytesMut::new();
+        families.iter().for_each(|family| mark(family).encode(&mut bytes));
+        self.outstanding += bytes.len();
+        transmits.push((self.connection, bytes.freeze()));
+    }
 }
 
 /// Peers that are told the same.
@@ -284,8 +304,16 @@ impl Group {
         let mut behind = Bitmap::default();
         also.for_each(|number| behind.insert(number));
         let end_of_rib = if end_of_rib { self.key.families } else { Families::NONE };
-        self.members.push(Member { peer, connection, outstanding: 0, behind: Some(behind), end_of_rib });
-        self.refresh(peer, |_| true);
+        self.members.push(Member {
+            peer,
+            connection,
+            outstanding: 0,
+            behind: Some(behind),
+            end_of_rib,
+            asked: Families::NONE,
+            marked: Families::NONE,
+        });
+        self.tell_again(peer, |_| true);
     }
 
     /// Lets a peer go.
@@ -293,8 +321,19 @@ impl Group {
         self.members.retain(|member| member.peer != peer);
     }
 
-    /// Sends a member everything again of which `wanted` says so, by number.
-    pub(crate) fn refresh(&mut self, peer: PeerId, wanted: impl Fn(u32) -> bool) {
+    /// Sends a member a family again. `in_family` says so of a prefix by its number.
+    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, in_family: impl Fn(u32) -> bool) {
+        // While it is told everything for the first time, that is the answer (RFC 7313, 4).
+        let marks = self.key.marks;
+        if let Some(member) = self.members.iter_mut().find(|member| member.peer == peer && marks)
+            && member.end_of_rib.is_empty()
+        {
+            member.asked.insert(family);
+        }
+        self.tell_again(peer, in_family);
+    }
+
+    fn tell_again(&mut self, peer: PeerId, wanted: impl Fn(u32) -> bool) {
         let Some(member) = self.members.iter_mut().find(|member| member.peer == peer) else { return };
         let behind = member.behind.get_or_insert_default();
         for (number, told) in self.out.iter().enumerate() {
@@ -396,6 +435,7 @@ impl Group {
 
     /// Writes the buckets. What cannot be told after all, for want of a next hop or of room, is withdrawn instead.
     fn encode(&mut self, rib: &Rib, mut buckets: Buckets) -> Pieces {
+        let limit = self.key.limit;
         let mut buffer = BytesMut::new();
         let mut parts = Vec::new();
         let mut announcements = BytesMut::new();
@@ -404,7 +444,8 @@ impl Group {
             let start = announcements.len();
             let prefixes = numbers.iter().map(|&number| rib.node(number).prefix);
             let done = self.key.export(rib, &attributes, from, family).is_some_and(|told| {
-                encode_announcements(&told, family, prefixes, self.key.four_octets, &mut announcements).is_ok()
+                encode_announcements_within(limit, &told, family, prefixes, self.key.four_octets, &mut announcements)
+                    .is_ok()
             });
             if done {
                 announced.push((Audience::AllBut(from), start..announcements.len()));
@@ -419,7 +460,12 @@ impl Group {
         }
         for (audience, family, numbers) in buckets.withdraw {
             let start = buffer.len();
-            encode_withdrawals(family, numbers.iter().map(|&number| rib.node(number).prefix), &mut buffer);
+            encode_withdrawals_within(
+                limit,
+                family,
+                numbers.iter().map(|&number| rib.node(number).prefix),
+                &mut buffer,
+            );
             parts.push((audience, start..buffer.len()));
         }
         let shift = buffer.len();
@@ -431,6 +477,10 @@ impl Group {
     /// Gives slow members what they have room for, and the End-of-RIB to those that have caught up, unless `defer_end_of_rib`.
     pub(crate) fn pump(&mut self, rib: &Rib, defer_end_of_rib: bool, transmits: &mut Vec<Transmit>) {
         for at in 0..self.members.len() {
+            let member = &mut self.members[at];
+            let asked = core::mem::take(&mut member.asked);
+            asked.iter().for_each(|family| member.marked.insert(family));
+            member.mark(asked, RouteRefresh::begin, transmits);
             while self.members[at].outstanding < REFILL
                 && let Some(behind) = &mut self.members[at].behind
             {
@@ -460,6 +510,10 @@ impl Group {
                 });
             }
             let member = &mut self.members[at];
+            if member.behind.is_none() {
+                let marked = core::mem::take(&mut member.marked);
+                member.mark(marked, RouteRefresh::end, transmits);
+            }
             if member.behind.is_none() && !member.end_of_rib.is_empty() && !defer_end_of_rib {
                 let mut marker = BytesMut::new();
                 member.end_of_rib.iter().for_each(|family| encode_end_of_rib(family, &mut marker));

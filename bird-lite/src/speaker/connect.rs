@@ -281,6 +281,8 @@ impl Speaker {
             next_hop: peer.config.next_hop,
             export: Arc::clone(&peer.config.export),
             four_octets: negotiated.four_octets,
+            limit: negotiated.limit,
+            marks: negotiated.enhanced_refresh,
             families: negotiated.families,
             next_hop_v4: self.config.next_hop_v4.or(local_v4),
             next_hop_v6: self.config.next_hop_v6.or(local_v6),
@@ -426,7 +428,7 @@ impl Speaker {
     pub(super) fn refresh(&mut self, id: PeerId, family: Family) {
         let rib = &self.rib;
         let in_family = |number| Family::of(&rib.node(number).prefix) == family;
-        self.groups.iter_mut().for_each(|group| group.refresh(id, in_family));
+        self.groups.iter_mut().for_each(|group| group.refresh(id, family, in_family));
         self.pump = true;
     }
 }

@@ -46,9 +46,13 @@ impl Speaker {
             }
             Step::Update(body) => self.update(id, connection, &body)?,
             Step::Refresh(request) => {
-                // Subtypes 1 and 2 were not offered, so they are not understood (RFC 7313, 5).
-                if let (0, Some(family)) = (request.subtype, Family::from_numbers(request.afi, request.safi)) {
-                    self.refresh(id, family);
+                let marks = self.group_key(id).is_some_and(|(_, key)| key.marks);
+                // A mark that was not offered, and any further subtype, is not understood (RFC 7313, 5).
+                match (request.subtype, Family::from_numbers(request.afi, request.safi)) {
+                    (0, Some(family)) => self.refresh(id, family),
+                    (1, Some(family)) if marks => self.refresh_begins(now, id, family),
+                    (2, Some(family)) if marks => self.refresh_ends(id, family),
+                    _ => {}
                 }
             }
             Step::Notified(notification) => self.notified(now, id, connection, &notification),

@@ -71,6 +71,11 @@ impl AsPath {
         }
     }
 
+    /// Whether an aggregate has left a set in it.
+    pub fn has_set(&self) -> bool {
+        self.0.iter().any(|segment| matches!(segment, Segment::Set(_)))
+    }
+
     /// Whether its first numbers are these, in sequence. Every path starts with none.
     pub fn starts_with(&self, numbers: &[u32]) -> bool {
         let sequence = self.0.iter().take_while(|segment| matches!(segment, Segment::Sequence(_)));
