@@ -11,6 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::IpNet;
 use tortie_bird_lite::{Config, Password};
 
+/// `AF_INET` and `AF_INET6`, as they stand in an address.
+const AF_INET: libc::sa_family_t = 2;
+const AF_INET6: libc::sa_family_t = 10;
 /// `TCP_MD5SIG` and `TCP_MD5SIG_EXT` of linux/tcp.h, the flag by which the second is for a prefix, and the longest key.
 const TCP_MD5SIG: libc::c_int = 14;
 const TCP_MD5SIG_EXT: libc::c_int = 32;
@@ -100,8 +103,8 @@ struct Signature {
 /// Has segments to and from `peers` signed, or no longer. A connection is only made where both ends have the same password.
 pub(crate) fn set_password(socket: BorrowedFd<'_>, peers: IpNet, password: Option<&Password>) -> io::Result<()> {
     let mut address = [0; size_of::<Address>()];
-    let family = if peers.addr().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    address[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+    let family = if peers.addr().is_ipv4() { AF_INET } else { AF_INET6 };
+    address[..2].copy_from_slice(&family.to_ne_bytes());
     match peers.addr() {
         IpAddr::V4(own) => address[4..8].copy_from_slice(&own.octets()),
         IpAddr::V6(own) => address[8..24].copy_from_slice(&own.octets()),

@@ -95,7 +95,13 @@ impl Other {
         );
         let arguments = "-f bgpd.conf -p 179 -l 10.0.0.3 -n -Z -S -i bgpd.pid --vty_socket . -A 127.0.0.1 -P 0";
         let arguments: Vec<_> = arguments.split(' ').collect();
-        let other = Self::start("bgpd", "bgpd.conf", &text, &arguments, &["vtysh", "--config_dir", ".", "--vty_socket", ".", "-c"]);
+        let other = Self::start(
+            "bgpd",
+            "bgpd.conf",
+            &text,
+            &arguments,
+            &["vtysh", "--config_dir", ".", "--vty_socket", ".", "-c"],
+        );
         other.wait("show bgp summary", |text| text.contains("10.0.0.1"));
         other
     }
