@@ -8,6 +8,7 @@ mod netns;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use nix::sys::time::{TimeVal, TimeValLike};
 use tortie_bird_speaker::{Config, PeerConfig, PeerKind, Speaker};
 
 use self::netns::{in_namespace, ip};
@@ -15,7 +16,9 @@ use self::netns::{in_namespace, ip};
 /// The seconds of CPU that this process has used.
 fn cpu() -> f64 {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("usage");
-    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    let seconds = |time: TimeVal| {
+        Duration::from_micros(u64::try_from(time.num_microseconds()).expect("no time is negative")).as_secs_f64()
+    };
     seconds(usage.user_time()) + seconds(usage.system_time())
 }
 

@@ -119,6 +119,7 @@ impl Other {
     }
 
     /// Waits until its answer is to our liking.
+    #[expect(clippy::disallowed_methods, reason = "it waits on a thread for blocking work")]
     fn wait(&self, question: &str, good: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -398,6 +398,10 @@ impl Speaker {
         match self.peers.get(&id).map(|peer| peer.attempt) {
             Some(Attempt::Waiting { at, .. }) if at <= now => self.connect(now, id),
             Some(Attempt::Connecting { connection, until }) if until <= now => {
+                // Silence says more than a refusal: whoever refuses may be starting.
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.failures = peer.failures.saturating_add(2);
+                }
                 self.actions.push_back(Action::Close { connection });
                 self.connect_failed(now, connection, "connecting took too long".to_owned());
             }

@@ -33,7 +33,8 @@ use self::restart::Deferral;
 use self::schedule::Schedule;
 use crate::config::{Config, PeerConfig};
 use crate::export::Group;
-use crate::rib::{Node, PeerId, Rib};
+use crate::filter::Subject;
+use crate::rib::{Node, Path, PeerId, Rejection, Rib};
 use crate::view::{Counts, DeferralView, PeerView, RibUpdate, RouteView};
 use crate::wire::attribute::Verdict;
 use crate::wire::{Family, Notification};
@@ -372,7 +373,7 @@ impl Speaker {
                     originator_id: attributes.originator_id,
                     cluster_list: attributes.cluster_list.clone(),
                     best,
-                    reason: reason.to_owned(),
+                    reason: self.refused_by(node, path).unwrap_or_else(|| reason.to_owned()),
                     stale: path.stale,
                 });
             }
@@ -405,6 +406,15 @@ impl Speaker {
             self.rib.release_unused();
         }
         self.actions.extend(transmits.into_iter().map(|(connection, bytes)| Action::Send { connection, bytes }));
+    }
+
+    /// Which rule refuses a path, if one does.
+    fn refused_by(&self, node: &Node, path: &Path) -> Option<String> {
+        let peer = self.peers.get(&path.peer).filter(|_| path.rejection == Some(Rejection::Filter))?;
+        let attributes = self.rib.original(node.prefix, path);
+        let subject = Subject { prefix: &node.prefix, attributes, from_peer: true, interface: None };
+        let rule = peer.config.import.rule(subject)?;
+        Some(format!("not usable: {} refuses it", rule.name))
     }
 
     /// Our AS number towards a peer.

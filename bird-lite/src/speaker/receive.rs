@@ -13,7 +13,7 @@ use crate::filter::{Outcome, Policy, Subject};
 use crate::fsm::Step;
 use crate::rib::{Judged, PeerId, Rejection};
 use crate::wire::attribute::Blemish;
-use crate::wire::{Attributes, Families, Family, Fault, Nlri, Update};
+use crate::wire::{Attributes, Community, Families, Family, Fault, Nlri, Update};
 
 impl Speaker {
     pub(super) fn received(&mut self, now: Time, connection: ConnectionId, bytes: Bytes) {
@@ -93,9 +93,13 @@ impl Speaker {
         Ok(())
     }
 
-    fn announce(&mut self, id: PeerId, local: IpAddr, families: Families, nlri: Nlri<'_>, attributes: Attributes) {
+    fn announce(&mut self, id: PeerId, local: IpAddr, families: Families, nlri: Nlri<'_>, mut attributes: Attributes) {
         if !families.contains(nlri.family()) {
             return;
+        }
+        // Its sender is about to go: any other way is better (RFC 8326, 4).
+        if attributes.has(Community::GRACEFUL_SHUTDOWN) && self.rib.is_external(id) {
+            attributes.local_pref = Some(0);
         }
         let attributes = self.rib.intern(attributes);
         let Some(policy) = self.peers.get(&id).map(|peer| Arc::clone(&peer.config.import)) else { return };

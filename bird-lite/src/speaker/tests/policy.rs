@@ -13,7 +13,7 @@ use crate::wire::Community;
 fn of(prefix: &str) -> Rule {
     let lengths = (0, 128);
     let prefix = PrefixMatch { range: parse(prefix), equal: false, negated: false, lengths };
-    Rule { prefix: Some(prefix), ..Rule::default() }
+    Rule { name: format!("the rule for {}", prefix.range), prefix: Some(prefix), ..Rule::default() }
 }
 
 fn v4(rules: Vec<Rule>) -> Arc<Policy> {
@@ -33,7 +33,7 @@ fn a_filter_on_import_is_judged_again_without_a_reset() {
     net.configure(1, |config| config.peers[0].import = v4(vec![of(&block(0))]));
     net.run_seconds(1);
     let routes = net.routes(1, &block(0));
-    assert_eq!(routes[0].reason, "not usable: a filter for routes from this peer refuses it");
+    assert_eq!(routes[0].reason, "not usable: the rule for 10.244.0.0/26 refuses it");
     assert_eq!(net.hops(1, &block(0)), [] as [IpAddr; 0]);
     assert_eq!(net.routes(2, &block(0)), [], "nor is it told on");
     let counts = net.peer(1, 0).ipv4.expect("it is carried");
@@ -179,4 +179,23 @@ fn a_password_is_shown_nowhere() {
     let recorded = serde_json::to_string(&peer).expect("it can be recorded");
     assert!(!format!("{peer:?}").contains("hunter2") && !recorded.contains("hunter2"));
     assert!(Password::new(String::new()).is_none() && Password::new("x".repeat(81)).is_none());
+}
+
+#[test]
+fn a_neighbour_that_is_about_to_go_is_the_last_choice() {
+    let mut net = chain();
+    let shared = "10.99.0.0/24";
+    for node in [0, 2] {
+        net.nodes[node].config.originate.push(parse(shared).into());
+    }
+    net.start_all();
+    net.run_seconds(2);
+    assert_eq!(net.hops(1, shared), [IpAddr::V4(address(0)), IpAddr::V4(address(2))]);
+    net.configure(0, |config| {
+        config.originate.iter_mut().for_each(|item| item.communities = vec![Community::GRACEFUL_SHUTDOWN]);
+    });
+    net.run_seconds(1);
+    assert_eq!(net.hops(1, shared), [IpAddr::V4(address(2))]);
+    assert_eq!(net.hops(1, &block(0)), [IpAddr::V4(address(0))], "as long as there is no other way");
+    assert_eq!(net.routes(1, &block(0))[0].local_pref, Some(0));
 }
