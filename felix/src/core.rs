@@ -407,6 +407,9 @@ impl Felix {
             self.host_dirty = true;
             self.routes.set_blocks(self.bgp.own_blocks(&self.config.node));
             self.routes.set_own_addresses(self.bgp.addresses(&self.config.node));
+            if self.config.bgp {
+                self.routes.set_gateways(self.bgp.gateways(&self.config.node));
+            }
         }
     }
 
@@ -620,14 +623,18 @@ impl Felix {
             return None;
         }
         self.bgp_problems.clear();
-        let addresses = self.endpoints.admitted().flat_map(|endpoint| endpoint.ips.iter().copied());
+        let addresses = self
+            .endpoints
+            .admitted()
+            .flat_map(|endpoint| endpoint.ips.iter().map(|address| (*address, endpoint.interface.as_str())));
         match self.bgp.config(&self.config.node, addresses, self.restarting, &mut self.bgp_problems) {
             Ok(config) if self.bgp_config.as_ref() != Some(&config) => {
                 self.bgp_config = Some(config.clone());
                 self.bgp_busy = true;
                 self.bgp_sent = self.sequence;
                 let kept = self.kept.clone();
-                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, ..config })))
+                let writes_fib = self.config.dataplane;
+                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, writes_fib, ..config })))
             }
             Ok(_) => {
                 self.bgp_sequence = self.sequence;
