@@ -148,8 +148,8 @@ fn our_own_as_number_may_be_another_towards_one_peer_and_may_come_back() {
 
 #[test]
 fn a_change_resets_the_sessions_that_it_must_and_no_other() {
-    type Edit = fn(&mut PeerConfig);
-    let changes: [(&str, bool, Edit); 9] = [
+    type Change = fn(&mut PeerConfig);
+    let changes: [(&str, bool, Change); 9] = [
         ("name", false, |peer| peer.name = "other".into()),
         ("passive", false, |peer| peer.passive = true),
         ("client", false, |peer| peer.client = true),
