@@ -24,6 +24,16 @@ pub mod annotations {
     pub const IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
     /// On a node: its AS number, where it differs from the cluster's.
     pub const AS_NUMBER: &str = "projectcalico.org/ASNumber";
+    /// On a node: the address of its end of the IPv4 VXLAN.
+    pub const IPV4_VXLAN: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
+    /// On a node: the address of its end of the IPv6 VXLAN.
+    pub const IPV6_VXLAN: &str = "projectcalico.org/IPv6VXLANTunnelAddr";
+    /// On a node: the hardware address of its end of the IPv4 VXLAN, where it is not the one that follows from the node's name.
+    pub const IPV4_VXLAN_MAC: &str = "projectcalico.org/VXLANTunnelMACAddr";
+    /// On a node: the same of the IPv6 VXLAN.
+    pub const IPV6_VXLAN_MAC: &str = "projectcalico.org/VXLANTunnelMACAddrV6";
+    /// On a node: the address of its end of IPIP tunnels.
+    pub const IPIP: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
 }
 
 impl Pod {
