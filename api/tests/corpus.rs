@@ -14,8 +14,7 @@ use tortie_api::{Decoded, decode};
 
 /// Where this project decides otherwise on purpose, by a part of our message or of the case's description; docs/validation.md has the
 /// reasons.
-const DELIBERATE: [(&str, Difference); 4] = [
-    ("encapsulation is not supported by this version", Difference::Message),
+const DELIBERATE: [(&str, Difference); 3] = [
     ("rules on HTTP requests need a proxy in the path", Difference::Message),
     // The case is a port with both a name and a number, which JSON cannot say: what is left of it is a valid name.
     ("should reject Rule with invalid port (name + number)", Difference::Description),

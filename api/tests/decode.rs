@@ -258,8 +258,16 @@ fn each_error_names_the_field_the_value_and_the_remedy() {
             "spec.namespaceSelector: Invalid value: \"has(a)\": must be all() in a pool for Tunnel, which has no use for it",
         ),
         (
-            pool(&json!({"cidr": "10.0.0.0/16", "ipipMode": "Always"})),
-            "spec.ipipMode: Invalid value: \"Always\": encapsulation is not supported by this version: use \"Never\"",
+            pool(&json!({"cidr": "fd00::/64", "ipipMode": "Always"})),
+            "spec.ipipMode: Invalid value: \"Always\": IPIP carries IPv4 only: use vxlanMode, or \"Never\"",
+        ),
+        (
+            pool(&json!({"cidr": "10.0.0.0/16", "ipipMode": "Always", "vxlanMode": "CrossSubnet"})),
+            "spec.vxlanMode: Invalid value: \"CrossSubnet\": may not be set beside ipipMode: make one of them \"Never\"",
+        ),
+        (
+            pool(&json!({"cidr": "10.0.0.0/16", "vxlanMode": "Always", "allowedUses": ["LoadBalancer"]})),
+            "spec.vxlanMode: Invalid value: \"Always\": must be \"Never\" in a pool for LoadBalancer: no pod has its addresses",
         ),
         (
             pool(&json!({"cidr": "10.0.0.0/16", "vxlanMode": "never"})),

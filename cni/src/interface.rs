@@ -49,10 +49,10 @@ impl Host {
     }
 
     /// The MTU for a new pod, see [`mtu::underlay`].
-    pub(crate) async fn mtu(&self, interfaces: &str) -> Result<u32, Error> {
+    pub(crate) async fn mtu(&self, interfaces: &str, overlay: mtu::Overlay) -> Result<u32, Error> {
         let pattern = mtu::pattern(interfaces)
             .ok_or_else(|| Error::Invalid(format!("mtuIfacePattern {interfaces:?} is no regular expression")))?;
-        mtu::underlay(&self.net, &self.net.links().await?, &pattern).await
+        Ok(overlay.inside(mtu::underlay(&self.net, &self.net.links().await?, &pattern).await?))
     }
 
     /// Deletes the host's end, and with it the pod's, and what shaped the pod's bandwidth; what is gone is no error.

@@ -42,6 +42,8 @@ pub struct Wanted {
     pub bandwidth: BTreeMap<String, Bandwidth>,
     /// The pods that may send from others' addresses, likewise.
     pub foreign_sources: BTreeSet<String>,
+    /// What pods' MTU is besides that of the network between nodes.
+    pub overlay: mtu::Overlay,
 }
 
 /// What to look at.
@@ -165,7 +167,7 @@ impl Keeper {
             }
         };
         if let Some(pattern) = mtu::pattern(&wanted.mtu_interfaces) {
-            self.keep_mtu(&present, &pattern, &mut findings).await;
+            self.keep_mtu(&present, &pattern, wanted.overlay, &mut findings).await;
         }
         let in_scope = |link: &Link| match scope {
             Scope::All => true,
@@ -341,9 +343,9 @@ impl Keeper {
     // ---- MTU -----------------------------------------------------------------------------------------------------------------
 
     /// Gives pods the MTU of the network between nodes. The host's end is set last: where it is right, the pod's is.
-    async fn keep_mtu(&mut self, present: &Present, pattern: &Regex, findings: &mut Findings) {
+    async fn keep_mtu(&mut self, present: &Present, pattern: &Regex, overlay: mtu::Overlay, findings: &mut Findings) {
         let detected = match mtu::underlay(&self.net, &present.links(), pattern).await {
-            Ok(mtu) => mtu,
+            Ok(mtu) => overlay.inside(mtu),
             Err(error) => {
                 findings.problems.push(format!("the MTU of pods cannot be found: {error}"));
                 return;

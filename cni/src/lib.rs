@@ -13,12 +13,13 @@ mod interface;
 pub mod ipam;
 pub mod keeper;
 pub mod loopback;
-mod mtu;
+pub mod mtu;
 pub mod plugin;
 mod request;
 mod result;
 pub mod server;
 mod shaping;
+pub mod tunnels;
 
 use async_trait::async_trait;
 use tortie_admin::types::Endpoint;
@@ -39,6 +40,11 @@ pub trait Dataplane: Send + Sync {
     /// A regular expression of the interfaces whose smallest MTU is that of pods: FelixConfiguration's `mtuIfacePattern`.
     fn mtu_interfaces(&self) -> String {
         tortie_api::calico::felix::MTU_INTERFACES.to_owned()
+    }
+
+    /// What an overlay leaves pods of the MTU of the network between nodes.
+    fn overlay(&self) -> mtu::Overlay {
+        mtu::Overlay::default()
     }
 
     /// What the name of a new pod's interface begins with, at most 4 bytes: the first of FelixConfiguration's `interfacePrefix`.

@@ -4,7 +4,24 @@ use regex_lite::Regex;
 use tortie_felix_netlink::{Error, Link, Net, RouteKind};
 
 /// MTU where nothing says what the network between nodes has, in bytes.
-const DEFAULT_MTU: u32 = 1500;
+pub(crate) const DEFAULT_MTU: u32 = 1500;
+
+/// What an overlay leaves of the MTU of the network between nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// The bytes that encapsulation adds.
+    pub overhead: u32,
+    /// The largest MTU that is configured for it, if one is.
+    pub limit: Option<u32>,
+}
+
+impl Overlay {
+    /// The MTU of pods.
+    pub(crate) fn inside(self, underlay: u32) -> u32 {
+        let left = underlay.saturating_sub(self.overhead);
+        self.limit.map_or(left, |limit| left.min(limit))
+    }
+}
 
 /// The smallest MTU of the interfaces that are up and whose names match; of those that match at all if none of them is up; else that
 /// of the device which the default route leads to.
@@ -38,7 +55,7 @@ mod tests {
     use super::*;
 
     fn link(name: &str, mtu: u32, up: bool) -> Link {
-        Link { index: 1, name: name.into(), mac: None, mtu, up, master: None }
+        Link { index: 1, name: name.into(), mac: None, mtu, up, master: None, alias: String::new() }
     }
 
     #[test]

@@ -61,7 +61,7 @@ struct Inner {
     config: ServerConfig,
     datastore: Arc<dyn Datastore>,
     dataplane: Arc<dyn Dataplane>,
-    ipam: Ipam,
+    ipam: Arc<Ipam>,
     host: Host,
     store: Store,
     /// The turns of calls, by pod and by attachment.
@@ -80,6 +80,7 @@ impl CniServer {
     ) -> Result<Self, NetError> {
         let netns = config.netns.take().map_or_else(Netns::current, Ok)?;
         let ipam = Ipam::new(Arc::clone(&datastore), config.node.clone()).with_implicit_pools(config.implicit_pools);
+        let ipam = Arc::new(ipam);
         let store = Store::new(&config.run_dir);
         let host = Host::new(netns)?;
         let turns = Mutex::default();
@@ -101,6 +102,11 @@ impl CniServer {
                 CniResponse { ok: false, body: error.to_json(&version) }
             }
         }
+    }
+
+    /// The node's way to addresses, for whoever else needs some: two would take two blocks where one is enough.
+    pub fn ipam(&self) -> Arc<Ipam> {
+        Arc::clone(&self.inner.ipam)
     }
 
     /// Puts right what an earlier run left half done, before the first call: endpoints whose link is gone, and addresses that no
@@ -188,10 +194,13 @@ impl Inner {
                 ipv4: requested_pools(&object.metadata.annotations, true).map_err(wrong)?,
                 ipv6: requested_pools(&object.metadata.annotations, false).map_err(wrong)?,
             },
+            tunnel: None,
         };
-        let mtu = match call.mtu {
-            Some(mtu) => mtu,
-            None => self.host.mtu(&self.dataplane.mtu_interfaces()).await.map_err(|error| kernel(&error))?,
+        let mtu = if let Some(mtu) = call.mtu {
+            mtu
+        } else {
+            let (interfaces, overlay) = (self.dataplane.mtu_interfaces(), self.dataplane.overlay());
+            self.host.mtu(&interfaces, overlay).await.map_err(|error| kernel(&error))?
         };
         let ips = self.ipam.assign(&claim).await.map_err(addresses)?;
         let endpoint = Endpoint {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::Serialize;
 use tortie_felix_netlink::tc::Bucket;
-use tortie_felix_netlink::{Net, Netns, RouteKind, RouteSpec, VethSpec, netns};
+use tortie_felix_netlink::{Mac, Net, Netns, RouteKind, RouteSpec, VethSpec, Vxlan, netns};
 use tortie_nft_netlink::features;
 
 use crate::output::{self, Output};
@@ -142,6 +142,11 @@ async fn links(place: &Netns) -> Result<Vec<Row>> {
     };
     let kernel = "CONFIG_IFB, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED";
     rows.push(Row::of("traffic control: ifb", "pods' limits of what they send", false, detour.await, kernel));
+    let vxlan = Vxlan { vni: 4096, port: 4789, local: near.addr(), learning: false };
+    let made = net.create_vxlan("check3", &vxlan, Mac([2, 0, 0, 0, 0, 1]), 1450).await.map(drop);
+    rows.push(Row::of("VXLAN", "IPPools with vxlanMode", false, made, "CONFIG_VXLAN (module vxlan)"));
+    let made = net.create_ipip("tunl0").await.map(drop);
+    rows.push(Row::of("IPIP", "IPPools with ipipMode", false, made, "CONFIG_NET_IPIP (module ipip)"));
     Ok(rows)
 }
 

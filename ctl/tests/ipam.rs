@@ -36,6 +36,7 @@ async fn cluster() -> (tempfile::TempDir, String) {
             pod: pod.into(),
             pinned: None,
             pools: RequestedPools::default(),
+            tunnel: None,
         };
         let ips = Ipam::new(Arc::clone(&store) as _, node).assign(&claim).await.expect("an address");
         if pod != "gone" {

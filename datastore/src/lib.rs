@@ -98,6 +98,9 @@ pub struct NodeReport {
     pub network_available: bool,
 }
 
+/// Annotations of a node, by name; a value of none takes the annotation away.
+pub type NodeAnnotations = BTreeMap<&'static str, Option<String>>;
+
 /// A source of resources, and the place for what agents themselves write.
 #[async_trait]
 pub trait Datastore: Send + Sync {
@@ -141,6 +144,11 @@ pub trait Datastore: Send + Sync {
     /// Says on a node's object how others reach the node, and whether its pods have a network. Nothing in a Directory, where what is said
     /// of nodes is people's.
     async fn publish_node(&self, _node: &str, _report: &NodeReport) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Says something of a node by annotations of its object, each with its new value; none takes back what was said. Others stay.
+    async fn annotate_node(&self, _node: &str, _annotations: &NodeAnnotations) -> Result<(), Error> {
         Ok(())
     }
 

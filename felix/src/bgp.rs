@@ -150,6 +150,11 @@ impl Bgp {
             .collect()
     }
 
+    /// The blocks of other nodes, with their nodes.
+    pub(crate) fn blocks_of_others(&self, node: &str) -> impl Iterator<Item = (IpNet, &str)> {
+        self.all_blocks().filter_map(|(cidr, owner)| Some((cidr, owner?))).filter(move |(_, owner)| *owner != node)
+    }
+
     /// The addresses of a node.
     pub(crate) fn addresses(&self, node: &str) -> Vec<IpAddr> {
         let Some(info) = self.nodes.get(node) else { return Vec::new() };

@@ -15,16 +15,20 @@ use crate::configuration::Configurations;
 use crate::drift::{DriftKind, Drifts};
 use crate::endpoints::{Answer, Endpoints, Reasons};
 use crate::event::{Action, Change, Event, LocalEndpoint, Millis};
+use crate::guests::Guests;
 use crate::host::Host;
 use crate::host_endpoints::HostEndpoints;
+use crate::overlays::Overlays;
 use crate::routes::Routes;
 use crate::rules::Rules;
 use crate::settings::Settings;
 use crate::view::{RouteView, Status};
+use tunnels::Ends;
 
 mod hosts;
 mod kernel;
 mod settings;
+mod tunnels;
 mod watch;
 
 /// Read-backs of all routes are at least this far apart.
@@ -159,6 +163,12 @@ pub struct Felix {
     host_firewall: Vec<String>,
     host_retry: Backoff,
 
+    overlays: Overlays,
+    guests: Guests,
+    /// Whether pools or nodes are others than overlays were decided for.
+    overlays_dirty: bool,
+    ends: Ends,
+
     drifts: Drifts,
     /// Who caused the event that is being taken in, where the kernel tells.
     author: Option<String>,
@@ -222,6 +232,10 @@ impl Felix {
             host_error: None,
             host_firewall: Vec::new(),
             host_retry: Backoff::default(),
+            overlays: Overlays::new(config.node.clone()),
+            guests: Guests::default(),
+            overlays_dirty: false,
+            ends: Ends::default(),
             drifts: Drifts::default(),
             author: None,
             config,
@@ -317,6 +331,8 @@ impl Felix {
             }
             Event::HostConfigured(result) => self.host_configured(result),
             Event::HostKept(report) => self.host_kept(report),
+            Event::TunnelsConfigured(report) => self.tunnels_configured(report),
+            Event::TunnelsKept(report) => self.tunnels_kept(report),
             event @ (Event::LinkChanged(_)
             | Event::LinkRemoved { .. }
             | Event::AddressAdded { .. }
@@ -357,6 +373,9 @@ impl Felix {
             self.bgp_dirty = true;
         }
         self.host_dirty |= self.host_retry.due(self.now);
+        if self.overlays.timeout().is_some_and(|at| at <= self.now) {
+            self.settle_overlays();
+        }
         if self.rules_audit_at.is_some_and(|at| at <= self.now) {
             self.rules_audit_at = None;
             self.rules.want_read();
@@ -371,6 +390,7 @@ impl Felix {
     fn handle_datastore(&mut self, changes: Vec<Change>, in_sync: bool, revision: String) {
         let (mut relevant, mut hosts) = (false, false);
         let mut admission = in_sync && !self.in_sync;
+        let begins = admission;
         for change in changes {
             admission = admission || self.endpoints.has_pod_of(&change);
             relevant |= match change {
@@ -411,10 +431,18 @@ impl Felix {
                 self.routes.set_gateways(self.bgp.gateways(&self.config.node));
             }
         }
+        if self.bgp_dirty || self.overlays_dirty || begins {
+            self.overlays_dirty = false;
+            self.settle_overlays();
+        }
     }
 
     fn upsert(&mut self, object: &Object) -> bool {
         self.bgp_dirty |= self.bgp.upsert(object);
+        self.overlays_dirty |= self.overlays.upsert(object);
+        if let Object::Pod(pod) = object {
+            self.note_guest(pod);
+        }
         let touched = self.configurations.upsert(object);
         self.settings_dirty |= touched.settings;
         self.host_dirty |= touched.pods;
@@ -426,6 +454,10 @@ impl Felix {
         // A node that is deleted keeps its last BGP configuration until it is told to stop: its pods still run.
         if !(key.kind == Kind::Node && key.name == self.config.node) {
             self.bgp_dirty |= self.bgp.remove(key);
+            self.overlays_dirty |= self.overlays.remove(key);
+        }
+        if key.kind == Kind::Pod {
+            self.overlays_dirty |= self.guests.remove(key.namespace.as_deref().unwrap_or("default"), &key.name);
         }
         let touched = self.configurations.remove(key);
         self.settings_dirty |= touched.settings;
@@ -485,7 +517,10 @@ impl Felix {
         if !self.in_sync {
             return;
         }
-        let programmed = self.routes_sequence.min(self.bgp_sequence);
+        if !self.config.dataplane {
+            self.ends.sequence = self.sequence;
+        }
+        let programmed = self.routes_sequence.min(self.bgp_sequence).min(self.ends.sequence);
         while self.unprogrammed.front().is_some_and(|(sequence, _)| *sequence <= programmed) {
             if let Some((_, revision)) = self.unprogrammed.pop_front() {
                 self.programmed = revision;
@@ -555,7 +590,8 @@ impl Felix {
             if let Some(drift) = self.drifts.report(self.now) {
                 return Some(Action::Report(drift));
             }
-            let action = self.poll_rules().or_else(|| self.poll_routes()).or_else(|| self.poll_bgp());
+            let action = self.poll_rules().or_else(|| self.poll_tunnels());
+            let action = action.or_else(|| self.poll_routes()).or_else(|| self.poll_bgp());
             if action.is_some() {
                 return action;
             }
@@ -623,16 +659,19 @@ impl Felix {
             return None;
         }
         self.bgp_problems.clear();
-        let addresses = self
+        let pods = self
             .endpoints
             .admitted()
             .flat_map(|endpoint| endpoint.ips.iter().map(|address| (*address, endpoint.interface.as_str())));
+        let addresses = pods.chain(self.overlays.own_ends());
         match self.bgp.config(&self.config.node, addresses, self.restarting, &mut self.bgp_problems) {
             Ok(config) if self.bgp_config.as_ref() != Some(&config) => {
                 self.bgp_config = Some(config.clone());
                 self.bgp_busy = true;
                 self.bgp_sent = self.sequence;
-                let kept = self.kept.clone();
+                // A route through an overlay leads to the other node's end, and BGP knows the node.
+                let node = |gateway: IpAddr| self.overlays.node_of_end(gateway).unwrap_or(gateway);
+                let kept = self.kept.iter().map(|(prefix, gateway)| (*prefix, node(*gateway))).collect();
                 let writes_fib = self.config.dataplane;
                 Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, writes_fib, ..config })))
             }
@@ -666,6 +705,7 @@ impl Felix {
             self.host_retry.at,
             self.endpoints.deadline(),
             self.drifts.timeout(),
+            self.overlays.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -688,6 +728,7 @@ impl Felix {
         problems.extend(self.host_endpoint_problems.iter().cloned());
         problems.extend(self.bgp_error.clone());
         problems.extend(self.bgp_problems.iter().cloned());
+        problems.extend(self.ends.problems().cloned());
         if self.ready() {
             self.endpoints.problems(&mut problems);
             self.routes.problems(&mut problems);

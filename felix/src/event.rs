@@ -19,6 +19,7 @@ use tortie_nft::{Ruleset, Transaction};
 use crate::drift::Drift;
 use crate::host::{Host, HostReport};
 use crate::host_firewall::HostFirewall;
+use crate::overlays::{TunnelReport, Tunnels};
 use crate::settings::Settings;
 use crate::stamps::Sweep;
 
@@ -302,6 +303,10 @@ pub enum Event {
     HostConfigured(Result<(), String>),
     /// How the node's interfaces and kernel settings are kept: when something was repaired, and when problems come or go.
     HostKept(HostReport),
+    /// What became of the node's ends of overlays: the answer to [`Action::ConfigureTunnels`].
+    TunnelsConfigured(TunnelReport),
+    /// How they are kept: when something was repaired, and when problems come or go.
+    TunnelsKept(TunnelReport),
     /// An interface is new or changed.
     LinkChanged(Link),
     /// An interface is gone.
@@ -364,6 +369,8 @@ pub enum Action {
     ConfigureBgp(Box<tortie_bird_lite::Config>),
     /// Keep the node like this from now on, in place of the one before: [`Event::HostConfigured`].
     ConfigureHost(Box<Host>),
+    /// Keep the node's ends of overlays like this from now on, in place of the one before: [`Event::TunnelsConfigured`].
+    ConfigureTunnels(Box<Tunnels>),
     /// Follow these settings from now on. Not answered.
     Settings(Box<Settings>),
     /// Tell of something that somebody else changed in the kernel. Not answered.
@@ -388,6 +395,7 @@ impl Action {
             Self::ApplyRoutes(_) => "apply-routes",
             Self::ConfigureBgp(_) => "configure-bgp",
             Self::ConfigureHost(_) => "configure-host",
+            Self::ConfigureTunnels(_) => "configure-tunnels",
             Self::Settings(_) => "settings",
             Self::Report(_) => "report",
             Self::Done { .. } => "answer",

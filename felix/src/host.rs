@@ -22,6 +22,12 @@ pub struct Host {
     pub bandwidth: BTreeMap<String, Bandwidth>,
     /// The pods that may send from others' addresses, likewise: the kernel must not check the reverse path of what they send.
     pub foreign_sources: BTreeSet<String>,
+    /// How many bytes of the MTU of the network between nodes an overlay takes from pods.
+    #[serde(default)]
+    pub encapsulation: u32,
+    /// The largest MTU of pods that an overlay allows whose MTU is configured.
+    #[serde(default)]
+    pub mtu_limit: Option<u32>,
 }
 
 /// What became of it.

@@ -1,7 +1,8 @@
 //! Desired routes against the kernel's.
 //!
-//! Three sources, in order of precedence: local pods (`/32 dev cali…`), the node's own IPAM blocks (blackhole, so that an address
-//! nobody has is refused here and not sent back to the fabric), and BGP, by one next hop or several. What the kernel has is kept as a
+//! Four sources, in order of precedence: local pods (`/32 dev cali…`), the node's own IPAM blocks (blackhole, so that an address
+//! nobody has is refused here and not sent back to the fabric), what the datastore says that other nodes have, where an overlay leads
+//! there ([`overlay`]), and BGP, by one next hop or several. What the kernel has is kept as a
 //! model ([`Fib`]): filled by a read-back, corrected by the kernel's announcements, and moved on at the moment a write is handed out.
 //! Whatever touches a destination marks it dirty, and only dirty destinations are compared, so work is proportional to change.
 //!
@@ -17,13 +18,16 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
+use tortie_api::calico::Tunnel;
 
 use crate::event::{Link, Route, RouteChange, RouteFailure, Snapshot, Target};
 use crate::fib::{Fib, Key};
+use crate::overlays::Ways;
 use crate::resolve::{Foreign, Unreachable};
 use crate::settings::RouteSettings;
 
 mod external;
+mod overlay;
 mod questions;
 
 /// At most this many changes at once, so that a pod does not wait for a million routes of a peer.
@@ -36,6 +40,8 @@ const MOST_HOPS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Class {
     Local,
+    /// Other nodes' ends of overlays, which routes to their pods lead to.
+    End,
     Bgp,
 }
 
@@ -44,6 +50,8 @@ enum Wish {
     Route(Target),
     /// Nothing now, for lack of a link or of a way to the next hop.
     Unusable,
+    /// What is there, until what it takes to lead elsewhere is ready.
+    Wait,
     Nothing,
 }
 
@@ -77,6 +85,14 @@ pub(crate) struct Routes {
     bgp: FxHashMap<IpNet, Box<[IpAddr]>>,
     /// Gateways to BGP peers, for as long as BGP itself knows no better way to them.
     gateways: BTreeMap<IpNet, IpAddr>,
+    /// What the datastore says that other nodes have.
+    remote: FxHashMap<IpNet, IpAddr>,
+    /// Which of these packets are encapsulated for.
+    ways: Ways,
+    /// Other nodes' ends that have routes of their own.
+    ends: FxHashSet<IpNet>,
+    /// The overlays whose devices are ready, each with the other nodes' ends in its tables.
+    ready: FxHashMap<Tunnel, FxHashSet<IpAddr>>,
     /// Addresses that a pod has let go since the last comparison.
     released: FxHashSet<IpNet>,
     /// The node's own addresses: never a next hop.
@@ -157,7 +173,7 @@ impl Routes {
         }
         let all: Vec<IpNet> = self.own.iter().map(|(key, _)| key.0).collect();
         self.mark_all(all);
-        let wanted: Vec<IpNet> = self.pods.keys().chain(&self.blocks).chain(self.bgp.keys()).copied().collect();
+        let wanted: Vec<IpNet> = self.wanted().copied().collect();
         self.mark_all(wanted);
         self.mark_external();
     }
@@ -220,10 +236,7 @@ impl Routes {
     pub(crate) fn set_best(&mut self, prefix: IpNet, next_hops: Vec<IpAddr>) {
         let prefix = prefix.trunc();
         for next_hop in &next_hops {
-            if !self.resolved.contains_key(next_hop) {
-                let target = self.resolve(*next_hop);
-                self.resolved.insert(*next_hop, target);
-            }
+            self.learn_next_hop(*next_hop);
         }
         self.stale.remove(&prefix);
         self.bgp.insert(prefix, next_hops.into_boxed_slice());
@@ -243,6 +256,14 @@ impl Routes {
         let missing = self.gateways.iter().filter(|(prefix, _)| !self.bgp.contains_key(*prefix));
         for (prefix, gateway) in missing.map(|(prefix, gateway)| (*prefix, *gateway)).collect::<Vec<_>>() {
             self.set_best(prefix, vec![gateway]);
+        }
+    }
+
+    /// Finds out how a next hop is reached, unless that is known.
+    fn learn_next_hop(&mut self, next_hop: IpAddr) {
+        if !self.resolved.contains_key(&next_hop) {
+            let target = self.resolve(next_hop);
+            self.resolved.insert(next_hop, target);
         }
     }
 
@@ -301,14 +322,8 @@ impl Routes {
                 self.mark(key.0);
             }
         }
-        let wanted: Vec<IpNet> = self
-            .pods
-            .keys()
-            .chain(&self.blocks)
-            .chain(self.bgp.keys())
-            .filter(|destination| self.own.get(self.key(**destination)).is_none())
-            .copied()
-            .collect();
+        let wanted: Vec<IpNet> =
+            self.wanted().filter(|destination| self.own.get(self.key(**destination)).is_none()).copied().collect();
         self.mark_all(wanted);
         let found: Vec<Key> = self.own.iter().map(|(key, _)| *key).filter(|key| !before.contains_key(key)).collect();
         for key in found {
@@ -331,7 +346,7 @@ impl Routes {
 
     /// Forgets the next hops that no route goes by.
     fn forget_next_hops(&mut self) {
-        let used: FxHashSet<IpAddr> = self.bgp.values().flat_map(|hops| hops.iter().copied()).collect();
+        let used: FxHashSet<IpAddr> = self.all_next_hops().flat_map(|(_, hops)| hops.iter().copied()).collect();
         self.resolved.retain(|next_hop, _| used.contains(next_hop));
     }
 
@@ -340,7 +355,7 @@ impl Routes {
         let gateways: Vec<(IpNet, IpAddr)> = self
             .own
             .iter()
-            .filter(|((destination, _), _)| !self.bgp.contains_key(destination))
+            .filter(|((destination, _), _)| self.next_hops(destination).is_none())
             .filter_map(|((destination, _), target)| Some((*destination, target.hops().next()?.0)))
             .collect();
         if self.keep_stale {
@@ -374,6 +389,9 @@ impl Routes {
             self.retry_by(|target| target.devices().any(|index| index == link.index));
         }
         self.mark_pods_of(&link.name);
+        if Self::is_end(&link.name) {
+            self.mark_encapsulated();
+        }
     }
 
     /// An interface is gone.
@@ -384,6 +402,9 @@ impl Routes {
         }
         self.device_down(index, true);
         self.mark_pods_of(&link.name);
+        if Self::is_end(&link.name) {
+            self.mark_encapsulated();
+        }
     }
 
     /// The kernel drops the IPv4 routes of a device that goes down without announcing it.
@@ -482,7 +503,13 @@ impl Routes {
     // ---- the difference ------------------------------------------------------------------------------------------------------
 
     fn mark(&mut self, destination: IpNet) {
-        let class = if self.is_local(&destination) { Class::Local } else { Class::Bgp };
+        let class = if self.is_local(&destination) {
+            Class::Local
+        } else if self.ends.contains(&destination) {
+            Class::End
+        } else {
+            Class::Bgp
+        };
         self.dirty.insert((class, destination));
     }
 
@@ -503,7 +530,7 @@ impl Routes {
             .own
             .iter()
             .map(|(key, _)| key.0)
-            .filter(|destination| !self.is_local(destination) && !self.bgp.contains_key(destination))
+            .filter(|destination| !self.is_local(destination) && !self.is_elsewhere(destination))
             .collect();
         self.mark_all(unwanted);
     }
@@ -531,8 +558,9 @@ impl Routes {
             }
         }
         if !changed.is_empty() {
-            let affected = self.bgp.iter().filter(|(_, hops)| hops.iter().any(|hop| changed.contains(hop)));
-            self.dirty.extend(affected.map(|(prefix, _)| (Class::Bgp, *prefix)));
+            let affected = self.all_next_hops().filter(|(_, hops)| hops.iter().any(|hop| changed.contains(hop)));
+            let affected: Vec<IpNet> = affected.map(|(prefix, _)| *prefix).collect();
+            self.dirty.extend(affected.into_iter().map(|prefix| (Class::Bgp, prefix)));
         }
     }
 
@@ -557,10 +585,19 @@ impl Routes {
         if self.blocks.contains(&destination) {
             return Wish::Route(Target::Blackhole);
         }
-        match self.bgp.get(&destination) {
-            Some(next_hops) => self.by_next_hops(destination, next_hops).map_or(Wish::Unusable, Wish::Route),
-            None => Wish::Nothing,
+        if self.ends.contains(&destination) {
+            return self.to_end(destination.addr());
         }
+        self.next_hops(&destination).map_or(Wish::Nothing, |next_hops| self.by_way(destination, next_hops))
+    }
+
+    /// All destinations that are wanted.
+    fn wanted(&self) -> impl Iterator<Item = &IpNet> {
+        self.pods
+            .keys()
+            .chain(&self.blocks)
+            .chain(&self.ends)
+            .chain(self.all_next_hops().map(|(destination, _)| destination))
     }
 
     /// Where a route of BGP leads: to all gateways by which its next hops are reached.
@@ -622,6 +659,9 @@ impl Routes {
         self.release(key, &wish, changes);
         self.delete_copies(destination, changes);
         if self.take_out_unknown(key, &wish, changes) {
+            return;
+        }
+        if matches!(wish, Wish::Wait) && self.own.get(key).is_some() {
             return;
         }
         let mut keep = None;
@@ -700,6 +740,7 @@ impl Routes {
         let destination = key.0;
         let wanted: Vec<(IpAddr, u32)> = match wish {
             _ if !self.own.is_learned(key) => return false,
+            Wish::Wait => return false,
             Wish::Nothing if self.stale.contains(&destination) => return false,
             Wish::Route(target) => target.hops().collect(),
             Wish::Unusable | Wish::Nothing => Vec::new(),

@@ -9,10 +9,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tortie_api::calico::Tunnel;
 use tortie_api::calico::felix::{FelixConfigurationSpec, LogLevel, MTU_INTERFACES, Switch};
 use tortie_policy::CompileOptions;
 
 use crate::event::Millis;
+use crate::overlays::OverlaySettings;
 
 mod routes;
 
@@ -45,6 +47,9 @@ pub struct Settings {
     pub ipv6: bool,
     /// `mtuIfacePattern`: a regular expression of the interfaces whose smallest MTU is that of pods.
     pub mtu_interfaces: String,
+    /// How overlays are set up.
+    #[serde(default)]
+    pub overlays: OverlaySettings,
     /// Where health is served.
     pub health: Listener,
     /// `healthTimeoutOverrides`, and `dataplaneWatchdogTimeout` under the name `core`: how long each part of the agent may be silent.
@@ -95,6 +100,7 @@ impl Default for Settings {
             forwarding: true,
             ipv6: true,
             mtu_interfaces: MTU_INTERFACES.to_owned(),
+            overlays: OverlaySettings::default(),
             health: Listener { enabled: true, host: None, port: None },
             health_timeouts: BTreeMap::new(),
             metrics: Listener { enabled: true, host: None, port: None },
@@ -131,6 +137,7 @@ impl Settings {
             forwarding: spec.ip_forwarding.map_or(default.forwarding, |switch| switch == Switch::Enabled),
             ipv6: spec.ipv6_support.unwrap_or(default.ipv6),
             mtu_interfaces: spec.mtu_iface_pattern.clone().map_or(default.mtu_interfaces, |pattern| pattern.0),
+            overlays: overlays(spec),
             health: Listener {
                 enabled: spec.health_enabled.unwrap_or(default.health.enabled),
                 host: spec.health_host.as_deref().and_then(host),
@@ -152,6 +159,14 @@ impl Settings {
             }),
         }
     }
+}
+
+/// How overlays are set up. An MTU of 0 is as good as none.
+fn overlays(spec: &FelixConfigurationSpec) -> OverlaySettings {
+    let mtus = [(Tunnel::VxlanV4, spec.vxlan_mtu), (Tunnel::VxlanV6, spec.vxlan_mtu_v6), (Tunnel::Ipip, spec.ipip_mtu)];
+    let mtus = mtus.into_iter().filter_map(|(tunnel, mtu)| Some((tunnel, mtu.filter(|mtu| *mtu > 0)?))).collect();
+    let default = OverlaySettings::default();
+    OverlaySettings { vni: spec.vxlan_vni.unwrap_or(default.vni), mtus, ..default }
 }
 
 /// The part of the agent that `dataplaneWatchdogTimeout` is about, as [`Settings::health_timeouts`] names it.

@@ -15,6 +15,8 @@ pub enum RouteSource {
     LocalBlock,
     /// A BGP peer.
     Bgp,
+    /// Another node, through an overlay or as the datastore says.
+    Tunnel,
 }
 
 impl RouteSource {
@@ -24,6 +26,7 @@ impl RouteSource {
             Self::LocalPod => "local-pod",
             Self::LocalBlock => "local-block",
             Self::Bgp => "bgp",
+            Self::Tunnel => "tunnel",
         }
     }
 }

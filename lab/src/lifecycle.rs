@@ -212,8 +212,10 @@ impl Lab {
         deadline: Instant,
     ) -> Result<(State, Vec<String>), Error> {
         for node in &planned.nodes {
-            let moved =
-                |known: &Node| (known.ipv4, known.ipv6, known.external) != (node.ipv4, node.ipv6, node.external);
+            let moved = |known: &Node| {
+                let fixed = |node: &Node| (node.ipv4, node.ipv6, node.external, node.no_bgp);
+                fixed(known) != fixed(node)
+            };
             if state.node(&node.name).is_some_and(moved) {
                 return Err(Error::Failed(format!(
                     "Node {}: its addresses and annotations cannot change while the lab is up; take it down and up again",

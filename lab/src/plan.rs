@@ -15,7 +15,8 @@ use crate::name;
 use crate::ports;
 use crate::state::{Node, Pod, Segment, State};
 
-/// Annotation of a Node that gets a namespace and addresses but no agent, when its value is `external`.
+/// Annotation of a Node that gets a namespace and addresses but no agent, when its value is `external`; and an agent without BGP, when it
+/// is `no-bgp`.
 pub const LAB_ANNOTATION: &str = "tortie.io/lab";
 
 /// The lab that the documents describe. What `before` already has keeps its node, addresses and container; the addresses of new pods
@@ -31,6 +32,7 @@ pub fn plan(objects: &[Object], nodes: usize, before: &State) -> Result<State, E
 #[derive(Default)]
 struct Wish {
     external: bool,
+    no_bgp: bool,
     ipv4: Option<IpNet>,
     ipv6: Option<IpNet>,
 }
@@ -77,7 +79,7 @@ fn plan_nodes(objects: &[Object], nodes: usize, before: &State, state: &mut Stat
             wish.ipv4.is_none_or(|net| net == node.ipv4) && wish.ipv6.is_none_or(|net| net == node.ipv6)
         });
         if let Some(node) = earlier {
-            state.nodes.push(Node { external: wish.external, ..node.clone() });
+            state.nodes.push(Node { external: wish.external, no_bgp: wish.no_bgp, ..node.clone() });
             continue;
         }
         let ipv4 = wish.ipv4.map_or_else(|| free_ipv4(&taken), Ok)?;
@@ -89,6 +91,7 @@ fn plan_nodes(objects: &[Object], nodes: usize, before: &State, state: &mut Stat
             name: name.clone(),
             netns: name::node_netns(&state.lab, name),
             external: wish.external,
+            no_bgp: wish.no_bgp,
             bridge: state.segments[segment].bridge.clone(),
             link: name::link(name),
             ipv4,
@@ -121,11 +124,9 @@ fn wish(node: &k8s::Node) -> Result<Wish, Error> {
         let address = internal.iter().copied().find(|address| address.is_ipv4() == ipv4);
         address.or(annotated.map(|net| net.addr())).and_then(|address| IpNet::new(address, prefix).ok())
     };
-    let wish = Wish {
-        external: node.metadata.annotations.get(LAB_ANNOTATION).is_some_and(|value| value == "external"),
-        ipv4: stated(true, 24),
-        ipv6: stated(false, 64),
-    };
+    let says = |wanted: &str| node.metadata.annotations.get(LAB_ANNOTATION).is_some_and(|value| value == wanted);
+    let wish =
+        Wish { external: says("external"), no_bgp: says("no-bgp"), ipv4: stated(true, 24), ipv6: stated(false, 64) };
     for net in [wish.ipv4, wish.ipv6].into_iter().flatten() {
         if net.prefix_len() + 2 > net.max_prefix_len() {
             return Err(Error::Failed(format!(

@@ -64,6 +64,9 @@ pub fn start_agent(tools: &Tools, paths: &Paths, node: &Node) -> Result<u32, Err
         .args(["--node", &node.name])
         .arg("--run-dir")
         .arg(&run_dir);
+    if node.no_bgp {
+        command.args(["--components", "felix,cni"]);
+    }
     start(&node.netns, &mut command)
 }
 

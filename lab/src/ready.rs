@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tortie_admin::client::Client;
-use tortie_admin::types::{BgpPeer, NodeStatus};
+use tortie_admin::types::{BgpPeer, NodeStatus, Route};
 use tortie_api::Object;
+use tortie_api::calico::Tunnel;
 use tortie_datastore::directory;
 use tortie_felix_netlink::{Net, RouteKind, netns};
 
@@ -157,11 +158,15 @@ async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh
             if status.problems.is_empty() { String::new() } else { format!(" ({})", status.problems.join("; ")) };
         missing.push(format!("{name}: the kernel does not have the datastore's revision yet{problems}"));
     }
-    if mesh {
+    if mesh && !node.no_bgp {
         match Client::new(paths.socket(name)).with_timeout(PATIENCE).get::<Vec<BgpPeer>>("/v1/bgp/peers").await {
             Ok(peers) => missing.extend(sessions(state, paths, node, &peers)),
             Err(error) => missing.push(format!("{name}: no list of BGP peers: {error}")),
         }
+    }
+    match Client::new(paths.socket(name)).with_timeout(PATIENCE).get::<Vec<Route>>("/v1/routes").await {
+        Ok(routes) => missing.extend(overlays(name, &routes)),
+        Err(error) => missing.push(format!("{name}: no list of routes: {error}")),
     }
     if missing.is_empty() {
         missing = routes(state, paths, node, mesh).await?;
@@ -169,10 +174,20 @@ async fn on_node(state: &State, paths: &Paths, node: &Node, revision: &str, mesh
     Ok(missing.into_iter().map(Lack::yet).collect())
 }
 
+/// Routes through overlays that are not as they should be yet: until then, the ones before them lead as they led.
+fn overlays(node: &str, routes: &[Route]) -> Vec<String> {
+    let late = routes.iter().filter(|route| route.source == "tunnel" && route.state != "present");
+    late.map(|route| {
+        let reason = route.reason.as_deref().unwrap_or("it is being written");
+        format!("{node}: the route to {}: {reason}", route.destination)
+    })
+    .collect()
+}
+
 /// Sessions with other agents that run and are not up. Either family's session will do: one carries both.
 fn sessions(state: &State, paths: &Paths, node: &Node, peers: &[BgpPeer]) -> Vec<String> {
     let mut missing = Vec::new();
-    for other in state.agents().filter(|other| other.name != node.name && !has_ended(paths, other)) {
+    for other in state.agents().filter(|other| other.name != node.name && !other.no_bgp && !has_ended(paths, other)) {
         let theirs = |peer: &&BgpPeer| [other.ipv4.addr(), other.ipv6.addr()].contains(&peer.peer);
         if peers.iter().filter(theirs).any(|peer| peer.state == "Established") {
             continue;
@@ -193,7 +208,10 @@ async fn routes(state: &State, paths: &Paths, node: &Node, mesh: bool) -> Result
     let ours = net.routes(Some(TORTIE)).await.map_err(Error::net)?;
     let nodes: HashMap<&str, &Node> = state.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
     let mut missing = Vec::new();
-    let announced = |pod: &Pod| mesh && nodes.get(pod.node.as_str()).is_some_and(|owner| !has_ended(paths, owner));
+    let announced = |pod: &Pod| {
+        let runs = |owner: &&Node| !owner.no_bgp && !has_ended(paths, owner);
+        mesh && !node.no_bgp && nodes.get(pod.node.as_str()).is_some_and(runs)
+    };
     for pod in state.pods.iter().filter(|pod| pod.node == node.name || announced(pod)) {
         for ip in &pod.ips {
             let covering = ours
@@ -222,12 +240,39 @@ async fn wrong_way(net: &Net, node: &Node, owner: Option<&Node>, ip: IpAddr) -> 
         return Ok(Some("the kernel finds no route".to_owned()));
     };
     let Some(owner) = owner else { return Ok(None) };
-    let direct = owner.name != node.name && owner.bridge == node.bridge;
-    let expected = if ip.is_ipv4() { owner.ipv4.addr() } else { owner.ipv6.addr() };
+    let through = lookup.interface.as_deref().filter(|name| is_vxlan(name));
+    let direct = owner.name != node.name && (owner.bridge == node.bridge || through.is_some());
+    let expected = match through {
+        Some(device) => match end_of(owner, device, ip).await? {
+            Some(end) => end,
+            None => {
+                return Ok(Some(format!("{} has no {device} with an address, which the route leads to", owner.name)));
+            }
+        },
+        None if ip.is_ipv4() => owner.ipv4.addr(),
+        None => owner.ipv6.addr(),
+    };
     Ok(match lookup.via {
         Some(via) if direct && via != expected => Some(format!("the route goes via {via} and not {expected}")),
         None if direct => Some(format!("the route does not go via {expected}")),
         Some(via) if owner.name == node.name => Some(format!("the route goes via {via} and not to the pod")),
         _ => None,
     })
+}
+
+fn is_vxlan(device: &str) -> bool {
+    Tunnel::ALL.iter().any(|tunnel| tunnel.is_vxlan() && tunnel.device() == device)
+}
+
+/// The address of a node's end of an overlay.
+async fn end_of(node: &Node, device: &str, ip: IpAddr) -> Result<Option<IpAddr>, Error> {
+    let net = Net::in_netns(&netns::open(&node.netns).map_err(Error::net)?).map_err(Error::net)?;
+    let Some(link) = net.link(device).await.map_err(Error::net)? else { return Ok(None) };
+    let addresses = net.addresses(link.index).await.map_err(Error::net)?;
+    let is_end = |address: &IpAddr| address.is_ipv4() == ip.is_ipv4() && !is_link_local(*address);
+    Ok(addresses.into_iter().map(|address| address.addr()).find(is_end))
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

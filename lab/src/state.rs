@@ -53,6 +53,9 @@ pub struct Node {
     pub netns: String,
     /// Whether it has no agent (`tortie.io/lab: external`).
     pub external: bool,
+    /// Whether its agent runs without BGP (`tortie.io/lab: no-bgp`).
+    #[serde(default)]
+    pub no_bgp: bool,
     /// The bridge it is on.
     pub bridge: String,
     /// The fabric's end of its cable.

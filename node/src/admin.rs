@@ -20,6 +20,7 @@ use tortie_admin::types::{
 };
 use tortie_api::{Kind, Object};
 use tortie_bird_speaker::Handle;
+use tortie_cni::mtu::Overlay;
 use tortie_cni::server::CniServer;
 use tortie_cni::{Dataplane, load_endpoints};
 use tortie_datastore::Datastore;
@@ -259,6 +260,11 @@ impl Dataplane for Kernel {
 
     fn mtu_interfaces(&self) -> String {
         self.settings.borrow().mtu_interfaces.clone()
+    }
+
+    fn overlay(&self) -> Overlay {
+        let overlays = &self.settings.borrow().overlays;
+        Overlay { overhead: overlays.encapsulation, limit: overlays.mtu_limit }
     }
 
     fn interface_prefix(&self) -> String {

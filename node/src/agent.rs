@@ -5,7 +5,7 @@
 //!   kernel monitor  ──┤ events                   actions │      ▲ rules          │ done, read back
 //!   CNI requests    ──┼────────▶  owner (thread) ────────┼── routes (thread): bulk writes, read-backs
 //!   RIB updates     ──┤           the felix core         │      ▲ routes         │ done, read back
-//!   admin questions ──┘              ▲    │              ├── keeper (task): sysctls, MTU, bandwidth
+//!   admin questions ──┘              ▲    │              ├── keeper, tunnels (tasks): sysctls, MTU, bandwidth; ends of overlays
 //!                                    │    │              └── BGP task ── speaker (tasks of its own)
 //!                                    │    └── answers                        │ best paths
 //!                                    └───────────────────────────────────────┘
@@ -27,9 +27,11 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tortie_cni::ipam::Ipam;
 use tortie_cni::keeper::Keeper;
 use tortie_cni::load_endpoints;
 use tortie_cni::server::{CniServer, ServerConfig};
+use tortie_cni::tunnels::Tunnels;
 use tortie_datastore::Datastore;
 use tortie_datastore::directory::Directory;
 use tortie_datastore::kubernetes::Kubernetes;
@@ -51,6 +53,7 @@ use crate::record::Recorder;
 use crate::rundir::RunDir;
 use crate::serve::{address, serve};
 use crate::sole::Sole;
+use crate::tunnels::{self, TunnelsHandle};
 use crate::writers::{RuleJob, Writers};
 use crate::{bgp, controller, convert, host_firewall, install, instruments, metrics, watch as listen};
 
@@ -102,7 +105,9 @@ async fn supervise(
     let (datastore, cluster): (Arc<dyn Datastore>, Option<Kubernetes>) = match &options.datastore {
         DatastoreAddress::Directory(path) => (Arc::new(Directory::open(path)?), None),
         DatastoreAddress::Kubernetes => {
-            let cluster = Kubernetes::new(None, &node).await?;
+            // Without BGP, the routes to other nodes' pods are made of their blocks.
+            let all_blocks = !components.contains(&Component::Bgp);
+            let cluster = Kubernetes::new(None, &node).await?.with_all_blocks(all_blocks);
             (Arc::new(cluster.clone()), Some(cluster))
         }
     };
@@ -144,12 +149,21 @@ async fn supervise(
         let monitor = NetconfMonitor::current()?;
         tasks.spawn(keeper::run(Keeper::new(&options.run_dir)?, monitor, keeper_jobs, owner.clone()));
     }
+    let (tunnels, tunnel_jobs) = TunnelsHandle::channel();
     if dataplane {
         host_firewall::start(owner.clone(), settings_seen.clone(), tokio::runtime::Handle::current())
             .context("cannot start a thread")?;
     }
     let recorder = Recorder::open(options.record.as_deref(), &felix)?;
-    let core = Owner::new(Felix::new(felix), recorder, writers, configs, settings, keeper.clone(), instruments.clone());
+    let core = Owner::new(
+        Felix::new(felix),
+        recorder,
+        writers,
+        configs,
+        settings,
+        (keeper.clone(), tunnels),
+        instruments.clone(),
+    );
     let owner_ended = start_owner(core, inbox)?;
 
     let endpoints = load(&options.run_dir, dataplane).await?;
@@ -194,6 +208,12 @@ async fn supervise(
     } else {
         None
     };
+    if dataplane {
+        let ipam = cni.as_ref().map(CniServer::ipam);
+        let ipam = ipam.unwrap_or_else(|| Arc::new(Ipam::new(Arc::clone(&datastore), node.clone())));
+        let ends = Tunnels::new(Arc::clone(&datastore), ipam, &node)?;
+        tasks.spawn(tunnels::run(ends, NetconfMonitor::current()?, tunnel_jobs, owner.clone()));
+    }
     if let Some(cluster) = cluster.filter(|_| dataplane) {
         tokio::spawn(life::run(Arc::clone(&datastore), node.clone(), addresses, ready.clone()));
         tokio::spawn(life::report::run(cluster.clone(), node.clone(), progress.programmed()));

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
+
 use tortie_cni::keeper::{Findings, Keeper, Scope, Wanted};
+use tortie_cni::mtu::Overlay;
 use tortie_felix::{Event, Host, HostRepair, HostReport};
 use tortie_felix_netlink::{Netconf, NetconfMonitor};
 
@@ -137,6 +139,7 @@ impl Task {
             mtu_interfaces: host.mtu_interfaces.clone(),
             bandwidth: host.bandwidth.clone(),
             foreign_sources: host.foreign_sources.clone(),
+            overlay: Overlay { overhead: host.encapsulation, limit: host.mtu_limit },
         };
         let refresh = host.refresh.map(Duration::from_millis);
         let before = self.wanted.replace((wanted.clone(), refresh)).map(|(wanted, _)| wanted);
@@ -185,7 +188,8 @@ impl Task {
 }
 
 fn needs_of_pods_only(before: &Wanted, after: &Wanted) -> bool {
-    let rest = |wanted: &Wanted| (wanted.forward_ipv4, wanted.forward_ipv6, wanted.mtu_interfaces.clone());
+    let rest =
+        |wanted: &Wanted| (wanted.forward_ipv4, wanted.forward_ipv6, wanted.mtu_interfaces.clone(), wanted.overlay);
     rest(before) == rest(after)
 }
 

@@ -29,6 +29,7 @@ mod rundir;
 mod serve;
 mod sole;
 mod trace;
+mod tunnels;
 mod watch;
 mod writers;
 

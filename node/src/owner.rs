@@ -21,6 +21,7 @@ use crate::keeper::KeeperHandle;
 use crate::memory;
 use crate::metrics::Batch;
 use crate::record::Recorder;
+use crate::tunnels::TunnelsHandle;
 use crate::writers::{RouteJob, RuleJob, Writers};
 
 /// How many messages are taken in before the core is asked what to do.
@@ -137,6 +138,7 @@ pub(crate) struct Owner {
     bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
     settings: watch::Sender<Settings>,
     keeper: KeeperHandle,
+    tunnels: TunnelsHandle,
     requests: HashMap<RequestId, Request>,
     bgp_identity: Option<(u32, std::net::Ipv4Addr, usize)>,
     next_request: RequestId,
@@ -161,7 +163,7 @@ impl Owner {
         writers: Writers,
         bgp: mpsc::UnboundedSender<Box<tortie_bird_speaker::Config>>,
         settings: watch::Sender<Settings>,
-        keeper: KeeperHandle,
+        (keeper, tunnels): (KeeperHandle, TunnelsHandle),
         instruments: Instruments,
     ) -> Self {
         let part = instruments.watchdog.part(CORE);
@@ -173,6 +175,7 @@ impl Owner {
             bgp,
             settings,
             keeper,
+            tunnels,
             requests: HashMap::new(),
             bgp_identity: None,
             next_request: 0,
@@ -329,6 +332,7 @@ impl Owner {
                     self.writers.routes(RouteJob::Apply(changes));
                 }
                 Action::ConfigureHost(host) => self.keeper.host(host),
+                Action::ConfigureTunnels(tunnels) => self.tunnels.keep(tunnels),
                 Action::ConfigureBgp(config) => {
                     self.report_bgp(&config);
                     let _ = self.bgp.send(config);

@@ -19,6 +19,7 @@ async fn leak(store: &Arc<Directory>, node: &str) {
         pod: format!("lost-{node}"),
         pinned: None,
         pools: RequestedPools::default(),
+        tunnel: None,
     };
     Ipam::new(Arc::clone(store) as _, node).assign(&claim).await.expect("addresses");
 }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustc_hash::FxHasher;
-use tortie_api::calico::{HostEndpoint, NetworkSet, Profile};
+use tortie_api::calico::{HostEndpoint, NetworkSet, Profile, Tunnel};
 use tortie_api::k8s::{Pod, Protocol};
 use tortie_api::meta::StringMap;
 use tortie_api::selector::{Requirement, Selector};
@@ -94,6 +94,8 @@ pub(crate) struct Pool {
     pub(crate) cidr: IpNet,
     /// Whether what leaves all pools from it is translated.
     pub(crate) nat_outgoing: bool,
+    /// The overlay that carries its traffic, if any does.
+    pub(crate) tunnel: Option<Tunnel>,
 }
 
 /// Taking in resources.
@@ -144,7 +146,8 @@ impl Cluster {
             }
             Object::Node(node) => self.set_node(&node.metadata.name, Some(&node.internal_ips())),
             Object::IpPool(pool) => {
-                let state = Pool { cidr: pool.spec.cidr, nat_outgoing: pool.spec.nat_outgoing };
+                let tunnel = Tunnel::of_pool(&pool.spec).map(|(tunnel, _)| tunnel);
+                let state = Pool { cidr: pool.spec.cidr, nat_outgoing: pool.spec.nat_outgoing, tunnel };
                 self.set_pool(&pool.metadata.name, Some(state))
             }
             Object::BgpConfiguration(_)
@@ -478,8 +481,9 @@ impl Cluster {
             Some(new) => self.nodes.insert(name.into(), new.to_vec()),
             None => self.nodes.remove(name),
         };
-        // Only what is not to be translated depends on them.
-        let relevant = old.as_deref() != addresses && self.pools.values().any(|pool| pool.nat_outgoing);
+        // Only what is not to be translated, and who may send packets of overlays, depends on them.
+        let asks = |pool: &Pool| pool.nat_outgoing || pool.tunnel.is_some();
+        let relevant = old.as_deref() != addresses && self.pools.values().any(asks);
         if relevant {
             self.touched.note(|changes| changes.frame = true);
         }
@@ -491,7 +495,7 @@ impl Cluster {
             Some(new) => self.pools.insert(name.into(), new),
             None => self.pools.remove(name),
         };
-        let asks = |pool: &Pool| pool.nat_outgoing;
+        let asks = |pool: &Pool| pool.nat_outgoing || pool.tunnel.is_some();
         let relevant = old != pool && (old.as_ref().is_some_and(asks) || self.pools.values().any(asks));
         if relevant {
             self.touched.note(|changes| changes.frame = true);
@@ -690,6 +694,12 @@ impl Cluster {
     /// The IPPools, in the order of their names.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.pools.values()
+    }
+
+    /// The pods that run on a node with addresses of their own: namespace, name, node and addresses.
+    pub fn placed_pods(&self) -> impl Iterator<Item = (&str, &str, &str, impl Iterator<Item = IpAddr>)> {
+        let pods = self.endpoints().filter_map(|pod| Some((pod, pod.node()?)));
+        pods.map(|(pod, node)| (&**pod.namespace(), pod.name(), node, pod.ips()))
     }
 
     /// The addresses of all nodes.

@@ -16,6 +16,7 @@
 //! input         3   limits_to_host
 //! output        3   limits_from_host
 //! postrouting 100   nat_outgoing    from a pool to outside all pools
+//! input        -3   tunnels         packets of an overlay that no node sent; see the module of that name
 //! ```
 //!
 //! Traffic that is not a pod's leaves each chain first, then established and related flows with a live stamp. What is left is
@@ -47,6 +48,7 @@ use crate::marks::MarkMask;
 use crate::nat::{NAT, NAT_SETS, add_nat};
 use crate::options::{CompileOptions, DenyAction, EndpointToHost, ServiceLoop};
 use crate::services::{SERVICE_LOOP, SERVICE_SETS, UNSERVED, add_service_loop};
+use crate::tunnels::{self, add_tunnels};
 
 /// The chain that every packet of a pod meets first.
 const GUARD: &str = "guard";
@@ -178,19 +180,24 @@ pub(crate) fn frame(generation: Generation, Frame { cluster, options, limited, s
     }
     add_service_loop(&mut frame, options);
     add_nat(&mut frame, cluster, options);
-    add_host(&mut frame, shape, options);
+    add_tunnels(&mut frame, cluster, options);
+    add_host(&mut frame, shape, cluster, options);
     frame
 }
 
 /// Whether whatever a base chain says holds for flows with a stamp too, so that no stamp needs to be taken back where it changes.
 pub(crate) fn is_beside_stamps(chain: &str) -> bool {
-    LIMITS.contains(&chain) || matches!(chain, GUARD | SERVICE_LOOP | NAT) || host_frame::is_beside_stamps(chain)
+    LIMITS.contains(&chain)
+        || tunnels::CHAINS.contains(&chain)
+        || matches!(chain, GUARD | SERVICE_LOOP | NAT)
+        || host_frame::is_beside_stamps(chain)
 }
 
 /// The chains, sets and maps that a frame may have or not.
 pub(crate) fn optional() -> impl Iterator<Item = &'static str> {
     let sets = NAT_SETS.into_iter().flat_map(|(_, sources, exempt)| [sources, exempt]);
     let sets = sets.chain(SERVICE_SETS.into_iter().map(|(_, name)| name));
+    let sets = sets.chain(tunnels::NODE_SETS.into_iter().map(|(_, name)| name)).chain(tunnels::CHAINS);
     let chains = LIMITS.into_iter().chain([NAT, SERVICE_LOOP, UNSERVED, REJECT]);
     chains.chain(sets).chain([LIMIT_EGRESS, LIMIT_INGRESS, MORE_SOURCES]).chain(host_frame::optional())
 }

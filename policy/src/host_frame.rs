@@ -35,11 +35,13 @@ use tortie_nft::{
 };
 
 use crate::chains::{ct_state, drop, in_set, rule, verdict};
+use crate::cluster::Cluster;
 use crate::denied::Reason;
 use crate::frame::{STAMP_LIVE, STAMP_PENDING, dispatch, goto, link_talk, live};
 use crate::generation::PENDING_SET;
 use crate::host::{Failsafe, HostOptions};
 use crate::options::CompileOptions;
+use crate::tunnels;
 
 /// The interfaces that have an endpoint of their own.
 pub(crate) const INTERFACES: &str = "host_interfaces";
@@ -235,11 +237,12 @@ pub(crate) fn is_allowed(chain: &str) -> bool {
 }
 
 /// Adds what the host endpoints of this shape need. Elements of maps, and rules of the chains for all interfaces, come later.
-pub(crate) fn add_host(frame: &mut Ruleset, shape: &Shape, options: &CompileOptions) {
+pub(crate) fn add_host(frame: &mut Ruleset, shape: &Shape, cluster: &Cluster, options: &CompileOptions) {
     if shape.is_empty() {
         return;
     }
-    let writer = Writer { shape, options, host: &options.host };
+    let tunnels = [Side::Source, Side::Destination].map(|side| tunnels::pass(cluster, options, side));
+    let writer = Writer { shape, options, host: &options.host, tunnels };
     let own = if shape.interfaces.is_empty() { None } else { Some(&shape.places) };
     for place in own.into_iter().flatten().map(|(place, _)| *place) {
         let comment = Some(place.comment().to_owned());
@@ -331,6 +334,8 @@ struct Writer<'a> {
     shape: &'a Shape,
     options: &'a CompileOptions,
     host: &'a HostOptions,
+    /// What lets packets of overlays pass, by where the other node is: at their source, and at their destination.
+    tunnels: [Vec<Rule>; 2],
 }
 
 impl Writer<'_> {
@@ -385,6 +390,12 @@ impl Writer<'_> {
             rules.extend(pods.map(|pod| verdict(vec![pod], Verdict::Accept).commented("a pod's interface")));
         }
         rules
+    }
+
+    /// What lets packets of overlays pass.
+    fn tunnels(&self, side: Side) -> Vec<Rule> {
+        let [from_nodes, to_nodes] = &self.tunnels;
+        if side == Side::Source { from_nodes.clone() } else { to_nodes.clone() }
     }
 
     /// Leads to the policies of an interface at a place.
@@ -502,6 +513,7 @@ impl Writer<'_> {
 
     fn input(&self) -> Vec<Rule> {
         let mut rules = self.strangers(Side::Source, false);
+        rules.extend(self.tunnels(Side::Source));
         rules.push(live(self.options.mark_mask));
         rules.extend(Self::link_talk());
         rules.extend([self.failsafe_in(false), self.failsafe_out(true)].concat());
@@ -520,6 +532,7 @@ impl Writer<'_> {
         let translated = vec![Match::CtStatusDnat(true), Match::CtDirection(Direction::Original)];
         let mut rules = vec![verdict(translated, goto(TO_SERVICE)).commented("its interface is not known yet")];
         rules.extend(self.strangers(Side::Destination, false));
+        rules.extend(self.tunnels(Side::Destination));
         rules.push(live(self.options.mark_mask));
         rules.extend(Self::link_talk());
         rules.extend([self.failsafe_out(false), self.failsafe_in(true)].concat());
@@ -556,6 +569,7 @@ impl Writer<'_> {
 
     fn pre_dnat(&self) -> Vec<Rule> {
         let mut rules = self.strangers(Side::Source, true);
+        rules.extend(self.tunnels(Side::Source));
         rules.push(live(self.options.mark_mask));
         rules.push(verdict(vec![Match::CtDirection(Direction::Reply)], Verdict::Accept).commented("an answer"));
         rules.extend(Self::link_talk());
@@ -631,6 +645,7 @@ impl Writer<'_> {
 
     fn untracked(&self, side: Side, place: Place) -> Vec<Rule> {
         let mut rules = self.strangers(side, false);
+        rules.extend(self.tunnels(side));
         rules.extend(Self::link_talk());
         // Nothing knows yet which way a flow goes: the ports of both ends are let through, and stay tracked.
         let (here, there) = match side {

@@ -55,6 +55,7 @@ mod special;
 mod territory;
 mod tightens;
 mod touched;
+mod tunnels;
 mod union;
 mod unions;
 mod view;

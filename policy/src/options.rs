@@ -1,13 +1,14 @@
 //! What the table depends on besides the cluster: this node's settings, in the words of FelixConfiguration.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tortie_api::calico::FelixConfigurationSpec;
 use tortie_api::calico::felix::{
     self, EndpointToHostAction, NatOutgoingExclusions, ServiceLoopPrevention, SourceSpoofing,
 };
+use tortie_api::calico::{FelixConfigurationSpec, Tunnel};
 
 use tortie_nft::LimitUnit;
 
@@ -23,6 +24,8 @@ pub struct CompileOptions {
     pub interface_prefixes: Vec<String>,
     /// The UDP port that nodes speak VXLAN on, and pods must not: 4789 (`vxlanPort`).
     pub vxlan_port: u16,
+    /// Overlays by which packets may still come although no pool uses them any more.
+    pub tunnels: BTreeSet<Tunnel>,
     /// Whether pods may send VXLAN all the same (`allowVXLANPacketsFromWorkloads`).
     pub allow_vxlan_from_workloads: bool,
     /// Whether pods may send IP in IP (`allowIPIPPacketsFromWorkloads`).
@@ -84,6 +87,7 @@ impl Default for CompileOptions {
         Self {
             interface_prefixes: interface_prefixes(&FelixConfigurationSpec::default()),
             vxlan_port: 4789,
+            tunnels: BTreeSet::new(),
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
             mark_mask: MarkMask::default(),
@@ -115,6 +119,7 @@ impl CompileOptions {
         Self {
             interface_prefixes: interface_prefixes(spec),
             vxlan_port: spec.vxlan_port.unwrap_or(default.vxlan_port),
+            tunnels: BTreeSet::new(),
             allow_vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
             allow_ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
             mark_mask: mask.unwrap_or(default.mark_mask),

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod agent;
+pub mod capture;
 pub mod host;
 pub mod k8s;
 pub mod kernel;

@@ -132,6 +132,7 @@ impl Node {
         self.felix.handle(event, self.now);
         while let Some(action) = self.felix.poll() {
             let answer = match action {
+                Action::ConfigureTunnels(_) => Event::TunnelsConfigured(tortie_felix::TunnelReport::default()),
                 Action::ReadRules => Event::RulesRead(self.socket.read().map_err(|error| error.to_string())),
                 Action::ApplyRules(transaction) => {
                     Event::RulesApplied(self.socket.apply(&transaction).map_err(|error| error.to_string()))

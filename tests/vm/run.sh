@@ -90,7 +90,7 @@ for binary in "${binaries[@]}"; do install_program "$root/tests/${binary##*/}" "
 if [ ${#binaries[@]} -gt 0 ]; then
     tests/peers.sh
     libraries=$(find target/peers/files -name '*.so*' -printf '%h\n' | sort -u | sed "s|^|$PWD/|" | paste -sd:)
-    for peer in nft ip; do
+    for peer in nft ip tcpdump conntrack; do
         program=$(find target/peers/files -path "*bin/$peer" -type f | head -n 1)
         LD_LIBRARY_PATH=$libraries install_program "$root/peers/$peer.real" "$program"
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec /peers/%s.real "$@"\n' "$libraries" "$peer" > "$root/peers/$peer"
@@ -100,7 +100,7 @@ fi
 
 # The modules that networking can ask for.
 modules=$(echo "$kernel"/lib/modules/*)
-(cd "$modules" && find kernel/net kernel/lib kernel/crypto kernel/arch/x86/crypto kernel/drivers/net/{veth,dummy,bonding}* -name '*.ko*' \
+(cd "$modules" && find kernel/net kernel/lib kernel/crypto kernel/arch/x86/crypto kernel/drivers/net/{veth,dummy,bonding,vxlan}* -name '*.ko*' \
     -not -path '*/net/wireless/*' -not -path '*/net/bluetooth/*' -not -path '*/net/sunrpc/*' -not -path '*/net/ceph/*') |
     (cd "$modules" && "$busybox" cpio -o -H newc 2>/dev/null) |
     (mkdir "$root/lib/modules/${modules##*/}" && cd "$root/lib/modules/${modules##*/}" && "$busybox" cpio -i -d 2>/dev/null)

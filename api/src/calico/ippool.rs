@@ -95,4 +95,9 @@ impl IpPoolSpec {
     pub fn allows_workloads(&self) -> bool {
         self.allowed_uses.is_empty() || self.allowed_uses.iter().any(|usage| usage == "Workload")
     }
+
+    /// Whether nodes' ends of tunnels may get addresses from here (`allowedUses` has `Tunnel`, or is empty).
+    pub fn allows_tunnels(&self) -> bool {
+        self.allowed_uses.is_empty() || self.allowed_uses.iter().any(|usage| usage == "Tunnel")
+    }
 }

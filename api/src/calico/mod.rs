@@ -10,6 +10,7 @@ mod ippool;
 mod kube_controllers;
 mod node_status;
 pub mod policy;
+mod tunnel;
 
 pub(crate) use bgp::parse_as_number;
 pub use bgp::{
@@ -49,3 +50,4 @@ pub use policy::{
     ProfileSpec, RuleMetadata, RulePort, RuleProtocol, ServiceAccountMatch, ServiceMatch, StagedAction,
     StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec, Tier, TierAction, TierSpec, compare_orders,
 };
+pub use tunnel::Tunnel;

@@ -26,6 +26,16 @@ pub mod annotations {
     pub const AS_NUMBER: &str = "projectcalico.org/ASNumber";
     /// The cluster that a node reflects routes for.
     pub const CLUSTER_ID: &str = "projectcalico.org/RouteReflectorClusterID";
+    /// On a node: the address of its end of the IPv4 VXLAN.
+    pub const IPV4_VXLAN: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
+    /// On a node: the address of its end of the IPv6 VXLAN.
+    pub const IPV6_VXLAN: &str = "projectcalico.org/IPv6VXLANTunnelAddr";
+    /// On a node: the hardware address of its end of the IPv4 VXLAN, where it is not the one that follows from the node's name.
+    pub const IPV4_VXLAN_MAC: &str = "projectcalico.org/VXLANTunnelMACAddr";
+    /// On a node: the same of the IPv6 VXLAN.
+    pub const IPV6_VXLAN_MAC: &str = "projectcalico.org/VXLANTunnelMACAddrV6";
+    /// On a node: the address of its end of IPIP tunnels.
+    pub const IPIP: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
 }
 
 impl Pod {

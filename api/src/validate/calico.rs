@@ -18,12 +18,7 @@ pub(super) fn ip_pool(pool: &IpPool, errors: &mut Errors) {
         let remedy = format!("must not overlap with the {what} link-local range {range}");
         errors.push(FieldError::invalid(path.field("cidr"), &spec.cidr, &remedy));
     }
-    for (field, mode) in [("ipipMode", spec.ipip_mode), ("vxlanMode", spec.vxlan_mode)] {
-        if mode != EncapMode::Never {
-            let remedy = "encapsulation is not supported by this version: use \"Never\"";
-            errors.push(FieldError::invalid(path.field(field), &mode, remedy));
-        }
-    }
+    encapsulation(spec, &path, errors);
     pool_selectors(spec, &path, errors);
     for (index, usage) in spec.allowed_uses.iter().enumerate() {
         if !ALLOWED_USES.contains(&usage.as_str()) {
@@ -39,6 +34,24 @@ pub(super) fn ip_pool(pool: &IpPool, errors: &mut Errors) {
             let remedy = "LoadBalancer may not be combined with other uses: make a pool of its own";
             errors.push(FieldError::invalid(path.field("allowedUses"), &spec.allowed_uses, remedy));
         }
+    }
+}
+
+fn encapsulation(spec: &IpPoolSpec, path: &Path, errors: &mut Errors) {
+    let is_for_services = spec.allowed_uses.iter().any(|usage| usage == "LoadBalancer");
+    for (field, mode) in [("ipipMode", spec.ipip_mode), ("vxlanMode", spec.vxlan_mode)] {
+        let remedy = match mode {
+            EncapMode::Never => continue,
+            _ if is_for_services => "must be \"Never\" in a pool for LoadBalancer: no pod has its addresses",
+            _ if field == "ipipMode" && spec.cidr.addr().is_ipv6() => {
+                "IPIP carries IPv4 only: use vxlanMode, or \"Never\""
+            }
+            _ if field == "vxlanMode" && spec.ipip_mode != EncapMode::Never => {
+                "may not be set beside ipipMode: make one of them \"Never\""
+            }
+            _ => continue,
+        };
+        errors.push(FieldError::invalid(path.field(field), &mode, remedy));
     }
 }
 

@@ -88,6 +88,22 @@ pub enum Error {
         /// The pools that are enabled.
         pools: String,
     },
+    /// No pool has an address for a node's end of a tunnel.
+    #[error(
+        "node {node} gets no address for its end of {tunnel}: there is no free one in an IPPool that uses it (enabled, of that mode, \
+         allowedUses with Tunnel or empty, nodeSelector that selects the node); these are: {pools}. {why}Make another IPPool, or delete \
+         pods"
+    )]
+    NoTunnelAddress {
+        /// The tunnel.
+        tunnel: &'static str,
+        /// The node.
+        node: String,
+        /// The pools that use it.
+        pools: String,
+        /// Which setting keeps the node from addresses that there may be; empty if none does.
+        why: String,
+    },
     /// An annotation names a pool that is none, or none to take addresses from.
     #[error(
         "pod {pod}: annotation {annotation} of {owner} asks for the IPPool {pool:?}, and there is none of that name or range that is \

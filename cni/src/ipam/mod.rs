@@ -23,6 +23,7 @@ mod pinned;
 mod pools;
 pub mod records;
 mod reserved;
+mod tunnels;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,7 @@ use ipnet::IpNet;
 use tokio::sync::Mutex;
 use tortie_api::calico::{
     AllocationAttribute, HOSTNAME_HASH_LABEL, IpPool, IpReservation, IpamBlock, IpamConfiguration,
-    IpamConfigurationSpec, IpamHandle, hostname_hash,
+    IpamConfigurationSpec, IpamHandle, Tunnel, hostname_hash,
 };
 use tortie_api::k8s::{Namespace, Node, annotations, requested_pools};
 use tortie_api::meta::StringMap;
@@ -63,6 +64,8 @@ pub struct Claim {
     pub pinned: Option<Vec<IpAddr>>,
     /// The pools that it named.
     pub pools: RequestedPools,
+    /// The end of a tunnel that the address is for; then there is no pod.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// The pools that a pod named, by name or range; of a family for which it named none, the namespace's count.
@@ -76,7 +79,10 @@ pub struct RequestedPools {
 
 impl Claim {
     fn name(&self) -> String {
-        format!("{}/{}", self.namespace, self.pod)
+        match self.tunnel {
+            Some(tunnel) => format!("(none: for {})", tunnel.as_str()),
+            None => format!("{}/{}", self.namespace, self.pod),
+        }
     }
 }
 
@@ -187,16 +193,20 @@ impl Ipam {
         Ok(self.take_back(handle, &[]).await?.unwrap_or_default())
     }
 
-    /// All holders whose addresses this node gave out, in its own blocks and in others'. Those of another agent, such as Calico's before
+    /// All attachments that hold addresses which this node gave out, in its own blocks and in others'. Those of another agent, such as Calico's before
     /// this one took its place, are not among them: their pods may still run.
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         let mut own = self.own.lock().await;
         self.learn(&mut own).await?;
         let digest = hostname_hash(&self.node);
+        let tunnels = Tunnel::ALL.map(|tunnel| tunnel.handle(&self.node));
         let mut blocks: BTreeMap<IpNet, Option<IpamBlock>> = BTreeMap::new();
         let mut holders = Vec::new();
         for known in self.records.list_labelled::<IpamHandle>(HOSTNAME_HASH_LABEL, &digest).await? {
             let (handle, mut ips) = (known.spec.handle_id.clone(), Vec::new());
+            if tunnels.contains(&handle) {
+                continue;
+            }
             for cidr in handles::blocks(&known) {
                 let block = match blocks.entry(cidr) {
                     Entry::Occupied(entry) => entry.into_mut(),
@@ -324,17 +334,23 @@ impl Ipam {
 
     fn attribute(&self, claim: &Claim) -> AllocationAttribute {
         let timestamp = block::time(SystemTime::now());
-        let secondary =
-            [("namespace", &claim.namespace), ("pod", &claim.pod), ("node", &self.node), ("timestamp", &timestamp)];
+        let mut secondary = vec![("node", self.node.as_str()), ("timestamp", timestamp.as_str())];
+        match claim.tunnel {
+            Some(tunnel) => secondary.push(("type", tunnel.allocation_type())),
+            None => secondary.extend([("namespace", claim.namespace.as_str()), ("pod", claim.pod.as_str())]),
+        }
         AllocationAttribute {
             handle_id: Some(claim.handle.clone()),
-            secondary: secondary.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
+            secondary: secondary.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             ..AllocationAttribute::default()
         }
     }
 
     /// Everything that decides where a claim may get addresses.
     async fn picture(&self, claim: &Claim) -> Result<Picture, Error> {
+        if let Some(tunnel) = claim.tunnel {
+            return self.picture_for(tunnel).await;
+        }
         let pools = self.pools().await?;
         let node = self.node_labels(&pools).await?;
         let namespace = self.records.get::<Namespace>(&claim.namespace).await?.map(|namespace| namespace.metadata);

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tortie_api::calico::{AssignmentMode, IpPool};
+use tortie_api::calico::{AssignmentMode, IpPool, Tunnel};
 use tortie_api::meta::StringMap;
 use tortie_api::selector::Selector;
 
@@ -52,6 +52,22 @@ pub(super) fn usable(objects: &[IpPool], implicit: bool) -> Vec<Pool> {
                 ..Pool::new(&pool.metadata.name, spec.cidr, spec.effective_block_size())
             }
         })
+        .collect();
+    pools.sort_by(|one, other| one.name.cmp(&other.name));
+    pools
+}
+
+/// The pools that may give the ends of a tunnel addresses: those that use it, on nodes with these labels.
+pub(super) fn for_tunnel(objects: &[IpPool], tunnel: Tunnel, node: &StringMap) -> Vec<Pool> {
+    let uses = |pool: &&IpPool| {
+        let spec = &pool.spec;
+        Tunnel::of_pool(spec).is_some_and(|(its, _)| its == tunnel) && !spec.disabled && spec.allows_tunnels()
+    };
+    let mut pools: Vec<Pool> = objects
+        .iter()
+        .filter(uses)
+        .filter(|pool| selector(pool.spec.node_selector.as_deref()).matches(node))
+        .map(|pool| Pool::new(&pool.metadata.name, pool.spec.cidr, pool.spec.effective_block_size()))
         .collect();
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     pools

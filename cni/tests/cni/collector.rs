@@ -33,6 +33,7 @@ impl Cluster {
             pod: pod.into(),
             pinned: None,
             pools: RequestedPools::default(),
+            tunnel: None,
         };
         let ips = Ipam::new(Arc::clone(&self.store) as _, node).assign(&claim).await.expect("an address");
         ips[0].to_string()

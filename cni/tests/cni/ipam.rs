@@ -39,6 +39,7 @@ fn claim(handle: &str) -> Claim {
         pod: format!("pod-{handle}"),
         pinned: None,
         pools: RequestedPools::default(),
+        tunnel: None,
     }
 }
 
@@ -50,6 +51,7 @@ fn pinned(handle: &str, pod: &str, ips: &[&str]) -> Claim {
         pod: pod.into(),
         pinned: Some(ips),
         pools: RequestedPools::default(),
+        tunnel: None,
     }
 }
 

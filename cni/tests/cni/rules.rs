@@ -18,6 +18,7 @@ fn claim(handle: &str) -> Claim {
         pod: handle.into(),
         pinned: None,
         pools: RequestedPools::default(),
+        tunnel: None,
     }
 }
 

@@ -408,6 +408,7 @@ async fn garbage_is_what_the_runtime_does_not_name() {
         pod: "lost".into(),
         pinned: None,
         pools: RequestedPools::default(),
+        tunnel: None,
     };
     ipam.assign(&leak("tortie.lost.eth0")).await.expect("addresses");
     ipam.assign(&leak("other-network.x.eth0")).await.expect("addresses");

@@ -4,6 +4,7 @@
 //! PATH/**/*.yaml, *.yml, *.json    manifests, the user's
 //! PATH/.tortie/objects/KIND/[NAMESPACE/]NAME.json    objects that agents own
 //! PATH/.tortie/pods/NAMESPACE/NAME.json    what agents say of pods
+//! PATH/.tortie/nodes/NAME.json    what agents say of their nodes
 //! PATH/.tortie/last-good/    last good versions of manifests
 //! PATH/.tortie/lock    held by whoever writes
 //! PATH/.tortie/DUTY.lead    held by whoever leads in a duty
@@ -25,6 +26,9 @@ pub(super) const OBJECTS: &str = ".tortie/objects";
 /// Where agents write what they know of pods.
 pub(super) const PODS: &str = ".tortie/pods";
 
+/// Where agents write what they say of their nodes.
+pub(super) const NODES: &str = ".tortie/nodes";
+
 /// Where last good versions are kept.
 pub(super) const LAST_GOOD: &str = ".tortie/last-good";
 
@@ -43,6 +47,8 @@ pub(super) enum FileKind {
     AgentObject,
     /// What an agent says of a pod.
     Publication,
+    /// What an agent says of its node.
+    NodePublication,
 }
 
 /// What the file at a relative path is; `None` if it means nothing.
@@ -54,6 +60,8 @@ pub(super) fn file_kind(path: &Path) -> Option<FileKind> {
         (is_json() && is_directory_of_interest(directory)).then_some(FileKind::AgentObject)
     } else if directory.starts_with(PODS) {
         (is_json() && is_directory_of_interest(directory)).then_some(FileKind::Publication)
+    } else if directory == Path::new(NODES) {
+        is_json().then_some(FileKind::NodePublication)
     } else {
         (files::is_manifest(name) && is_visible(directory)).then_some(FileKind::Manifest)
     }
@@ -69,7 +77,7 @@ pub(super) fn is_directory_of_interest(path: &Path) -> bool {
     if path == Path::new(STATE) {
         return true;
     }
-    let below = [OBJECTS, PODS].into_iter().find_map(|parent| path.strip_prefix(parent).ok());
+    let below = [OBJECTS, PODS, NODES].into_iter().find_map(|parent| path.strip_prefix(parent).ok());
     is_visible(below.unwrap_or(path))
 }
 
@@ -92,6 +100,11 @@ pub(super) fn object_file(key: &ObjectKey) -> PathBuf {
 /// The file of what an agent says of a pod.
 pub(super) fn publication_file(namespace: &str, pod: &str) -> PathBuf {
     Path::new(PODS).join(file_name(namespace)).join(file_name(pod) + ".json")
+}
+
+/// The file of what an agent says of its node.
+pub(super) fn node_file(node: &str) -> PathBuf {
+    Path::new(NODES).join(file_name(node) + ".json")
 }
 
 /// The file of a duty.
@@ -130,6 +143,8 @@ mod tests {
             (".tortie/objects/.x/a.json", None),
             (".tortie/pods/x/a.json", Some(FileKind::Publication)),
             (".tortie/pods/x/a.yaml", None),
+            (".tortie/nodes/a.json", Some(FileKind::NodePublication)),
+            (".tortie/nodes/x/a.json", None),
         ] {
             assert_eq!(file_kind(Path::new(path)), want, "{path}");
         }

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::manifests::{Contents, Loaded};
-use crate::{Batch, Datastore, Error, Leadership, Problem, files, manifests};
+use crate::{Batch, Datastore, Error, Leadership, NodeAnnotations, Problem, files, manifests};
 use last_good::LastGood;
 use store::Store;
 pub(crate) use store::{Lock, lock};
@@ -76,7 +76,7 @@ impl Directory {
         let root =
             path.canonicalize().map_err(|error| failed(format!("cannot open the datastore directory: {error}")))?;
         std::fs::read_dir(&root).map_err(|error| failed(format!("cannot read the datastore directory: {error}")))?;
-        for directory in [layout::OBJECTS, layout::PODS, layout::LAST_GOOD] {
+        for directory in [layout::OBJECTS, layout::PODS, layout::NODES, layout::LAST_GOOD] {
             if let Err(error) = std::fs::create_dir_all(root.join(directory)) {
                 tracing::debug!(directory, %error, "cannot make the place for what agents write");
             }
@@ -205,6 +205,11 @@ impl Datastore for Directory {
     async fn withdraw_pod_ips(&self, namespace: &str, pod: &str, publisher: &str) -> Result<(), Error> {
         let (namespace, pod, publisher) = (namespace.to_owned(), pod.to_owned(), publisher.to_owned());
         self.blocking(move |this| this.store.withdraw(&namespace, &pod, &publisher)).await
+    }
+
+    async fn annotate_node(&self, node: &str, annotations: &NodeAnnotations) -> Result<(), Error> {
+        let (node, annotations) = (node.to_owned(), annotations.clone());
+        self.blocking(move |this| this.store.annotate_node(&node, &annotations)).await
     }
 
     async fn lead(&self, duty: &str, holder: &str) -> Result<Leadership, Error> {
@@ -337,7 +342,7 @@ pub(crate) fn last_good(root: &Path, file: &Path) -> Option<Contents> {
 
 /// Every file of a directory that counts, relative to it.
 fn content_files(root: &Path) -> Vec<PathBuf> {
-    ["", layout::OBJECTS, layout::PODS].into_iter().flat_map(|part| files_below(root, part)).collect()
+    ["", layout::OBJECTS, layout::PODS, layout::NODES].into_iter().flat_map(|part| files_below(root, part)).collect()
 }
 
 /// The files of a part of a directory, relative to the whole.

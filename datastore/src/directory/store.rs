@@ -11,8 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 use tortie_api::{Object, ObjectKey};
 
 use super::layout;
-use super::view::{Publication, UNREADABLE_OBJECT};
-use crate::{Error, files};
+use super::view::{NodePublication, Publication, UNREADABLE_OBJECT};
+use crate::{Error, NodeAnnotations, files};
 
 /// The writing side of a directory.
 #[derive(Debug, Clone)]
@@ -126,6 +126,33 @@ impl Store {
         let bytes = serde_json::to_vec(publication).map_err(|error| failed(&path, &error.into()))?;
         let _lock = lock(&self.root)?;
         write(&path, &bytes, false)
+    }
+
+    /// Says something of a node, and leaves what else was said of it.
+    pub(super) fn annotate_node(&self, node: &str, annotations: &NodeAnnotations) -> Result<(), Error> {
+        let path = self.root.join(layout::node_file(node));
+        let _lock = lock(&self.root)?;
+        let there = files::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mut publication: NodePublication = there.unwrap_or_default();
+        node.clone_into(&mut publication.name);
+        let before = publication.annotations.clone();
+        for (annotation, value) in annotations {
+            match value {
+                Some(value) => publication.annotations.insert((*annotation).to_owned(), value.clone()),
+                None => publication.annotations.remove(*annotation),
+            };
+        }
+        if publication.annotations.is_empty() {
+            return match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, &error)),
+                _ => Ok(()),
+            };
+        }
+        if publication.annotations == before {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&publication).map_err(|error| failed(&path, &error.into()))?;
+        write(&path, &bytes, true)
     }
 
     /// Takes back what `publisher` said, and what nobody can read.

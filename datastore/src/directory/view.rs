@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tortie_api::k8s::PodIp;
+use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use super::last_good::LastGood;
@@ -51,6 +52,14 @@ impl Publication {
     }
 }
 
+/// What `.tortie/nodes/` says of one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NodePublication {
+    pub(super) name: String,
+    /// Annotations, which count as those of the Node's own document.
+    pub(super) annotations: StringMap,
+}
+
 /// A directory's content and what it means.
 pub(super) struct View {
     root: PathBuf,
@@ -65,6 +74,8 @@ pub(super) struct View {
     changes: Vec<Change>,
     /// The addresses of pods, each by its [`pod_name`].
     published: HashMap<Arc<str>, Box<[IpAddr]>>,
+    /// What agents say of nodes, each by its [`node_name`].
+    nodes: HashMap<Arc<str>, StringMap>,
     digest: RevisionDigest,
 }
 
@@ -105,6 +116,11 @@ fn pod_name(namespace: &str, name: &str) -> Arc<str> {
     format!("{namespace}/{name}").into()
 }
 
+/// A node's name as that of a pod in no namespace, which no pod has.
+fn node_name(name: &str) -> Arc<str> {
+    pod_name("", name)
+}
+
 /// Objects as they were before a change, by key.
 type Before = BTreeMap<ObjectKey, Option<Object>>;
 
@@ -120,6 +136,7 @@ impl View {
             tells: false,
             changes: Vec::new(),
             published: HashMap::new(),
+            nodes: HashMap::new(),
             digest: RevisionDigest::default(),
         }
     }
@@ -186,6 +203,11 @@ impl View {
             let name = pod_name(key.namespace.as_deref().unwrap_or_default(), &key.name);
             let published = self.published.get(&name).map(|ips| &**ips).unwrap_or_default();
             pod.status.pod_ips = published.iter().map(|ip| PodIp { ip: *ip }).collect();
+        }
+        if let Object::Node(node) = &mut object
+            && let Some(said) = self.nodes.get(&*node_name(&key.name))
+        {
+            node.metadata.annotations.extend(said.clone());
         }
         Some(object)
     }
@@ -271,8 +293,10 @@ impl View {
         if self.files.get(path).is_some_and(|file| file.digest == RevisionDigest::part(path, Some(hash))) {
             return;
         }
-        if kind == FileKind::Publication {
-            return self.take_publication(path, hash, bytes, before);
+        match kind {
+            FileKind::Publication => return self.take_publication(path, hash, bytes, before),
+            FileKind::NodePublication => return self.take_node_publication(path, hash, bytes, before),
+            FileKind::Manifest | FileKind::AgentObject => {}
         }
         let contents = manifests::read_objects(&self.root.join(path), bytes);
         if !contents.is_valid() {
@@ -316,18 +340,39 @@ impl View {
     fn take_publication(&mut self, path: &Path, hash: Hash, bytes: &[u8], before: &mut Before) {
         let publication: Publication = match serde_json::from_slice(bytes) {
             Ok(publication) => publication,
-            Err(error) => {
-                let place = self.root.join(path).display().to_string();
-                let message = format!("not what an agent writes: {error}: remove it");
-                let problem = Problem { place, message, warning: true, kind: None };
-                return self.take_invalid(path, FileKind::Publication, Some(hash), vec![problem], before);
-            }
+            Err(error) => return self.take_illegible(path, FileKind::Publication, hash, &error, before),
         };
         self.unpublish(path, before);
         let name = pod_name(&publication.namespace, &publication.name);
-        self.note_pod(&name, before);
+        self.note_published(&name, before);
         self.published.insert(Arc::clone(&name), publication.pod_ips.into());
         self.set_file(path, Some(hash), Some(name), More::default());
+    }
+
+    fn take_node_publication(&mut self, path: &Path, hash: Hash, bytes: &[u8], before: &mut Before) {
+        let publication: NodePublication = match serde_json::from_slice(bytes) {
+            Ok(publication) => publication,
+            Err(error) => return self.take_illegible(path, FileKind::NodePublication, hash, &error, before),
+        };
+        self.unpublish(path, before);
+        let name = node_name(&publication.name);
+        self.note_published(&name, before);
+        self.nodes.insert(Arc::clone(&name), publication.annotations);
+        self.set_file(path, Some(hash), Some(name), More::default());
+    }
+
+    fn take_illegible(
+        &mut self,
+        path: &Path,
+        kind: FileKind,
+        hash: Hash,
+        error: &serde_json::Error,
+        before: &mut Before,
+    ) {
+        let place = self.root.join(path).display().to_string();
+        let message = format!("not what an agent writes: {error}: remove it");
+        let problem = Problem { place, message, warning: true, kind: None };
+        self.take_invalid(path, kind, Some(hash), vec![problem], before);
     }
 
     fn forget_file(&mut self, path: &Path, kind: FileKind, before: &mut Before) {
@@ -384,8 +429,9 @@ impl View {
 
     fn unpublish(&mut self, path: &Path, before: &mut Before) {
         let Some(name) = self.files.get_mut(path).and_then(|file| file.publication.take()) else { return };
-        self.note_pod(&name, before);
+        self.note_published(&name, before);
         self.published.remove(&name);
+        self.nodes.remove(&name);
     }
 
     /// Remembers how an object was before the first change to it.
@@ -395,10 +441,11 @@ impl View {
         }
     }
 
-    fn note_pod(&self, pod: &str, before: &mut Before) {
-        let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
-        let key = ObjectKey { kind: Kind::Pod, namespace: Some(namespace.to_owned()), name: name.to_owned() };
-        self.note(&key, before);
+    /// The same of what something that was published is about.
+    fn note_published(&self, published: &str, before: &mut Before) {
+        let (namespace, name) = published.split_once('/').unwrap_or(("", published));
+        let (kind, namespace) = if namespace.is_empty() { (Kind::Node, None) } else { (Kind::Pod, Some(namespace)) };
+        self.note(&ObjectKey { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() }, before);
     }
 }
 

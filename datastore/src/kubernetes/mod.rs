@@ -32,13 +32,13 @@ use tokio::sync::{OnceCell, mpsc};
 use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
-use crate::{Batch, Datastore, Error, Leadership, NodeReport, Problem};
+use crate::{Batch, Datastore, Error, Leadership, NodeAnnotations, NodeReport, Problem};
 pub use content::WITH_STATUS;
 pub use edit::Applied;
 use history::History;
 use lease::Lease;
 use merge::Merge;
-use resources::{Group, WATCHED, collection};
+use resources::{Group, Scope, WATCHED, collection};
 pub use status::{REPORTS, Standing, Standings, condition, rfc3339};
 use watch::Watch;
 pub use watch::spread;
@@ -74,6 +74,8 @@ pub struct Kubernetes {
     place: String,
     group: Arc<OnceCell<Group>>,
     node: String,
+    /// Whether every node's blocks are wanted.
+    all_blocks: bool,
 }
 
 impl Kubernetes {
@@ -84,7 +86,13 @@ impl Kubernetes {
     /// When nothing names a server.
     pub async fn new(kubeconfig: Option<&Path>, node: &str) -> Result<Self, Error> {
         let (client, place) = client::connect(kubeconfig).await?;
-        Ok(Self { client, place, group: Arc::default(), node: node.to_owned() })
+        Ok(Self { client, place, group: Arc::default(), node: node.to_owned(), all_blocks: false })
+    }
+
+    /// The same, and whether the watch tells which blocks every node has, and not only this one's. Who is told by BGP need not know.
+    #[must_use]
+    pub fn with_all_blocks(self, all_blocks: bool) -> Self {
+        Self { all_blocks, ..self }
     }
 
     /// Where the cluster has Calico's kinds.
@@ -246,7 +254,10 @@ impl Datastore for Kubernetes {
             let Some(group) = this.reach(&batches).await else { return };
             let (news, merged) = mpsc::channel(NEWS_BACKLOG);
             let history = Arc::new(History::new(this.client.clone(), group));
-            for watched in WATCHED {
+            for mut watched in WATCHED {
+                if this.all_blocks && watched.0 == Kind::BlockAffinity {
+                    watched.1 = Scope::Whole;
+                }
                 let (place, history) = ((group, this.node.as_str()), Arc::clone(&history));
                 tokio::spawn(Watch::new(this.client.clone(), watched, place, history, news.clone()).run());
             }
@@ -392,6 +403,15 @@ impl Datastore for Kubernetes {
         let request = Request::new(collection(Kind::Node, Group::V3, None));
         // A strategic patch: of conditions, those of other types stay.
         let patch = Patch::Strategic(patch);
+        let request = request.patch_subresource("status", node, &PatchParams::default(), &patch);
+        self.send(request).await.map(|_| ()).map_err(|error| self.failed(&key, &error))
+    }
+
+    async fn annotate_node(&self, node: &str, annotations: &NodeAnnotations) -> Result<(), Error> {
+        let key = ObjectKey { kind: Kind::Node, namespace: None, name: node.to_owned() };
+        // By way of the status, as above: agents need no other right to nodes. A null takes an annotation away.
+        let patch: Patch<Value> = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        let request = Request::new(collection(Kind::Node, Group::V3, None));
         let request = request.patch_subresource("status", node, &PatchParams::default(), &patch);
         self.send(request).await.map(|_| ()).map_err(|error| self.failed(&key, &error))
     }

@@ -91,6 +91,9 @@ pub(crate) const LINKS: [(Owner, &str); 8] = [
     (Owner::Flannel, "flannel-wg-v6"),
 ];
 
+/// What the agent writes on the interfaces of overlays (`tortie_cni::tunnels`).
+const OURS: &str = "tortie";
+
 /// The kernel's own IPIP interface, which cannot be deleted: Calico gives it an address.
 const IPIP: &str = "tunl0";
 
@@ -325,7 +328,9 @@ fn ip_sets() -> Result<Vec<Leftover>, String> {
 }
 
 async fn links_and_routes(net: &Net, pools: &[IpNet], flannel_was_here: bool) -> Result<Vec<Leftover>, String> {
-    let links = net.links().await.map_err(|error| error.to_string())?;
+    let mut links = net.links().await.map_err(|error| error.to_string())?;
+    // Ends of overlays that are in use: they have the names that Calico gave them, and say whose they are.
+    links.retain(|link| link.alias != OURS);
     let routes = net.routes(Some(BIRD)).await.map_err(|error| error.to_string())?;
     let mut found = Vec::new();
     let tunnels: Vec<&Link> =

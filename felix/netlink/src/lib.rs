@@ -22,6 +22,7 @@ mod route;
 mod socket;
 pub mod sysctl;
 pub mod tc;
+mod vxlan;
 
 pub use bulk::{Bulk, RouteChange, RouteFailure};
 pub use error::Error;
@@ -31,3 +32,4 @@ pub use net::Net;
 pub use netconf::{Netconf, NetconfMonitor};
 pub use netns::Netns;
 pub use route::{Lookup, Reach, RouteKind, RouteSpec, default_metric};
+pub use vxlan::Vxlan;

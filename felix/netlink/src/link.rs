@@ -53,6 +53,8 @@ pub struct Link {
     pub up: bool,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
+    /// What somebody wrote beside its name (`ip link set … alias`); empty if nobody did.
+    pub alias: String,
 }
 
 impl Link {
@@ -65,12 +67,14 @@ impl Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             master: None,
+            alias: String::new(),
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
                 LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
                 _ => {}
             }

@@ -46,6 +46,10 @@ impl Felix {
         if rules_changed {
             self.compiler.set_options(self.compile_options());
         }
+        self.overlays_dirty |= before.overlays != self.settings.overlays
+            || before.rules.vxlan_port != self.settings.rules.vxlan_port
+            || before.mtu_interfaces != self.settings.mtu_interfaces
+            || before.interfaces_refresh != self.settings.interfaces_refresh;
         self.reprefix();
         rules_changed | self.resolve_hosts()
     }
@@ -102,6 +106,8 @@ impl Felix {
             refresh: settings.interfaces_refresh,
             bandwidth,
             foreign_sources,
+            encapsulation: self.overlays.overhead(),
+            mtu_limit: self.overlays.configured_mtu(&settings.overlays),
         }
     }
 
@@ -127,6 +133,8 @@ impl Felix {
         }
         let mut settings = Box::new(self.settings.clone());
         settings.routes.interface_prefixes.clone_from(&self.prefixes);
+        settings.overlays.encapsulation = self.overlays.overhead();
+        settings.overlays.mtu_limit = self.overlays.configured_mtu(&self.settings.overlays);
         if self.told_settings.as_ref() == Some(&settings) {
             return None;
         }
@@ -160,6 +168,7 @@ impl Felix {
     pub(super) fn compile_options(&self) -> CompileOptions {
         let mut options = CompileOptions { interface_prefixes: self.prefixes.clone(), ..self.settings.rules.clone() };
         options.host.interfaces.clone_from(&self.host_interfaces);
+        options.tunnels = self.overlays.in_use();
         options
     }
 }

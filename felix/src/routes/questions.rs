@@ -17,6 +17,7 @@ impl Routes {
     fn settled(&self, destination: IpNet) -> bool {
         !self.in_flight.contains(&destination)
             && !self.dirty.contains(&(Class::Local, destination))
+            && !self.dirty.contains(&(Class::End, destination))
             && !self.dirty.contains(&(Class::Bgp, destination))
     }
 
@@ -73,7 +74,10 @@ impl Routes {
         let in_use: BTreeSet<IpAddr> = if unreachable.is_empty() {
             BTreeSet::new()
         } else {
-            self.bgp.values().flat_map(|hops| hops.iter().copied()).filter(|hop| unreachable.contains(hop)).collect()
+            self.all_next_hops()
+                .flat_map(|(_, hops)| hops.iter().copied())
+                .filter(|hop| unreachable.contains(hop))
+                .collect()
         };
         for next_hop in in_use.iter().take(TOLD) {
             if let Some(Err(reason)) = self.resolved.get(next_hop) {
@@ -101,6 +105,7 @@ impl Routes {
                     there == Some(&target) && self.foreign.wins(destination, self.key(destination).1).is_none()
                 }
                 Wish::Unusable => there.is_none(),
+                Wish::Wait => true,
                 Wish::Nothing => there.is_none() || self.stale.contains(&destination),
             }
     }
@@ -124,9 +129,7 @@ impl Routes {
     /// All routes that are wanted or ours, with their state.
     pub(crate) fn view(&self) -> Vec<RouteView> {
         let mut destinations: BTreeSet<IpNet> = self.own.iter().map(|(key, _)| key.0).collect();
-        destinations.extend(self.pods.keys());
-        destinations.extend(&self.blocks);
-        destinations.extend(self.bgp.keys());
+        destinations.extend(self.wanted());
         destinations.into_iter().map(|destination| self.view_of(destination)).collect()
     }
 
@@ -137,6 +140,8 @@ impl Routes {
             RouteSource::LocalPod
         } else if self.blocks.contains(&destination) {
             RouteSource::LocalBlock
+        } else if self.remote.contains_key(&destination) || self.leads_through(destination) {
+            RouteSource::Tunnel
         } else {
             RouteSource::Bgp
         };
@@ -152,8 +157,9 @@ impl Routes {
                 (Some(target), state)
             }
             Wish::Unusable => (None, RouteState::Missing),
+            Wish::Wait if there.is_none() => (None, RouteState::Missing),
             Wish::Nothing if self.stale.contains(&destination) => (there.cloned(), RouteState::Present),
-            Wish::Nothing => (there.cloned(), RouteState::Wrong),
+            Wish::Wait | Wish::Nothing => (there.cloned(), RouteState::Wrong),
         };
         let (mut via, mut device) = (None, String::new());
         let next_hops: Vec<(IpAddr, String)> =
@@ -169,7 +175,7 @@ impl Routes {
             Some(Target::Blackhole) => "blackhole".clone_into(&mut device),
             Some(Target::Other(text)) => device.clone_from(text),
             None => {
-                via = self.bgp.get(&destination).and_then(|hops| hops.first().copied());
+                via = self.next_hops(&destination).and_then(|hops| hops.first().copied());
                 device = self.pods.get(&destination).cloned().unwrap_or_default();
             }
         }
@@ -193,6 +199,9 @@ impl Routes {
             RouteState::Wrong if matches!(self.wish(destination), Wish::Nothing) => {
                 Some("nothing wants it; it is being deleted".to_owned())
             }
+            RouteState::Wrong | RouteState::Missing if matches!(self.wish(destination), Wish::Wait) => {
+                Some(self.waits_for(&destination))
+            }
             RouteState::Wrong => {
                 Some(format!("the kernel has {}", there.map_or_else(String::new, |there| self.text(there))))
             }
@@ -206,7 +215,7 @@ impl Routes {
         {
             return format!("interface {interface} {}", self.interface_state(interface));
         }
-        let next_hops = self.bgp.get(&destination).map_or(&[][..], |hops| hops);
+        let next_hops = self.next_hops(&destination).unwrap_or_default();
         let reasons = next_hops.iter().filter_map(|next_hop| match self.resolved.get(next_hop) {
             Some(Err(reason)) => Some(format!("next hop {next_hop}: {reason}")),
             Some(Ok(target)) if target.hops().all(|(gateway, _)| !can_lead_to(gateway, destination)) => {
@@ -219,6 +228,17 @@ impl Routes {
             "it is being written".to_owned()
         } else {
             reasons.join("; ")
+        }
+    }
+
+    /// Whether a destination's route leads through an overlay.
+    fn leads_through(&self, destination: IpNet) -> bool {
+        match self.wish(destination) {
+            Wish::Wait => true,
+            Wish::Route(Target::Onlink { index, .. } | Target::Device { index, .. }) => {
+                self.links.get(&index).is_some_and(|link| Self::is_end(&link.name))
+            }
+            _ => false,
         }
     }
 

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::json;
-use tortie_api::calico::{BgpConfiguration, BlockAffinity, IpPool, IpamBlock};
+use tortie_api::calico::{BgpConfiguration, BlockAffinity, IpPool, IpamBlock, Tunnel};
 use tortie_api::k8s::{Namespace, NetworkPolicy, Node, Pod};
 use tortie_api::{Object, ObjectKey};
 use tortie_felix::{
     Action, Change, Config, Event, Felix, Link, LocalEndpoint, Millis, ROUTE_PROTOCOL, Route, RouteChange,
-    RouteFailure, Settings, Snapshot, Sweep, Target,
+    RouteFailure, Settings, Snapshot, Sweep, Target, TunnelReport, Tunnels,
 };
 use tortie_nft::fake::Fake;
 use tortie_nft::{Executor, Ruleset, Value};
@@ -61,6 +61,9 @@ pub(crate) struct World {
     pub(crate) strangers: bool,
     /// What the kernel says to the next transactions, and to route writes while set.
     pub(crate) refuse_rules: u32,
+    /// The ends of overlays that were asked for last, and those that the kernel does not have.
+    pub(crate) tunnels: Option<Tunnels>,
+    pub(crate) no_tunnels: BTreeSet<Tunnel>,
     pub(crate) refuse_routes: Option<String>,
     revision: u32,
     next_request: u64,
@@ -94,6 +97,8 @@ impl World {
             paused: false,
             strangers: false,
             refuse_rules: 0,
+            tunnels: None,
+            no_tunnels: BTreeSet::new(),
             refuse_routes: None,
             revision: 0,
             next_request: 0,
@@ -273,10 +278,36 @@ impl World {
                 Event::BgpConfigured(Ok(()))
             }
             Action::ConfigureHost(_) => Event::HostConfigured(Ok(())),
+            Action::ConfigureTunnels(tunnels) => Event::TunnelsConfigured(self.keep_tunnels(*tunnels)),
             Action::Done { .. } | Action::Report(_) | Action::Settings(_) | Action::SweepStamps(_) => {
                 unreachable!("answered before")
             }
         }
+    }
+
+    /// Makes the devices of ends and removes those that are not wanted, as the edge does.
+    fn keep_tunnels(&mut self, tunnels: Tunnels) -> TunnelReport {
+        for tunnel in Tunnel::ALL {
+            let wanted = tunnels.ends.contains_key(&tunnel) && !self.no_tunnels.contains(&tunnel);
+            let there = self.links.values().find(|link| link.name == tunnel.device()).map(|link| link.index);
+            if wanted && there.is_none() {
+                let index = self.links.keys().max().map_or(10, |last| last.max(&9) + 1);
+                let link = Link { index, name: tunnel.device().into(), up: true };
+                self.links.insert(index, link.clone());
+                self.felix.handle(Event::LinkChanged(link), self.now);
+            }
+            if let Some(index) = there.filter(|_| !wanted) {
+                self.links.remove(&index);
+                self.fib.retain(|_, route| !route.target.devices().any(|device| device == index));
+                self.felix.handle(Event::LinkRemoved { index }, self.now);
+            }
+        }
+        let ready: BTreeSet<Tunnel> =
+            tunnels.ends.keys().copied().filter(|tunnel| !self.no_tunnels.contains(tunnel)).collect();
+        let lacks = |tunnel: &Tunnel| format!("this node's kernel has no {}", tunnel.as_str());
+        let problems = tunnels.ends.keys().filter(|tunnel| !ready.contains(tunnel)).map(lacks).collect();
+        self.tunnels = Some(tunnels);
+        TunnelReport { ready, repairs: Vec::new(), problems }
     }
 
     fn write_routes(&mut self, changes: Vec<RouteChange>) -> Vec<RouteFailure> {

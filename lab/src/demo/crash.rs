@@ -23,7 +23,7 @@ use crate::{Error, Lab};
 const TORTIE: u8 = 80;
 
 /// The port of the UDP stream.
-const STREAM: Port = Port { protocol: Protocol::Udp, port: 5000 };
+pub(super) const STREAM: Port = Port { protocol: Protocol::Udp, port: 5000 };
 
 /// How long the agent stays dead.
 const DEAD: Duration = Duration::from_secs(2);
@@ -90,7 +90,7 @@ pub(super) async fn run(lab: &Lab, stage: &mut Stage) -> Result<(), Error> {
     Ok(())
 }
 
-fn flow(from: &Pod, to: &Pod, stream: bool) -> Result<Flow, Error> {
+pub(super) fn flow(from: &Pod, to: &Pod, stream: bool) -> Result<Flow, Error> {
     let address = to.ip(false).ok_or_else(|| Error::Failed(format!("pod {} has no IPv4 address", to.full_name())))?;
     Ok(Flow { netns: from.netns.clone(), to: address, tcp: 80, udp: stream.then_some(STREAM.port) })
 }

@@ -1,11 +1,12 @@
 //! The main job in one command: three nodes boot and peer, pods get addresses and routes, six policies are applied one at a time, an
-//! agent is killed under traffic and comes back, and everything is cleaned up.
+//! agent is killed under traffic and comes back, the pools move to an overlay and back, and everything is cleaned up.
 //!
 //! Nothing is taken on trust. After each policy four witnesses must agree on every pair: a table written by hand, the direct
 //! evaluator of the API's semantics, the compiled ruleset walked by the interpreter, and real packets.
 
 mod crash;
 mod expected;
+mod overlay;
 mod stage;
 mod traffic;
 mod witness;
@@ -69,6 +70,8 @@ pub async fn run(lab: &Lab, print: Print) -> Result<bool, Error> {
         witness::compare(lab, &mut stage, letter).await?;
     }
     crash::run(lab, &mut stage).await?;
+    // The last act: what a node has of an overlay that nobody uses any more goes only a while later.
+    overlay::run(lab, &mut stage).await?;
 
     stage.begin("A clean end");
     let taken = lab.clone();

@@ -160,7 +160,7 @@ fn routes(routes: &[RouteView], best: &HashMap<ipnet::IpNet, String>, peers: &[P
     let learned_from = |route: &RouteView| {
         let (source, peer_ip) = match route.source {
             RouteSource::LocalPod => ("Direct", None),
-            RouteSource::LocalBlock => ("Static", None),
+            RouteSource::LocalBlock | RouteSource::Tunnel => ("Static", None),
             RouteSource::Bgp => match best.get(&route.destination).and_then(|name| peers.get(name.as_str())) {
                 Some((PeerKind::Mesh, address)) => ("NodeMesh", Some(*address)),
                 Some((_, address)) => ("BGPPeer", Some(*address)),

@@ -233,10 +233,10 @@ fields! {
     Honoured "text" interface_refresh_interval: Duration = "interfaceRefreshInterval";
     /// Whether the node's forwarding is switched on and kept on; it is never switched off.
     Honoured "text" ip_forwarding: Switch = "ipForwarding";
-    /// There is no encapsulation yet.
-    NotYet "plain" ipip_enabled: bool = "ipipEnabled" same "false";
-    /// There is no encapsulation yet.
-    NotYet "plain" ipip_mtu: u32 = "ipipMTU" same "0";
+    /// IPIP is used where an IPPool says so.
+    NotYet "plain" ipip_enabled: bool = "ipipEnabled";
+    /// The MTU of IPIP tunnels; by default, and with 0, what the network between nodes leaves.
+    Honoured "plain" ipip_mtu: u32 = "ipipMTU";
     /// Sets are nftables' and are read back with the rules, see `nftablesRefreshInterval`.
     NoEffect "text" ipsets_refresh_interval: Duration = "ipsetsRefreshInterval";
     /// Our rules are nftables.
@@ -387,16 +387,16 @@ fields! {
     NoEffect "text" usage_reporting_interval: Duration = "usageReportingInterval";
     /// There is one dataplane, inside the agent.
     NotYet "plain" use_internal_dataplane_driver: bool = "useInternalDataplaneDriver" same "true";
-    /// There is no encapsulation yet.
-    NotYet "plain" vxlan_enabled: bool = "vxlanEnabled" same "false";
-    /// There is no encapsulation yet.
-    NotYet "plain" vxlan_mtu: u32 = "vxlanMTU" same "0";
-    /// There is no encapsulation yet.
-    NotYet "plain" vxlan_mtu_v6: u32 = "vxlanMTUV6" same "0";
-    /// The UDP port that pods must not send to, for nodes speak VXLAN on it; 4789 by default.
+    /// VXLAN is used where an IPPool says so.
+    NotYet "plain" vxlan_enabled: bool = "vxlanEnabled";
+    /// The MTU of the IPv4 VXLAN; by default, and with 0, what the network between nodes leaves.
+    Honoured "plain" vxlan_mtu: u32 = "vxlanMTU";
+    /// The MTU of the IPv6 VXLAN; by default, and with 0, what the network between nodes leaves.
+    Honoured "plain" vxlan_mtu_v6: u32 = "vxlanMTUV6";
+    /// The UDP port that nodes speak VXLAN on, and pods must not; 4789 by default.
     Honoured "plain" vxlan_port: u16 = "vxlanPort";
-    /// There is no encapsulation yet.
-    NotYet "plain" vxlan_vni: u32 = "vxlanVNI" same "4096";
+    /// The identifier of the VXLANs, of 24 bits; 4096 by default.
+    Honoured "plain" vxlan_vni: u32 = "vxlanVNI";
     /// The agent runs on Linux.
     NoEffect "text" windows_manage_firewall_rules: Switch = "windowsManageFirewallRules" same "\"Disabled\"";
     /// Traffic between nodes is not encrypted.
