@@ -151,6 +151,8 @@ mod tests {
         // Profiles are what namespaces and service accounts make: a cluster does not store them.
         let ipam = [Kind::IpamBlock, Kind::Profile, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
         let cluster = [Kind::ClusterInformation, Kind::KubeControllersConfiguration];
-        assert_eq!(left_out, [ipam.as_slice(), &cluster].concat());
+        // Agents in a cluster do not read Secrets.
+        let secrets = [Kind::Secret];
+        assert_eq!(left_out, [ipam.as_slice(), &cluster, &secrets].concat());
     }
 }
