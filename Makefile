@@ -13,12 +13,12 @@ SUDO := sudo
 AS_ROOT := --config 'target."cfg(all())".runner="sudo -E"'
 endif
 
-.PHONY: help demo test test-cluster test-long check format lint deny crds bench fuzz peers api-server k8s image build setup clean-lab
+.PHONY: help demo test test-cluster test-long check format lint deny crds bench fuzz peers k8s image build setup clean-lab
 
 help:
 	@echo "make demo          boot a three-node cluster on this machine, route, enforce, break things, clean up"
 	@echo "make test          every test, with real kernels and real peers (BIRD, nft)"
-	@echo "make test-cluster  one pass through a real two-node Kubernetes cluster"
+	@echo "make test-cluster  the pass through a real two-node Kubernetes cluster, with the image of make image"
 	@echo "make test-long     what takes hours: all truth tables by packets, fuzzing, a thousand kills"
 	@echo "make check         what must hold before a change lands: format, lints, licences, tests"
 	@echo "make image         the container image that deploy/ uses: target/image/tortie.tar"
@@ -33,8 +33,8 @@ build: setup
 	$(CARGO) build --release --locked -p tortie-node -p tortie-ctl
 
 image: setup
-	deploy/image/build.sh target/image/root
-	$(CARGO) run --quiet --locked -p tortie-image -- target/image/tortie.tar target/image/root --name $(IMAGE) --entrypoint /usr/bin/tortie-node
+	deploy/image/build.sh target/image/files
+	$(CARGO) run --quiet --locked -p tortie-image -- target/image/tortie.tar target/image/files --name $(IMAGE) --entrypoint /usr/bin/tortie-node
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install rustc and cargo 1.89 or later"; exit 1; }
@@ -43,26 +43,23 @@ setup:
 peers:
 	@tests/peers.sh
 
-# A real API server's programs, and all of a cluster's, for tests: minutes the first time, nothing afterwards.
-api-server: setup peers
-	@tests/k8s/build.sh api
-
+# A real cluster's programs, for tests: minutes the first time, nothing afterwards.
 k8s: setup peers
 	@tests/k8s/build.sh
 
-test: setup peers api-server
+test: setup peers k8s
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast $(AS_ROOT)
 
-# One pass through a two-node cluster of real kubelets, installed from deploy/.
+# The pass through a two-node cluster, with the very image that users get.
 test-cluster: setup peers k8s image
 	$(CARGO) build --locked --workspace
-	TORTIE_CLUSTER=1 $(CARGO) test --locked -p tortie-tests --test k8s $(AS_ROOT) -- cluster::
+	TORTIE_IMAGE=target/image/tortie.tar $(CARGO) test --locked -p tortie-tests --test k8s $(AS_ROOT) -- cluster::
 
 test-long: setup peers k8s image
 	@tests/k8s/build.sh e2e
 	$(CARGO) build --locked --release --workspace
-	TORTIE_LONG=1 $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
+	TORTIE_LONG=1 TORTIE_IMAGE=target/image/tortie.tar $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
 	tests/vm/run.sh 12
 	tests/vm/run.sh 13
 	TORTIE_VM_ARGS="ipip --test-threads 1 --nocapture" tests/vm/run.sh 12 "$$(ls -t target/release/deps/overlay-* | grep -v '[.]d$$' | head -n 1)"

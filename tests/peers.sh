@@ -8,7 +8,9 @@ files=$peers/files
 packages=(containerd runc openssl nftables iproute2 bird2 conntrack tcpdump iptables ipset dbus-daemon python3-firewall python3-nftables python3-dbus python3-gi gir1.2-glib-2.0)
 # Scripts, which need nothing that is not above; what they name as needed besides (polkit, debconf) is for desktops and installation.
 scripts=(ufw firewalld)
-stamp="$peers/.done-$(printf '%s\n' "$files" "${packages[@]}" "${scripts[@]}" "$(dpkg --print-architecture)" | sha1sum | cut -c1-12)"
+# Other BGP speakers, with the libraries that they need and others do not: what else they depend on is for installation as a service.
+speakers=(gobgpd frr libyang2 libjson-c5 libpcre2-8-0 libcap2 libreadline8)
+stamp="$peers/.done-$(printf '%s\n' "$files" "${packages[@]}" "${scripts[@]}" "${speakers[@]}" "$(dpkg --print-architecture)" | sha1sum | cut -c1-12)"
 [ -e "$stamp" ] && exit 0
 command -v apt-get >/dev/null || { echo "tests/peers.sh needs a Debian-like system (apt-get)" >&2; exit 1; }
 
@@ -28,17 +30,17 @@ mapfile -t wanted < <(
             fi
         done
 )
-wanted+=("${scripts[@]}")
+wanted+=("${scripts[@]}" "${speakers[@]}")
 echo "peers: fetching ${wanted[*]}"
 (cd "$peers/debs" && rm -f ./*.deb && apt-get download -qq "${wanted[@]}" 2>&1 | grep -v '^W:' || true)
-for name in "${packages[@]}" "${scripts[@]}"; do
+for name in "${packages[@]}" "${scripts[@]}" "${speakers[@]}"; do
     ls "$peers"/debs/"${name}"_*.deb >/dev/null 2>&1 || { echo "peers: package $name could not be fetched" >&2; exit 1; }
 done
 for deb in "$peers"/debs/*.deb; do dpkg-deb -x "$deb" "$files"; done
 
 libraries=$(find "$files" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
 extensions=$(find "$files" -type d -name xtables -print -quit)
-for directory in usr/sbin sbin usr/bin bin; do
+for directory in usr/lib/frr usr/sbin sbin usr/bin bin; do
     for program in "$files/$directory"/*; do
         [ -f "$program" ] && [ -x "$program" ] || continue
         wrapper="$peers/bin/$(basename "$program")"
@@ -46,7 +48,7 @@ for directory in usr/sbin sbin usr/bin bin; do
         chmod +x "$wrapper"
     done
 done
-for program in containerd ctr runc openssl nft ip bird birdc conntrack tcpdump iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy ipset dbus-daemon ufw firewalld; do
+for program in containerd ctr runc openssl nft ip bird birdc conntrack tcpdump iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy ipset dbus-daemon ufw firewalld gobgpd gobgp bgpd vtysh; do
     [ -x "$peers/bin/$program" ] || { echo "peers: $program is missing after unpacking" >&2; exit 1; }
 done
 touch "$stamp"

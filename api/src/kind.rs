@@ -87,11 +87,13 @@ pub enum Kind {
     CalicoNodeStatus,
     /// `projectcalico.org/v3 KubeControllersConfiguration`.
     KubeControllersConfiguration,
+    /// `v1 Secret`.
+    Secret,
 }
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -122,6 +124,7 @@ impl Kind {
         Self::ClusterInformation,
         Self::CalicoNodeStatus,
         Self::KubeControllersConfiguration,
+        Self::Secret,
     ];
 
     /// The kind's name, which no other kind has. Manifests spell it so too, but for [`Kind::CalicoNetworkPolicy`].
@@ -157,6 +160,7 @@ impl Kind {
             Self::ClusterInformation => "ClusterInformation",
             Self::CalicoNodeStatus => "CalicoNodeStatus",
             Self::KubeControllersConfiguration => "KubeControllersConfiguration",
+            Self::Secret => "Secret",
         }
     }
 
@@ -179,7 +183,7 @@ impl Kind {
     /// The `apiVersion` of manifests of this kind.
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::ServiceAccount => "v1",
+            Self::Namespace | Self::Node | Self::Pod | Self::ServiceAccount | Self::Secret => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
@@ -224,6 +228,7 @@ impl Kind {
             Self::Pod
                 | Self::NetworkPolicy
                 | Self::ServiceAccount
+                | Self::Secret
                 | Self::EndpointSlice
                 | Self::CalicoNetworkPolicy
                 | Self::StagedNetworkPolicy
@@ -244,6 +249,7 @@ impl Kind {
                 | Self::BlockAffinity
                 | Self::IpamHandle
                 | Self::ServiceAccount
+                | Self::Secret
                 | Self::EndpointSlice
         )
     }
@@ -300,6 +306,7 @@ impl Kind {
             Self::KubeControllersConfiguration => {
                 &["kubecontrollersconfigurations", "kubecontrollersconfig", "kubecontrollersconfigs", "kcc", "kccs"]
             }
+            Self::Secret => &["secrets"],
         }
     }
 

@@ -12,7 +12,7 @@ use crate::calico::{
 use crate::decode::{Decoded, decode};
 use crate::k8s::{
     ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, NetworkPolicyEgressRule, Node, Pod, PolicyType,
-    ServiceAccount,
+    Secret, ServiceAccount,
 };
 use crate::kind::Kind;
 use crate::meta::ObjectMeta;
@@ -81,6 +81,8 @@ pub enum Object {
     CalicoNodeStatus(CalicoNodeStatus),
     /// `projectcalico.org/v3 KubeControllersConfiguration`.
     KubeControllersConfiguration(Box<KubeControllersConfiguration>),
+    /// `v1 Secret`.
+    Secret(Secret),
 }
 
 /// What identifies an object in a datastore.
@@ -137,6 +139,7 @@ macro_rules! on_each_kind {
             Object::ClusterInformation($name) => $body,
             Object::CalicoNodeStatus($name) => $body,
             Object::KubeControllersConfiguration($name) => $body,
+            Object::Secret($name) => $body,
         }
     };
 }
@@ -175,6 +178,7 @@ impl Object {
             Self::ClusterInformation(_) => Kind::ClusterInformation,
             Self::CalicoNodeStatus(_) => Kind::CalicoNodeStatus,
             Self::KubeControllersConfiguration(_) => Kind::KubeControllersConfiguration,
+            Self::Secret(_) => Kind::Secret,
         }
     }
 
@@ -249,7 +253,8 @@ impl Object {
             | Self::BgpFilter(_)
             | Self::ClusterInformation(_)
             | Self::CalicoNodeStatus(_)
-            | Self::KubeControllersConfiguration(_) => {}
+            | Self::KubeControllersConfiguration(_)
+            | Self::Secret(_) => {}
         }
     }
 }

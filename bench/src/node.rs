@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 use tortie_api::{Decoded, Object, ObjectKey, decode};
-use tortie_felix::{Action, Change, Config, Event, Felix, LocalEndpoint, Millis, Snapshot};
+use tortie_felix::{Action, Change, Config, Event, Felix, LocalEndpoint, Millis, Snapshot, TunnelReport};
 use tortie_nft_netlink::NftSocket;
 use tortie_policy::host_interface;
 
@@ -83,6 +83,8 @@ impl Node {
                 Action::ApplyRoutes(_) => Event::RoutesApplied(Ok(Vec::new())),
                 Action::ConfigureBgp(_) => Event::BgpConfigured(Ok(())),
                 Action::ConfigureHost(_) => Event::HostConfigured(Ok(())),
+                // Nor are there overlays.
+                Action::ConfigureTunnels(_) => Event::TunnelsConfigured(TunnelReport::default()),
                 Action::Done { .. } | Action::Settings(_) | Action::Report(_) => continue,
             };
             self.felix.handle(answer, self.now);

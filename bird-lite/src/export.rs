@@ -13,13 +13,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::ConnectionId;
 use crate::bestpath::DEFAULT_LOCAL_PREF;
+use crate::config::NextHopMode;
+use crate::filter::{Outcome, Policy, Subject};
+use crate::intern::Interner;
 use crate::rib::{Path, PeerId, Rib};
-use crate::wire::update::{encode_announcements, encode_end_of_rib, encode_withdrawals};
-use crate::wire::{Attributes, Community, Families, Family};
+use crate::wire::update::{encode_announcements_within, encode_end_of_rib, encode_withdrawals_within};
+use crate::wire::{Attributes, Community, Families, Family, RouteRefresh};
 
 /// Bytes that may be on their way to a member before it counts as slow.
 pub(crate) const WINDOW: usize = 4 << 20;
@@ -32,8 +36,18 @@ const REFILL_PREFIXES: usize = 65_536;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupKey {
     pub(crate) local_as: u32,
+    /// What stands in the CLUSTER_LIST of what we reflect.
+    pub(crate) cluster_id: Ipv4Addr,
     pub(crate) external: bool,
+    /// The peers are clients of ours.
+    pub(crate) client: bool,
+    pub(crate) next_hop: NextHopMode,
+    pub(crate) export: Arc<Policy>,
     pub(crate) four_octets: bool,
+    /// The largest message that they take.
+    pub(crate) limit: usize,
+    /// What is sent again has marks around it.
+    pub(crate) marks: bool,
     pub(crate) families: Families,
     pub(crate) next_hop_v4: Option<Ipv4Addr>,
     pub(crate) next_hop_v6: Option<Ipv6Addr>,
@@ -41,16 +55,22 @@ pub(crate) struct GroupKey {
 
 impl GroupKey {
     /// The attributes with which a path is told to the group; `None` where it must not be.
-    fn export(&self, attributes: &Attributes, from: PeerId, family: Family) -> Option<Attributes> {
+    fn export(&self, rib: &Rib, attributes: &Attributes, from: PeerId, family: Family) -> Option<Attributes> {
         let local = from == PeerId::LOCAL;
         let mut told = attributes.clone();
-        if local || self.external {
+        let own_hop = match self.next_hop {
+            NextHopMode::Auto => self.external,
+            NextHopMode::Own => true,
+            NextHopMode::Keep => false,
+        };
+        if local || own_hop {
             told.next_hop = match family {
                 Family::Ipv4 => IpAddr::V4(self.next_hop_v4?),
                 Family::Ipv6 => IpAddr::V6(self.next_hop_v6?),
             };
-            told.link_local = None;
         }
+        // It has a meaning on the link that it came by, and who the members share one with is not known (RFC 2545, 3).
+        told.link_local = None;
         if self.external {
             told.as_path = told.as_path.prepended(self.local_as);
             told.local_pref = None;
@@ -58,19 +78,30 @@ impl GroupKey {
             told.med = told.med.filter(|_| local);
             told.originator_id = None;
             told.cluster_list.clear();
-        } else {
-            told.local_pref = Some(told.local_pref.unwrap_or(DEFAULT_LOCAL_PREF));
+            return Some(told);
+        }
+        told.local_pref = Some(told.local_pref.unwrap_or(DEFAULT_LOCAL_PREF));
+        if !local && !rib.is_external(from) {
+            // Reflected (RFC 4456, 8).
+            told.originator_id = told.originator_id.or(rib.router_id(from));
+            told.cluster_list.insert(0, self.cluster_id);
         }
         Some(told)
     }
 
     /// Whether a path may be told to the group at all.
-    fn allows(&self, attributes: &Attributes, from: PeerId, from_external: bool) -> bool {
-        // Without reflection, what one iBGP peer says is for us, not for the others (RFC 4271, 9.2).
-        let relayed = from != PeerId::LOCAL && !from_external;
+    fn allows(&self, rib: &Rib, path: &Path) -> bool {
+        let attributes = &path.attributes;
+        // What one peer of our AS says is for us, not for the others (RFC 4271, 9.2), unless one of the two is our client.
+        let inside = path.peer != PeerId::LOCAL && !rib.is_external(path.peer);
         let kept_inside = attributes.has(Community::NO_EXPORT) || attributes.has(Community::NO_EXPORT_SUBCONFED);
-        let barred = if self.external { kept_inside } else { relayed };
+        let barred = if self.external { kept_inside } else { inside && !self.client && !rib.is_client(path.peer) };
         !barred && !attributes.has(Community::NO_ADVERTISE)
+    }
+
+    /// Whether it differs from `other` in nothing but which routes are told.
+    fn differs_by_policy_only(&self, other: &Self) -> bool {
+        Self { export: Arc::clone(&other.export), ..self.clone() } == *other
     }
 }
 
@@ -147,6 +178,22 @@ struct Member {
     behind: Option<Bitmap>,
     /// Families whose End-of-RIB it is still to get.
     end_of_rib: Families,
+    /// Families that it has asked for again, and has got no mark of yet.
+    asked: Families,
+    /// Families of which it has got the first mark, and not the last.
+    marked: Families,
+}
+
+impl Member {
+    fn mark(&mut self, families: Families, mark: fn(Family) -> RouteRefresh, transmits: &mut Vec<Transmit>) {
+        if families.is_empty() {
+            return;
+        }
+        let mut bytes = BytesMut::new();
+        families.iter().for_each(|family| mark(family).encode(&mut bytes));
+        self.outstanding += bytes.len();
+        transmits.push((self.connection, bytes.freeze()));
+    }
 }
 
 /// Peers that are told the same.
@@ -157,6 +204,8 @@ pub(crate) struct Group {
     members: Vec<Member>,
     advertised: [usize; 2],
     advertised_from: FxHashMap<PeerId, [usize; 2]>,
+    /// Attributes that the policy made.
+    changed: Interner<Attributes>,
 }
 
 /// Bytes for a connection.
@@ -193,7 +242,25 @@ impl Buckets {
 
 impl Group {
     pub(crate) fn new(key: GroupKey) -> Self {
-        Self { key, out: Vec::new(), members: Vec::new(), advertised: [0; 2], advertised_from: FxHashMap::default() }
+        Self {
+            key,
+            out: Vec::new(),
+            members: Vec::new(),
+            advertised: [0; 2],
+            advertised_from: FxHashMap::default(),
+            changed: Interner::new(),
+        }
+    }
+
+    /// Takes over another policy, if that is all that differs and there is no other member than `peers`. What that changes is found when
+    /// all prefixes are queued again.
+    pub(crate) fn adopt(&mut self, key: &GroupKey, peers: &[PeerId]) -> bool {
+        let all = self.members.iter().all(|member| peers.contains(&member.peer));
+        let adopted = all && self.key.differs_by_policy_only(key);
+        if adopted {
+            self.key = key.clone();
+        }
+        adopted
     }
 
     pub(crate) fn key(&self) -> &GroupKey {
@@ -237,8 +304,16 @@ impl Group {
         let mut behind = Bitmap::default();
         also.for_each(|number| behind.insert(number));
         let end_of_rib = if end_of_rib { self.key.families } else { Families::NONE };
-        self.members.push(Member { peer, connection, outstanding: 0, behind: Some(behind), end_of_rib });
-        self.refresh(peer, |_| true);
+        self.members.push(Member {
+            peer,
+            connection,
+            outstanding: 0,
+            behind: Some(behind),
+            end_of_rib,
+            asked: Families::NONE,
+            marked: Families::NONE,
+        });
+        self.tell_again(peer, |_| true);
     }
 
     /// Lets a peer go.
@@ -246,8 +321,19 @@ impl Group {
         self.members.retain(|member| member.peer != peer);
     }
 
-    /// Sends a member everything again of which `wanted` says so, by number.
-    pub(crate) fn refresh(&mut self, peer: PeerId, wanted: impl Fn(u32) -> bool) {
+    /// Sends a member a family again. `in_family` says so of a prefix by its number.
+    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, in_family: impl Fn(u32) -> bool) {
+        // While it is told everything for the first time, that is the answer (RFC 7313, 4).
+        let marks = self.key.marks;
+        if let Some(member) = self.members.iter_mut().find(|member| member.peer == peer && marks)
+            && member.end_of_rib.is_empty()
+        {
+            member.asked.insert(family);
+        }
+        self.tell_again(peer, in_family);
+    }
+
+    fn tell_again(&mut self, peer: PeerId, wanted: impl Fn(u32) -> bool) {
         let Some(member) = self.members.iter_mut().find(|member| member.peer == peer) else { return };
         let behind = member.behind.get_or_insert_default();
         for (number, told) in self.out.iter().enumerate() {
@@ -266,11 +352,20 @@ impl Group {
     }
 
     /// Works out what the group is to be told of `path`; `None`: nothing.
-    fn wanted(&self, rib: &Rib, path: Option<&Path>, family: Family) -> Option<(Arc<Attributes>, PeerId)> {
-        let path = path.filter(|_| self.key.families.contains(family))?;
-        self.key
-            .allows(&path.attributes, path.peer, rib.is_external(path.peer))
-            .then(|| (Arc::clone(&path.attributes), path.peer))
+    fn wanted(&mut self, rib: &Rib, path: Option<&Path>, prefix: &IpNet) -> Option<(Arc<Attributes>, PeerId)> {
+        let path = path.filter(|path| self.key.families.contains(Family::of(prefix)) && self.key.allows(rib, path))?;
+        if self.key.export.is_trivial() {
+            return Some((Arc::clone(&path.attributes), path.peer));
+        }
+        let from_peer = path.peer != PeerId::LOCAL;
+        let interface = if from_peer { None } else { rib.interface(prefix) };
+        let subject = Subject { prefix, attributes: &path.attributes, from_peer, interface };
+        let attributes = match self.key.export.judge(subject) {
+            Outcome::Pass => Arc::clone(&path.attributes),
+            Outcome::Change(changed) => self.changed.intern(*changed),
+            Outcome::Reject => return None,
+        };
+        Some((attributes, path.peer))
     }
 
     /// Tells the members of the changed nodes. With `own_only` only routes of our own are told, as by a speaker that is restarting.
@@ -283,7 +378,7 @@ impl Group {
             let node = rib.node(number);
             let family = Family::of(&node.prefix);
             let best = node.best().filter(|path| !own_only || path.peer == PeerId::LOCAL);
-            let wanted = self.wanted(rib, best, family);
+            let wanted = self.wanted(rib, best, &node.prefix);
             self.tell(number, family, wanted, &mut buckets);
         }
         let pieces = if self.members.iter().any(|member| member.behind.is_none()) {
@@ -340,6 +435,7 @@ impl Group {
 
     /// Writes the buckets. What cannot be told after all, for want of a next hop or of room, is withdrawn instead.
     fn encode(&mut self, rib: &Rib, mut buckets: Buckets) -> Pieces {
+        let limit = self.key.limit;
         let mut buffer = BytesMut::new();
         let mut parts = Vec::new();
         let mut announcements = BytesMut::new();
@@ -347,8 +443,9 @@ impl Group {
         for (attributes, from, family, numbers) in core::mem::take(&mut buckets.announce) {
             let start = announcements.len();
             let prefixes = numbers.iter().map(|&number| rib.node(number).prefix);
-            let done = self.key.export(&attributes, from, family).is_some_and(|told| {
-                encode_announcements(&told, family, prefixes, self.key.four_octets, &mut announcements).is_ok()
+            let done = self.key.export(rib, &attributes, from, family).is_some_and(|told| {
+                encode_announcements_within(limit, &told, family, prefixes, self.key.four_octets, &mut announcements)
+                    .is_ok()
             });
             if done {
                 announced.push((Audience::AllBut(from), start..announcements.len()));
@@ -363,7 +460,12 @@ impl Group {
         }
         for (audience, family, numbers) in buckets.withdraw {
             let start = buffer.len();
-            encode_withdrawals(family, numbers.iter().map(|&number| rib.node(number).prefix), &mut buffer);
+            encode_withdrawals_within(
+                limit,
+                family,
+                numbers.iter().map(|&number| rib.node(number).prefix),
+                &mut buffer,
+            );
             parts.push((audience, start..buffer.len()));
         }
         let shift = buffer.len();
@@ -375,6 +477,10 @@ impl Group {
     /// Gives slow members what they have room for, and the End-of-RIB to those that have caught up, unless `defer_end_of_rib`.
     pub(crate) fn pump(&mut self, rib: &Rib, defer_end_of_rib: bool, transmits: &mut Vec<Transmit>) {
         for at in 0..self.members.len() {
+            let member = &mut self.members[at];
+            let asked = core::mem::take(&mut member.asked);
+            asked.iter().for_each(|family| member.marked.insert(family));
+            member.mark(asked, RouteRefresh::begin, transmits);
             while self.members[at].outstanding < REFILL
                 && let Some(behind) = &mut self.members[at].behind
             {
@@ -404,6 +510,10 @@ impl Group {
                 });
             }
             let member = &mut self.members[at];
+            if member.behind.is_none() {
+                let marked = core::mem::take(&mut member.marked);
+                member.mark(marked, RouteRefresh::end, transmits);
+            }
             if member.behind.is_none() && !member.end_of_rib.is_empty() && !defer_end_of_rib {
                 let mut marker = BytesMut::new();
                 member.end_of_rib.iter().for_each(|family| encode_end_of_rib(family, &mut marker));

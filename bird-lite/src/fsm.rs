@@ -18,7 +18,10 @@ use crate::view::State;
 use crate::wire::header::{self, MessageType};
 use crate::wire::notification::OPEN_ERROR;
 use crate::wire::update::Context;
-use crate::wire::{AS_TRANS, Capability, Families, Fault, GracefulRestart, Notification, Open, RouteRefresh};
+use crate::wire::{
+    AS_TRANS, Capability, Families, Fault, GracefulRestart, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open,
+    RouteRefresh,
+};
 
 /// How long the peer may take with its OPEN (RFC 4271, 8.2.2 suggests four minutes).
 const OPEN_HOLD_TIME: Duration = Duration::from_secs(240);
@@ -28,10 +31,18 @@ const STALL: Duration = Duration::from_secs(1);
 const STALL_GRACE: Duration = Duration::from_secs(5);
 
 /// Cuts a stream into messages. Holds the part of one message at most between two pieces of the stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Framer {
     partial: BytesMut,
     chunk: Bytes,
+    /// The largest message that there may be.
+    limit: usize,
+}
+
+impl Default for Framer {
+    fn default() -> Self {
+        Self { partial: BytesMut::new(), chunk: Bytes::new(), limit: MAX_MESSAGE }
+    }
 }
 
 impl Framer {
@@ -44,7 +55,7 @@ impl Framer {
     /// The next whole message: its type and body.
     pub(crate) fn next(&mut self) -> Result<Option<(MessageType, Bytes)>, Fault> {
         if self.partial.is_empty() {
-            return match header::peek(&self.chunk)? {
+            return match header::peek_within(&self.chunk, self.limit)? {
                 Some((kind, length)) if length <= self.chunk.len() => {
                     let mut message = self.chunk.split_to(length);
                     message.advance(header::HEADER_LENGTH);
@@ -58,7 +69,7 @@ impl Framer {
             };
         }
         loop {
-            let wanted = match header::peek(&self.partial)? {
+            let wanted = match header::peek_within(&self.partial, self.limit)? {
                 Some((kind, length)) if length <= self.partial.len() => {
                     let mut message = self.partial.split_to(length).freeze();
                     message.advance(header::HEADER_LENGTH);
@@ -93,6 +104,8 @@ impl Settings {
         let hold_time = self.hold_time.as_secs().min(u64::from(u16::MAX)) as u16;
         let mut capabilities: Vec<_> = Families::ALL.iter().map(Capability::multiprotocol).collect();
         capabilities.push(Capability::RouteRefresh);
+        capabilities.push(Capability::EnhancedRouteRefresh);
+        capabilities.push(Capability::ExtendedMessage);
         capabilities.push(Capability::GracefulRestart(self.graceful_restart.clone()));
         Open::new(self.local_as, hold_time, self.router_id, capabilities)
     }
@@ -111,6 +124,10 @@ pub(crate) struct Negotiated {
     pub(crate) external: bool,
     /// Zero: no keepalives.
     pub(crate) hold_time: Duration,
+    /// The largest UPDATE that either may send (RFC 8654).
+    pub(crate) limit: usize,
+    /// What is sent again has marks around it (RFC 7313).
+    pub(crate) enhanced_refresh: bool,
     /// The peer's capability, if it has it.
     pub(crate) graceful_restart: Option<GracefulRestart>,
 }
@@ -250,6 +267,7 @@ impl Session {
 
     fn opened(&mut self, now: Time, jitter: f64, body: &[u8]) -> Result<Step, Fault> {
         let negotiated = negotiate(&self.settings, &Open::decode(body)?)?;
+        self.framer.limit = negotiated.limit;
         self.negotiated = Some(negotiated);
         self.state = State::OpenConfirm;
         self.restart_hold(now);
@@ -319,6 +337,8 @@ fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, Fault> {
         four_octets: open.four_octet_as().is_some(),
         external,
         hold_time: settings.hold_time.min(Duration::from_secs(u64::from(open.hold_time))),
+        limit: if open.extended_message() { MAX_EXTENDED_MESSAGE } else { MAX_MESSAGE },
+        enhanced_refresh: open.enhanced_refresh(),
         graceful_restart: open.graceful_restart().cloned(),
     })
 }

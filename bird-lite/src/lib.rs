@@ -1,7 +1,8 @@
 //! A BGP speaker without IO: what BIRD does for Calico, as a value that events go into and actions come out of.
 //!
 //! [`wire`] turns bytes into messages and back. `fsm` is one connection's state machine. `rib` keeps every peer's paths and chooses
-//! among them by [`bestpath`]. `export` keeps what each group of peers has been told. [`Speaker`] ties them together; the crate
+//! among them by [`bestpath`]. [`filter`]
+//! says what may pass, and `export` keeps what each group of peers has been told. [`Speaker`] ties them together; the crate
 //! `tortie-bird-speaker` gives it sockets, timers and tasks.
 //!
 //! Time is an argument: [`Time`] is what a clock of the caller's says since any moment of the caller's choice.
@@ -9,6 +10,7 @@
 pub mod bestpath;
 pub mod config;
 mod export;
+pub mod filter;
 mod fsm;
 mod intern;
 mod rib;
@@ -16,7 +18,7 @@ pub mod speaker;
 pub mod view;
 pub mod wire;
 
-pub use self::config::{BGP_PORT, Config, Originated, PeerConfig, PeerKind};
+pub use self::config::{BGP_PORT, Config, NextHopMode, Originated, Password, PeerConfig, PeerKind};
 pub use self::speaker::{Action, ConnectionId, Event, Report, Speaker};
 pub use self::view::{Awaited, Counts, DeferralView, PeerView, RibUpdate, RouteView, State};
 

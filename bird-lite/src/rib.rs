@@ -6,7 +6,7 @@
 
 use core::hash::BuildHasher;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -35,6 +35,7 @@ pub(crate) enum Rejection {
     ClusterLoop,
     OwnNextHop,
     FirstAs,
+    Filter,
 }
 
 impl Rejection {
@@ -45,6 +46,7 @@ impl Rejection {
             Self::ClusterLoop => "not usable: our cluster is in its CLUSTER_LIST",
             Self::OwnNextHop => "not usable: its next hop is ourselves",
             Self::FirstAs => "not usable: its AS_PATH does not start with the peer's AS number",
+            Self::Filter => "not usable: a filter for routes from this peer refuses it",
         }
     }
 }
@@ -77,6 +79,17 @@ impl Node {
     }
 }
 
+/// What is to be kept of a route that a peer tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Judged {
+    /// Its attributes, as filters leave them.
+    pub(crate) attributes: Arc<Attributes>,
+    /// Why it is not used, if it is not.
+    pub(crate) rejection: Option<Rejection>,
+    /// Its attributes as they came, if filters changed them.
+    pub(crate) original: Option<Arc<Attributes>>,
+}
+
 /// How many paths of a family a peer has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PathCounts {
@@ -103,9 +116,17 @@ pub(crate) struct Rib {
     attributes: Interner<Attributes>,
     next_hops: Interner<Vec<IpAddr>>,
     sources: FxHashMap<PeerId, Source>,
+    /// Peers whose routes we reflect.
+    clients: FxHashSet<PeerId>,
+    /// Attributes as they came, of paths of which a filter changed something.
+    originals: FxHashMap<(PeerId, IpNet), Arc<Attributes>>,
+    /// The interfaces that routes of our own lead to, where filters may ask for that.
+    interfaces: FxHashMap<IpNet, String>,
     counts: FxHashMap<PeerId, [PathCounts; 2]>,
     changed: Vec<u32>,
     fib: VecDeque<u32>,
+    /// Whether anybody asks for changes of next hops.
+    has_fib: bool,
 }
 
 fn hash(prefix: &IpNet) -> u64 {
@@ -113,7 +134,7 @@ fn hash(prefix: &IpNet) -> u64 {
 }
 
 impl Rib {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(has_fib: bool) -> Self {
         Self {
             nodes: Vec::new(),
             index: HashTable::new(),
@@ -122,9 +143,13 @@ impl Rib {
             attributes: Interner::new(),
             next_hops: Interner::new(),
             sources: FxHashMap::from_iter([(PeerId::LOCAL, Source::Local)]),
+            clients: FxHashSet::default(),
+            originals: FxHashMap::default(),
+            interfaces: FxHashMap::default(),
             counts: FxHashMap::default(),
             changed: Vec::new(),
             fib: VecDeque::new(),
+            has_fib,
         }
     }
 
@@ -143,9 +168,62 @@ impl Rib {
         matches!(self.sources.get(&peer), Some(Source::Peer { external: true, .. }))
     }
 
+    /// A peer's BGP identifier; none of ourselves.
+    pub(crate) fn router_id(&self, peer: PeerId) -> Option<Ipv4Addr> {
+        match self.sources.get(&peer)? {
+            Source::Local => None,
+            Source::Peer { router_id, .. } => Some(*router_id),
+        }
+    }
+
+    /// Tells whether a peer's routes are reflected. Those that it has are queued for the peers again if that is news.
+    pub(crate) fn set_client(&mut self, peer: PeerId, client: bool) {
+        let changed = if client { self.clients.insert(peer) } else { self.clients.remove(&peer) };
+        if changed {
+            let of_peer = |node: &Node| node.paths.iter().any(|path| path.peer == peer);
+            self.requeue((0..self.len() as u32).filter(|number| of_peer(self.node(*number))).collect());
+        }
+    }
+
+    /// Whether a peer's routes are reflected.
+    pub(crate) fn is_client(&self, peer: PeerId) -> bool {
+        self.clients.contains(&peer)
+    }
+
+    /// Whether any peer's routes are.
+    pub(crate) fn reflects(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
+    /// Tells which interfaces routes of our own lead to.
+    pub(crate) fn set_interfaces(&mut self, interfaces: FxHashMap<IpNet, String>) {
+        self.interfaces = interfaces;
+    }
+
+    /// The interface that a route of our own leads to, if that is known.
+    pub(crate) fn interface(&self, prefix: &IpNet) -> Option<&str> {
+        self.interfaces.get(prefix).map(String::as_str)
+    }
+
+    /// All that a peer has told, as it did.
+    pub(crate) fn told_by(&self, peer: PeerId) -> Vec<(IpNet, Arc<Attributes>)> {
+        let own = |node: &Node| {
+            let path = node.paths.iter().find(|path| path.peer == peer)?;
+            Some((node.prefix, Arc::clone(self.original(node.prefix, path))))
+        };
+        self.nodes.iter().filter_map(own).collect()
+    }
+
+    /// A path's attributes as they came.
+    pub(crate) fn original<'a>(&'a self, prefix: IpNet, path: &'a Path) -> &'a Arc<Attributes> {
+        let changed = (!self.originals.is_empty()).then(|| self.originals.get(&(path.peer, prefix))).flatten();
+        changed.unwrap_or(&path.attributes)
+    }
+
     /// Forgets a peer that has no paths any more.
     pub(crate) fn forget(&mut self, peer: PeerId) {
         self.sources.remove(&peer);
+        self.clients.remove(&peer);
         self.counts.remove(&peer);
     }
 
@@ -205,27 +283,41 @@ impl Rib {
     }
 
     /// A peer announces a prefix: the path replaces the one that it announced before.
-    pub(crate) fn announce(
-        &mut self,
-        prefix: IpNet,
-        peer: PeerId,
-        attributes: &Arc<Attributes>,
-        rejection: Option<Rejection>,
-    ) {
+    pub(crate) fn announce(&mut self, prefix: IpNet, peer: PeerId, judged: &Judged) {
         let number = self.find_or_insert(prefix);
-        let counts = &mut self.counts.entry(peer).or_default()[Family::of(&prefix).index()];
-        let node = &mut self.nodes[number as usize];
-        if let Some(path) = node.paths.iter_mut().find(|path| path.peer == peer) {
+        if let Some(path) = self.nodes[number as usize].paths.iter_mut().find(|path| path.peer == peer) {
             path.stale = false;
-            if Arc::ptr_eq(&path.attributes, attributes) && path.rejection == rejection {
+        }
+        self.put(number, peer, judged);
+    }
+
+    /// What a peer has announced is judged otherwise now.
+    pub(crate) fn judge_again(&mut self, prefix: &IpNet, peer: PeerId, judged: &Judged) {
+        if let Some(number) = self.find(prefix) {
+            self.put(number, peer, judged);
+        }
+    }
+
+    fn put(&mut self, number: u32, peer: PeerId, judged: &Judged) {
+        let Judged { attributes, rejection, original } = judged;
+        let node = &mut self.nodes[number as usize];
+        let prefix = node.prefix;
+        if let Some(original) = original {
+            self.originals.insert((peer, prefix), Arc::clone(original));
+        } else if !self.originals.is_empty() {
+            self.originals.remove(&(peer, prefix));
+        }
+        let counts = &mut self.counts.entry(peer).or_default()[Family::of(&prefix).index()];
+        if let Some(path) = node.paths.iter_mut().find(|path| path.peer == peer) {
+            if Arc::ptr_eq(&path.attributes, attributes) && path.rejection == *rejection {
                 return;
             }
             counts.accepted -= usize::from(path.rejection.is_none());
             path.attributes = Arc::clone(attributes);
-            path.rejection = rejection;
+            path.rejection = *rejection;
         } else {
             counts.received += 1;
-            node.paths.push(Path { attributes: Arc::clone(attributes), peer, stale: false, rejection });
+            node.paths.push(Path { attributes: Arc::clone(attributes), peer, stale: false, rejection: *rejection });
         }
         counts.accepted += usize::from(rejection.is_none());
         self.choose(number);
@@ -271,6 +363,9 @@ impl Rib {
             Fate::Drop => {
                 let family = Family::of(&node.prefix);
                 let path = node.paths.remove(at);
+                if !self.originals.is_empty() {
+                    self.originals.remove(&(peer, node.prefix));
+                }
                 let counts = &mut self.counts.entry(peer).or_default()[family.index()];
                 counts.received -= 1;
                 counts.accepted -= usize::from(path.rejection.is_none());
@@ -289,7 +384,7 @@ impl Rib {
         if !core::mem::replace(&mut node.export_queued, true) {
             self.changed.push(number);
         }
-        if !core::mem::replace(&mut node.fib_queued, true) {
+        if self.has_fib && !core::mem::replace(&mut node.fib_queued, true) {
             self.fib.push_back(number);
         }
     }
@@ -357,6 +452,11 @@ impl Rib {
                 self.changed.push(number);
             }
         }
+    }
+
+    /// Queues all nodes that have paths for the peers again.
+    pub(crate) fn requeue_all(&mut self) {
+        self.requeue((0..self.len() as u32).filter(|number| !self.node(*number).paths.is_empty()).collect());
     }
 
     /// Whether a change for the FIB may be waiting.

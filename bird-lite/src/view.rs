@@ -1,6 +1,6 @@
 //! What the speaker shows of itself: its peers and its paths, as values that nobody has to interpret further.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,12 @@ pub struct RouteView {
     pub med: Option<u32>,
     /// Communities as `65000:1`, large ones as `65000:1:2`.
     pub communities: Vec<String>,
+    /// ORIGINATOR_ID: the speaker of our AS that a reflector had it from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub originator_id: Option<Ipv4Addr>,
+    /// CLUSTER_LIST: the clusters of reflectors that it has passed, the last first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_list: Vec<Ipv4Addr>,
     /// Whether this is the path in use.
     pub best: bool,
     /// Why it is the best, or what it lost by.

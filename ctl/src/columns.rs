@@ -13,6 +13,7 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
             Kind::Namespace
             | Kind::Node
             | Kind::ServiceAccount
+            | Kind::Secret
             | Kind::Profile
             | Kind::NetworkSet
             | Kind::GlobalNetworkSet
@@ -22,6 +23,7 @@ pub(crate) fn header(kind: Kind, wide: bool) -> &'static [&'static str] {
             | Kind::KubeControllersConfiguration,
             false,
         ) => &[],
+        (Kind::Secret, true) => &["ENTRIES"],
         (Kind::Namespace | Kind::ServiceAccount | Kind::Profile, true) => &["LABELS"],
         (Kind::Node, true) => &["ASN", "IPV4", "IPV6"],
         (Kind::Pod, false) => &["STATUS", "IP", "NODE"],
@@ -119,6 +121,7 @@ pub(crate) fn cells(object: &Object, wide: bool) -> Vec<String> {
         Object::NetworkSet(set) | Object::GlobalNetworkSet(set) => vec![truncated(joined(&set.spec.nets))],
         Object::Profile(profile) => vec![labels(&profile.spec.labels_to_apply)],
         Object::ServiceAccount(account) => vec![labels(&account.metadata.labels)],
+        Object::Secret(secret) => vec![secret.data.keys().map(String::as_str).collect::<Vec<_>>().join(",")],
         Object::HostEndpoint(host) => vec![
             host.spec.node.clone(),
             host.spec.interface_name.clone().unwrap_or_default(),

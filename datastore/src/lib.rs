@@ -11,6 +11,8 @@ mod leadership;
 pub mod manifests;
 mod yaml;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tortie_api::{Kind, Object, ObjectKey};
@@ -29,7 +31,14 @@ pub struct Batch {
     pub revision: String,
     /// Everything that is wrong with the content now; replaces the list of the batch before.
     pub problems: Vec<Problem>,
+    /// For each kind whose objects have a `status` that agents see to, which of them have now been delivered. None in a Directory.
+    pub digests: Digests,
+    /// How many nodes have been delivered. None in a Directory.
+    pub nodes: usize,
 }
+
+/// For each kind a number for its objects in their present generations: the same for all who have the same ones.
+pub type Digests = BTreeMap<Kind, u64>;
 
 /// One object's change.
 // A batch is short-lived and mostly of upserts: a box for each would cost more than the room it saves.
@@ -90,7 +99,7 @@ pub struct NodeReport {
 }
 
 /// Annotations of a node, by name; a value of none takes the annotation away.
-pub type NodeAnnotations = std::collections::BTreeMap<&'static str, Option<String>>;
+pub type NodeAnnotations = BTreeMap<&'static str, Option<String>>;
 
 /// A source of resources, and the place for what agents themselves write.
 #[async_trait]

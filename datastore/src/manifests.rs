@@ -345,7 +345,7 @@ fn document_key(value: &Value, object: Option<&Object>) -> DocumentKey {
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let group = group(value["apiVersion"].as_str().unwrap_or_default()).to_owned();
     let kind = text(&value["kind"]).unwrap_or_default();
-    let known_to_be_namespaced = matches!(kind.as_str(), "Service" | "Secret" | "Endpoints");
+    let known_to_be_namespaced = matches!(kind.as_str(), "Service" | "Endpoints");
     let namespace =
         text(&value["metadata"]["namespace"]).or_else(|| known_to_be_namespaced.then(|| "default".to_owned()));
     DocumentKey { group, kind, namespace, name: text(&value["metadata"]["name"]).unwrap_or_default() }

@@ -1,21 +1,28 @@
-//! What the speaker must be told, from Node, BGPConfiguration, IPPool and IPAMBlock objects.
+//! What the speaker must be told, from Node, BGPConfiguration, BGPPeer, BGPFilter, IPPool, IPAMBlock and Secret objects.
 //!
-//! As in Calico, every node peers with every other unless `nodeToNodeMeshEnabled` is false; a node's AS number is that of its
-//! annotation `projectcalico.org/ASNumber`, of the BGPConfiguration `node.NAME`, of `default`, or 64512. Two nodes talk over IPv4 where
-//! both have an address, else over IPv6; both families travel in the one session.
+//! A node's AS number is that of its annotation `projectcalico.org/ASNumber`, of the BGPConfiguration `node.NAME`, of `default`, or
+//! 64512. Who its peers are stands in `peers`, and what may pass between them in `policy`.
+
+mod peers;
+mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
-use tortie_api::calico::{AffinityState, BgpConfigurationSpec};
-use tortie_api::k8s::Node;
+use tortie_api::calico::{AffinityState, BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, BindMode};
+use tortie_api::k8s::{Node, Secret};
+use tortie_api::meta::StringMap;
 use tortie_api::{Kind, Object, ObjectKey};
-use tortie_bird_lite::{Config, Originated, PeerConfig, PeerKind};
+use tortie_bird_lite::filter::AnyCommunity;
+use tortie_bird_lite::{Config, Originated};
 
 /// Calico's AS number for clusters that name none.
 const DEFAULT_AS: u32 = 64512;
+
+/// The namespaces that Calico's agents run in, and so those of Secrets with passwords: by its manifests, and by its operator.
+const SECRETS: [&str; 2] = ["kube-system", "calico-system"];
 
 /// BGP's port.
 const DEFAULT_PORT: u16 = 179;
@@ -26,11 +33,20 @@ struct NodeInfo {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
     as_number: Option<u32>,
+    /// The cluster that it reflects routes for.
+    cluster_id: Option<Ipv4Addr>,
+    labels: StringMap,
 }
 
 impl NodeInfo {
     fn of(node: &Node) -> Self {
-        let mut info = Self { ipv4: None, ipv6: None, as_number: node.as_number().ok().flatten() };
+        let mut info = Self {
+            ipv4: None,
+            ipv6: None,
+            as_number: node.as_number().ok().flatten(),
+            cluster_id: node.cluster_id().ok().flatten(),
+            labels: node.metadata.labels.clone(),
+        };
         let annotated = [true, false].into_iter().filter_map(|ipv4| node.network(ipv4)).map(|network| network.addr());
         for address in node.internal_ips().into_iter().chain(annotated) {
             match address {
@@ -40,6 +56,15 @@ impl NodeInfo {
         }
         info
     }
+
+    /// Its address of one family.
+    fn address(&self, ipv4: bool) -> Option<IpAddr> {
+        if ipv4 { self.ipv4.map(IpAddr::V4) } else { self.ipv6.map(IpAddr::V6) }
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.address(address.is_ipv4()) == Some(address)
+    }
 }
 
 /// Everything that the speaker's configuration is made from.
@@ -47,6 +72,10 @@ impl NodeInfo {
 pub(crate) struct Bgp {
     nodes: BTreeMap<String, NodeInfo>,
     configurations: BTreeMap<String, BgpConfigurationSpec>,
+    peers: BTreeMap<String, BgpPeerSpec>,
+    filters: BTreeMap<String, BgpFilterSpec>,
+    /// Those of [`SECRETS`], by namespace and name.
+    secrets: BTreeMap<(String, String), Secret>,
     /// CIDR and `disableBGPExport` of each IPPool.
     pools: BTreeMap<String, (IpNet, bool)>,
     /// By name, the range and the node of each block, as the blocks themselves say it.
@@ -67,6 +96,13 @@ impl Bgp {
             }
             Object::BgpConfiguration(configuration) => {
                 self.configurations.insert(name, configuration.spec.clone()).as_ref() != Some(&configuration.spec)
+            }
+            Object::BgpPeer(peer) => self.peers.insert(name, peer.spec.clone()).as_ref() != Some(&peer.spec),
+            Object::BgpFilter(filter) => self.filters.insert(name, filter.spec.clone()).as_ref() != Some(&filter.spec),
+            Object::Secret(secret) => {
+                let namespace = secret.metadata.namespace.clone().unwrap_or_default();
+                SECRETS.contains(&namespace.as_str())
+                    && self.secrets.insert((namespace, name), secret.clone()).as_ref() != Some(secret)
             }
             Object::IpPool(pool) => {
                 let info = (pool.spec.cidr, pool.spec.disable_bgp_export);
@@ -93,6 +129,12 @@ impl Bgp {
         match key.kind {
             Kind::Node => self.nodes.remove(&key.name).is_some(),
             Kind::BgpConfiguration => self.configurations.remove(&key.name).is_some(),
+            Kind::BgpPeer => self.peers.remove(&key.name).is_some(),
+            Kind::Secret => {
+                let namespace = key.namespace.clone().unwrap_or_default();
+                self.secrets.remove(&(namespace, key.name.clone())).is_some()
+            }
+            Kind::BgpFilter => self.filters.remove(&key.name).is_some(),
             Kind::IpPool => self.pools.remove(&key.name).is_some(),
             Kind::IpamBlock => self.blocks.remove(&key.name).is_some(),
             Kind::BlockAffinity => self.affinities.remove(&key.name).is_some(),
@@ -157,24 +199,63 @@ impl Bgp {
     }
 
     /// The prefixes to originate: the node's own blocks, and each endpoint address outside them.
-    fn originated(&self, node: &str, addresses: impl Iterator<Item = IpAddr>) -> Vec<Originated> {
-        let mut prefixes = self.own_blocks(node);
-        let outside: Vec<IpNet> = addresses
-            .filter(|address| !prefixes.iter().any(|block| block.contains(address)))
-            .map(IpNet::from)
+    fn originated<'a>(&self, node: &str, endpoints: impl Iterator<Item = (IpAddr, &'a str)>) -> Vec<Originated> {
+        let mut prefixes: BTreeMap<IpNet, Option<&str>> =
+            self.own_blocks(node).into_iter().map(|block| (block, None)).collect();
+        let outside: Vec<_> = endpoints
+            .filter(|(address, _)| !prefixes.keys().any(|block| block.contains(address)))
+            .map(|(address, interface)| (IpNet::from(address), Some(interface)))
             .collect();
         prefixes.extend(outside);
-        prefixes.into_iter().filter(|prefix| !self.export_disabled(*prefix)).map(Originated::from).collect()
+        let open = prefixes.into_iter().filter(|(prefix, _)| !self.export_disabled(*prefix));
+        open.map(|(prefix, interface)| {
+            let mut originated = Originated { interface: interface.map(str::to_owned), ..prefix.into() };
+            for community in self.communities(node, prefix) {
+                match community {
+                    AnyCommunity::Standard(community) => originated.communities.push(community),
+                    AnyCommunity::Large(community) => originated.large_communities.push(community),
+                }
+            }
+            originated
+        })
+        .collect()
+    }
+
+    /// The communities that a prefix is announced with, by `prefixAdvertisements`, each once.
+    fn communities(&self, node: &str, prefix: IpNet) -> Vec<AnyCommunity> {
+        let lists = self.setting(node, |spec| {
+            let known = |text: &String| {
+                let named = spec.communities.iter().find(|community| community.name == *text);
+                named.map_or_else(|| text.parse().ok(), |community| Some(community.value)).map(policy::community)
+            };
+            let covering = spec.prefix_advertisements.iter().filter(|item| item.cidr.contains(&prefix));
+            let found: Vec<_> = covering.flat_map(|item| item.communities.iter().filter_map(known)).collect();
+            (!spec.prefix_advertisements.is_empty()).then_some(found)
+        });
+        let mut all: Vec<AnyCommunity> = Vec::new();
+        for community in lists.unwrap_or_default() {
+            if !all.contains(&community) {
+                all.push(community);
+            }
+        }
+        all
+    }
+
+    /// Gateways to peers that no route leads to otherwise: `reachableBy`.
+    pub(crate) fn gateways(&self, node: &str) -> BTreeMap<IpNet, IpAddr> {
+        let Some(own) = self.nodes.get(node) else { return BTreeMap::new() };
+        let of_node = self.peers.values().filter(|spec| peers::selects(spec, node, &own.labels));
+        of_node.filter_map(|spec| Some((IpNet::from(spec.peer_ip?.ip), spec.reachable_by?))).collect()
     }
 
     /// The speaker's configuration, with what is wrong about it.
     ///
     /// # Errors
     /// When the node itself is unknown, or has no address.
-    pub(crate) fn config(
+    pub(crate) fn config<'a>(
         &self,
         node: &str,
-        endpoint_addresses: impl Iterator<Item = IpAddr>,
+        endpoints: impl Iterator<Item = (IpAddr, &'a str)>,
         restarting: bool,
         problems: &mut Vec<String>,
     ) -> Result<Config, String> {
@@ -190,53 +271,19 @@ impl Bgp {
         }
         let port = self.port(node);
         let mut config = Config::new(self.as_number(node, own), router_id(node, own));
-        config.listen =
-            vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
+        let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let listen = match self.setting(node, |spec| spec.bind_mode) {
+            Some(BindMode::NodeIP) => everywhere.map(|address| own.address(address.is_ipv4())),
+            Some(BindMode::None) | None => everywhere.map(Some),
+        };
+        config.listen = listen.into_iter().flatten().map(|address| SocketAddr::new(address, port)).collect();
+        config.cluster_id = own.cluster_id;
         config.next_hop_v4 = own.ipv4;
         config.next_hop_v6 = own.ipv6;
         config.restarting = restarting;
-        config.originate = self.originated(node, endpoint_addresses);
-        if self.setting(node, |spec| spec.node_to_node_mesh_enabled).unwrap_or(true) {
-            let mut addresses: BTreeMap<IpAddr, &str> = BTreeMap::new();
-            for (name, info) in self.nodes.iter().filter(|(name, _)| *name != node) {
-                match self.mesh_peer(own, name, info) {
-                    Ok(peer) => match addresses.insert(peer.address, name) {
-                        None => config.peers.push(peer),
-                        Some(other) => {
-                            addresses.insert(peer.address, other);
-                            problems.push(format!(
-                                "no BGP session with node {name}: its address {} is also that of node {other}",
-                                peer.address
-                            ));
-                        }
-                    },
-                    Err(reason) => problems.push(format!("no BGP session with node {name}: {reason}")),
-                }
-            }
-        }
+        config.originate = self.originated(node, endpoints);
+        config.peers = self.peers_of(node, own, problems);
         Ok(config)
-    }
-
-    fn mesh_peer(&self, own: &NodeInfo, name: &str, info: &NodeInfo) -> Result<PeerConfig, String> {
-        let pair = match (own, info) {
-            (NodeInfo { ipv4: Some(local), .. }, NodeInfo { ipv4: Some(remote), .. }) => {
-                Some(((*local).into(), (*remote).into()))
-            }
-            (NodeInfo { ipv6: Some(local), .. }, NodeInfo { ipv6: Some(remote), .. }) => {
-                Some(((*local).into(), (*remote).into()))
-            }
-            _ => None,
-        };
-        let Some((local, remote)): Option<(IpAddr, IpAddr)> = pair else {
-            return Err("the two have no address family in common; add an InternalIP".into());
-        };
-        if local == remote {
-            return Err(format!("it has this node's own address {remote}; give it another"));
-        }
-        let mut peer = PeerConfig::new(name, PeerKind::Mesh, remote, self.as_number(name, info));
-        peer.port = self.port(name);
-        peer.local_address = Some(local);
-        Ok(peer)
     }
 }
 

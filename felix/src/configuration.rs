@@ -1,7 +1,7 @@
 //! What this node's settings are made of: FelixConfiguration, the service addresses of BGPConfiguration, the node's own labels, and
 //! the bandwidth annotations of its pods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use tortie_api::calico::FelixConfigurationSpec;
@@ -35,8 +35,6 @@ pub(crate) struct Configurations {
     service_cidrs: Vec<IpNet>,
     /// What BGPConfigurations for this node ask for in vain, by their names: fields, and what is done instead.
     unheeded_bgp: BTreeMap<String, Vec<(&'static str, &'static str)>>,
-    /// BGPPeers and BGPFilters, which the speaker does not use yet.
-    unused: BTreeSet<ObjectKey>,
     labels: StringMap,
     pods: BTreeMap<PodName, PodNeeds>,
     pod_problems: BTreeMap<PodName, Vec<String>>,
@@ -65,7 +63,6 @@ impl Configurations {
             felix: BTreeMap::new(),
             service_cidrs: Vec::new(),
             unheeded_bgp: BTreeMap::new(),
-            unused: BTreeSet::new(),
             labels: StringMap::new(),
             pods: BTreeMap::new(),
             pod_problems: BTreeMap::new(),
@@ -92,7 +89,6 @@ impl Configurations {
                     touched.settings |= before != unheeded;
                 }
             }
-            Object::BgpPeer(_) | Object::BgpFilter(_) => touched.settings = self.unused.insert(object.key()),
             Object::Node(node) if node.metadata.name == self.node => {
                 touched.settings = self.labels != node.metadata.labels;
                 self.labels.clone_from(&node.metadata.labels);
@@ -112,7 +108,6 @@ impl Configurations {
                 touched.settings = self.unheeded_bgp.remove(&key.name).is_some_and(|unheeded| !unheeded.is_empty());
                 touched.settings |= key.name == DEFAULT && self.set_service_cidrs(Vec::new());
             }
-            Kind::BgpPeer | Kind::BgpFilter => touched.settings = self.unused.remove(key),
             Kind::Pod => {
                 let pod = (key.namespace.clone().unwrap_or_default(), key.name.clone());
                 touched.pods = self.set_pod(pod, PodNeeds::default(), Vec::new());
@@ -214,9 +209,6 @@ impl Configurations {
                 format!("BGPConfiguration {name}: spec.{field} is not supported by this version: {instead}")
             }));
         }
-        warnings.extend(self.unused.iter().map(|key| {
-            format!("{key}: not supported by this version: nodes speak BGP with each other only, and filter nothing")
-        }));
         Resolved { settings: Settings::new(&spec, self.service_cidrs.clone()), warnings }
     }
 }
@@ -320,24 +312,19 @@ mod tests {
     #[test]
     fn what_bgp_does_not_do_yet_is_said() {
         let mut all = Configurations::new("n1".into());
-        let spec = json!({"spec": {"bindMode": "NodeIP"}});
+        let spec = json!({"spec": {"localWorkloadPeeringIPV4": "169.254.1.9"}});
         assert_eq!(all.upsert(&object("BGPConfiguration", "node.n2", &spec)), Touched::default());
         assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &spec)), CHANGED);
         assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &spec)), Touched::default());
-        let peer = object("BGPPeer", "router", &json!({"spec": {"peerIP": "10.0.0.1"}}));
-        assert_eq!(all.upsert(&peer), CHANGED);
-        assert_eq!(all.upsert(&object("BGPFilter", "all", &json!({}))), CHANGED);
-        let warnings = all.resolve().warnings;
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert_eq!(
-            warnings[0],
-            "BGPConfiguration node.n1: spec.bindMode is not supported by this version: the speaker listens on all addresses"
+            all.resolve().warnings,
+            [
+                "BGPConfiguration node.n1: spec.localWorkloadPeeringIPV4 is not supported by this version: pods are no peers of their \
+              node"
+            ]
         );
-        assert!(warnings[1].starts_with("BGPPeer router: not supported by this version"), "{warnings:?}");
-        assert!(warnings[2].starts_with("BGPFilter all: not supported by this version"), "{warnings:?}");
-        assert_eq!(all.remove(&peer.key()), CHANGED);
         assert_eq!(all.upsert(&object("BGPConfiguration", "node.n1", &json!({}))), CHANGED);
-        assert_eq!(all.resolve().warnings.len(), 1);
+        assert_eq!(all.resolve().warnings, [] as [String; 0]);
     }
 
     #[test]

@@ -427,6 +427,9 @@ impl Felix {
             self.host_dirty = true;
             self.routes.set_blocks(self.bgp.own_blocks(&self.config.node));
             self.routes.set_own_addresses(self.bgp.addresses(&self.config.node));
+            if self.config.bgp {
+                self.routes.set_gateways(self.bgp.gateways(&self.config.node));
+            }
         }
         if self.bgp_dirty || self.overlays_dirty || begins {
             self.overlays_dirty = false;
@@ -656,8 +659,11 @@ impl Felix {
             return None;
         }
         self.bgp_problems.clear();
-        let addresses = self.endpoints.admitted().flat_map(|endpoint| endpoint.ips.iter().copied());
-        let addresses = addresses.chain(self.overlays.own_addresses());
+        let pods = self
+            .endpoints
+            .admitted()
+            .flat_map(|endpoint| endpoint.ips.iter().map(|address| (*address, endpoint.interface.as_str())));
+        let addresses = pods.chain(self.overlays.own_ends());
         match self.bgp.config(&self.config.node, addresses, self.restarting, &mut self.bgp_problems) {
             Ok(config) if self.bgp_config.as_ref() != Some(&config) => {
                 self.bgp_config = Some(config.clone());
@@ -666,7 +672,8 @@ impl Felix {
                 // A route through an overlay leads to the other node's end, and BGP knows the node.
                 let node = |gateway: IpAddr| self.overlays.node_of_end(gateway).unwrap_or(gateway);
                 let kept = self.kept.iter().map(|(prefix, gateway)| (*prefix, node(*gateway))).collect();
-                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, ..config })))
+                let writes_fib = self.config.dataplane;
+                Some(Action::ConfigureBgp(Box::new(BgpConfig { kept, writes_fib, ..config })))
             }
             Ok(_) => {
                 self.bgp_sequence = self.sequence;

@@ -9,7 +9,9 @@ use tortie_api::calico::{
     HostEndpoint, IpPool, IpReservation, IpamBlock, IpamConfiguration, IpamHandle, KubeControllersConfiguration,
     NetworkSet, Policy, Profile, StagedKubernetesNetworkPolicy, Tier,
 };
-use tortie_api::k8s::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, ServiceAccount};
+use tortie_api::k8s::{
+    ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Secret, ServiceAccount,
+};
 use tortie_api::{Object, ObjectKey};
 use tortie_bird_lite::RibUpdate;
 use tortie_nft::{Ruleset, Transaction};
@@ -67,6 +69,7 @@ enum ObjectForm {
     IpamBlock(IpamBlock),
     FelixConfiguration(Box<FelixConfiguration>),
     ServiceAccount(ServiceAccount),
+    Secret(Secret),
     EndpointSlice(EndpointSlice),
     ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
     Tier(Tier),

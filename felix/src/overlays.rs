@@ -236,14 +236,15 @@ impl Overlays {
         self.pools.values().filter_map(|pool| settings.mtus.get(&pool.tunnel?.0)).min().copied()
     }
 
-    /// The addresses of this node's ends.
-    pub(crate) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.nodes.get(&self.node).into_iter().flat_map(|place| place.ends.values().copied())
+    /// The addresses of this node's ends, with their devices.
+    pub(crate) fn own_ends(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        let own = self.nodes.get(&self.node);
+        own.into_iter().flat_map(|place| place.ends.iter().map(|(tunnel, address)| (*address, tunnel.device())))
     }
 
     /// Whether this node's Node says that it has any ends.
     pub(crate) fn says_ends(&self) -> bool {
-        self.own_addresses().next().is_some()
+        self.own_ends().next().is_some()
     }
 
     /// How the ends of this node should be; and of those that cannot be, why.

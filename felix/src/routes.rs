@@ -83,6 +83,8 @@ pub(crate) struct Routes {
     pods: BTreeMap<IpNet, String>,
     blocks: BTreeSet<IpNet>,
     bgp: FxHashMap<IpNet, Box<[IpAddr]>>,
+    /// Gateways to BGP peers, for as long as BGP itself knows no better way to them.
+    gateways: BTreeMap<IpNet, IpAddr>,
     /// What the datastore says that other nodes have.
     remote: FxHashMap<IpNet, IpAddr>,
     /// Which of these packets are encapsulated for.
@@ -241,6 +243,22 @@ impl Routes {
         self.dirty.insert((Class::Bgp, prefix));
     }
 
+    /// Replaces the gateways to BGP peers.
+    pub(crate) fn set_gateways(&mut self, gateways: BTreeMap<IpNet, IpAddr>) {
+        let before = std::mem::replace(&mut self.gateways, gateways);
+        for (prefix, gateway) in &before {
+            if self.gateways.get(prefix) != Some(gateway)
+                && self.bgp.get(prefix).is_some_and(|hops| **hops == [*gateway])
+            {
+                self.withdraw(*prefix);
+            }
+        }
+        let missing = self.gateways.iter().filter(|(prefix, _)| !self.bgp.contains_key(*prefix));
+        for (prefix, gateway) in missing.map(|(prefix, gateway)| (*prefix, *gateway)).collect::<Vec<_>>() {
+            self.set_best(prefix, vec![gateway]);
+        }
+    }
+
     /// Finds out how a next hop is reached, unless that is known.
     fn learn_next_hop(&mut self, next_hop: IpAddr) {
         if !self.resolved.contains_key(&next_hop) {
@@ -252,7 +270,9 @@ impl Routes {
     /// BGP has no path any more.
     pub(crate) fn withdraw(&mut self, prefix: IpNet) {
         let prefix = prefix.trunc();
-        if self.bgp.remove(&prefix).is_some() | self.stale.remove(&prefix) {
+        if let Some(gateway) = self.gateways.get(&prefix).copied() {
+            self.set_best(prefix, vec![gateway]);
+        } else if self.bgp.remove(&prefix).is_some() | self.stale.remove(&prefix) {
             self.dirty.insert((Class::Bgp, prefix));
         }
     }

@@ -45,6 +45,7 @@ use crate::controller::{DefaultPools, Duties};
 use crate::health::{Health, Watchdog};
 use crate::instruments::Instruments;
 use crate::keeper::{self, KeeperHandle};
+use crate::life::answers::Sources;
 use crate::life::{self, Addresses};
 use crate::logging::Log;
 use crate::owner::{Owner, OwnerHandle};
@@ -101,12 +102,13 @@ async fn supervise(
         "tortie-node starts"
     );
     let addresses = Addresses::of_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?;
-    let datastore: Arc<dyn Datastore> = match &options.datastore {
-        DatastoreAddress::Directory(path) => Arc::new(Directory::open(path)?),
+    let (datastore, cluster): (Arc<dyn Datastore>, Option<Kubernetes>) = match &options.datastore {
+        DatastoreAddress::Directory(path) => (Arc::new(Directory::open(path)?), None),
         DatastoreAddress::Kubernetes => {
             // Without BGP, the routes to other nodes' pods are made of their blocks.
             let all_blocks = !components.contains(&Component::Bgp);
-            Arc::new(Kubernetes::new(None, &node).await?.with_all_blocks(all_blocks))
+            let cluster = Kubernetes::new(None, &node).await?.with_all_blocks(all_blocks);
+            (Arc::new(cluster.clone()), Some(cluster))
         }
     };
     let marks = run_dir.route_marks();
@@ -126,6 +128,7 @@ async fn supervise(
     let mut tasks = JoinSet::new();
 
     let instruments = Instruments::new();
+    let progress = Arc::clone(&instruments.progress);
     let bulk = Bulk::current()?;
     // Subscribed before the core asks for the first read-back.
     if dataplane {
@@ -165,7 +168,7 @@ async fn supervise(
 
     let endpoints = load(&options.run_dir, dataplane).await?;
     owner.event(Event::Restored { endpoints }).await;
-    tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone()));
+    tasks.spawn(listen::datastore(datastore.watch().await?, owner.clone(), (node.clone(), Arc::clone(&progress))));
     tokio::spawn(bgp::run(wanted, speaker.clone(), owner.clone()));
     let watchdog = Arc::clone(&instruments.watchdog);
     let health = Health::new(Arc::clone(&watchdog), owner.clone(), speaker_seen.clone(), Arc::clone(&datastore));
@@ -189,7 +192,8 @@ async fn supervise(
     }));
 
     if components.contains(&Component::Controller) {
-        tokio::spawn(controller::run(Arc::clone(&datastore), duties(options, &node)?));
+        let statuses = cluster.clone().map(|cluster| (cluster, progress.delivered()));
+        tokio::spawn(controller::run(Arc::clone(&datastore), statuses, duties(options, &node)?));
     }
 
     let ready = watchdog.ready();
@@ -210,8 +214,11 @@ async fn supervise(
         let ends = Tunnels::new(Arc::clone(&datastore), ipam, &node)?;
         tasks.spawn(tunnels::run(ends, NetconfMonitor::current()?, tunnel_jobs, owner.clone()));
     }
-    if options.datastore == DatastoreAddress::Kubernetes && dataplane {
+    if let Some(cluster) = cluster.filter(|_| dataplane) {
         tokio::spawn(life::run(Arc::clone(&datastore), node.clone(), addresses, ready.clone()));
+        tokio::spawn(life::report::run(cluster.clone(), node.clone(), progress.programmed()));
+        let sources = Sources { owner: owner.clone(), speaker: speaker_seen.clone(), progress };
+        tokio::spawn(life::answers::run(cluster, sources));
     }
     if options.cni_install && cni.is_some() {
         tokio::spawn(install::run(options.cni.clone().into(), run_dir.socket(), ready));

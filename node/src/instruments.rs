@@ -10,17 +10,19 @@ use tortie_felix::{Change, Event};
 use crate::health::{Part, Watchdog};
 use crate::metrics::{Batch, Metrics};
 use crate::owner::Message;
+use crate::progress::Progress;
 
 /// Shared by all parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Instruments {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) watchdog: Arc<Watchdog>,
+    pub(crate) progress: Arc<Progress>,
 }
 
 impl Instruments {
     pub(crate) fn new() -> Self {
-        Self { metrics: Arc::new(Metrics::new(Instant::now())), watchdog: Arc::default() }
+        Self { metrics: Arc::new(Metrics::new(Instant::now())), watchdog: Arc::default(), progress: Arc::default() }
     }
 }
 

@@ -23,6 +23,7 @@ mod logging;
 mod memory;
 mod metrics;
 mod owner;
+mod progress;
 mod record;
 mod rundir;
 mod serve;

@@ -370,6 +370,7 @@ impl Owner {
     fn report_bgp(&mut self, config: &tortie_bird_speaker::Config) {
         let (as_number, router_id, peers) = (config.local_as, config.router_id, config.peers.len());
         debug!(prefixes = ?config.originate.iter().map(|originated| originated.prefix.to_string()).collect::<Vec<_>>(), "BGP announces");
+        self.instruments.progress.configure_speaker(router_id);
         if self.bgp_identity != Some((as_number, router_id, peers)) {
             self.bgp_identity = Some((as_number, router_id, peers));
             info!(as_number, %router_id, peers, "BGP is configured");
@@ -380,6 +381,7 @@ impl Owner {
     fn report(&mut self) {
         if self.felix.programmed_revision() != self.programmed {
             self.programmed = self.felix.programmed_revision().to_owned();
+            self.instruments.progress.program(&self.programmed);
             if self.announced_sync {
                 debug!(revision = self.programmed, "kernel and speaker have the datastore's revision");
             } else {

@@ -15,10 +15,17 @@ use tracing::{debug, warn};
 use crate::convert;
 use crate::metrics::Metrics;
 use crate::owner::{Message, OwnerHandle};
+use crate::progress::Progress;
 
 /// Forwards batches of the datastore. Ends only with an error: without a watch the node would fall behind unnoticed.
-pub(crate) async fn datastore(mut batches: mpsc::Receiver<Batch>, owner: OwnerHandle) -> Result<()> {
+pub(crate) async fn datastore(
+    mut batches: mpsc::Receiver<Batch>,
+    owner: OwnerHandle,
+    (node, progress): (String, Arc<Progress>),
+) -> Result<()> {
     while let Some(batch) = batches.recv().await {
+        progress.deliver(&batch);
+        progress.ask(&node, &batch.changes);
         let problems = batch.problems.iter().map(describe).collect();
         let changes = batch.changes.into_iter().map(convert::change).collect();
         let in_sync = batch.in_sync;

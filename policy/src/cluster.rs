@@ -161,7 +161,8 @@ impl Cluster {
             | Object::BgpFilter(_)
             | Object::ClusterInformation(_)
             | Object::CalicoNodeStatus(_)
-            | Object::KubeControllersConfiguration(_) => false,
+            | Object::KubeControllersConfiguration(_)
+            | Object::Secret(_) => false,
         }
     }
 
@@ -213,7 +214,8 @@ impl Cluster {
             | Kind::BgpFilter
             | Kind::ClusterInformation
             | Kind::CalicoNodeStatus
-            | Kind::KubeControllersConfiguration => false,
+            | Kind::KubeControllersConfiguration
+            | Kind::Secret => false,
         }
     }
 

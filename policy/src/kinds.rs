@@ -38,7 +38,8 @@ mod tests {
         let ipam =
             [Kind::IpamBlock, Kind::BlockAffinity, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
         let bgp = [Kind::BgpPeer, Kind::BgpFilter];
+        let secrets = [Kind::Secret];
         let cluster = [Kind::ClusterInformation, Kind::CalicoNodeStatus, Kind::KubeControllersConfiguration];
-        assert_eq!(left_out, [ipam.as_slice(), &bgp, &cluster].concat());
+        assert_eq!(left_out, [ipam.as_slice(), &bgp, &cluster, &secrets].concat());
     }
 }

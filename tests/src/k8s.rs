@@ -254,6 +254,22 @@ impl Cluster {
         PathBuf::from(format!("/proc/{pid}/root{path}"))
     }
 
+    /// Ends a program, such as `n2-kubelet`.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn stop_program(&self, name: &str) {
+        self.run(&["stop", name]);
+    }
+
+    /// Starts a program again that was ended, as it was started before.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_program(&self, name: &str) {
+        self.run(&["start", name]);
+    }
+
     /// Runs upstream's specs that match an expression, those of NetworkPolicy if there is none; what went wrong.
     ///
     /// # Errors

@@ -179,14 +179,6 @@ impl BgpConfigurationSpec {
     /// What is set and has no effect in this version, by field.
     pub fn unheeded(&self) -> Vec<(&'static str, &'static str)> {
         let all = [
-            ("bindMode", self.bind_mode == Some(BindMode::NodeIP), "the speaker listens on all addresses"),
-            (
-                "prefixAdvertisements",
-                !self.prefix_advertisements.is_empty(),
-                "routes are announced without communities",
-            ),
-            ("nodeMeshPassword", self.node_mesh_password.is_some(), "the sessions between nodes have no password"),
-            ("nodeMeshMaxRestartTime", self.node_mesh_max_restart_time.is_some(), "the restart time is always 120 s"),
             ("ignoredInterfaces", !self.ignored_interfaces.is_empty(), "networks of interfaces are never announced"),
             ("localWorkloadPeeringIPV4", self.local_workload_peering_ipv4.is_some(), "pods are no peers of their node"),
             ("localWorkloadPeeringIPV6", self.local_workload_peering_ipv6.is_some(), "pods are no peers of their node"),

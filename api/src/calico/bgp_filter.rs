@@ -1,6 +1,4 @@
 //! `BGPFilter`: which routes a BGPPeer takes and gives, and what is changed of them on the way.
-//!
-//! This version knows the kind, so that manifests apply and are checked; the agents' speakers do not use it yet and say so.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,6 +1,4 @@
 //! `BGPPeer`: whom the nodes speak BGP with besides each other.
-//!
-//! This version knows the kind, so that manifests apply and are checked; the agents' speakers do not use it yet and say so.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

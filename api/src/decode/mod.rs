@@ -21,14 +21,14 @@ use crate::validate;
 pub enum Decoded {
     /// An object of a kind that Tortie acts upon; defaulted and valid. Boxed, as the other variants are small.
     Object(Box<Object>),
-    /// An object of a kind that a cluster has and that this version need not look at (Service, Secret).
+    /// An object of a kind that a cluster has and that this version need not look at (Service, Endpoints).
     Ignored,
     /// An object of a kind that Tortie does not know, with a sentence that says so.
     UnknownKind(String),
 }
 
 /// Kinds that are taken in silence: a cluster's manifests have them, and this version does nothing with them.
-const IGNORED: [(&str, &str); 3] = [("v1", "Service"), ("v1", "Secret"), ("v1", "Endpoints")];
+const IGNORED: [(&str, &str); 2] = [("v1", "Service"), ("v1", "Endpoints")];
 
 /// Kinds of an earlier version of a group, which the later one says otherwise.
 const REPLACED: [(&str, &str); 2] = [
@@ -179,6 +179,7 @@ fn read_slim(kind: Kind, json: &str) -> Result<Object, serde_json::Error> {
         Kind::Node => Object::Node(serde_json::from_str(json)?),
         Kind::Pod => Object::Pod(serde_json::from_str(json)?),
         Kind::ServiceAccount => Object::ServiceAccount(serde_json::from_str(json)?),
+        Kind::Secret => Object::Secret(serde_json::from_str(json)?),
         Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_str(json)?),
         _ => return Err(serde::de::Error::custom("not a slim kind")),
     })
@@ -271,6 +272,7 @@ fn read(kind: Kind, value: &Value) -> Result<Object, FieldError> {
         Kind::KubeControllersConfiguration => Object::KubeControllersConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::FelixConfiguration => Object::FelixConfiguration(typed(value, &Unsupported::NONE)?),
         Kind::ServiceAccount => Object::ServiceAccount(typed(value, &Unsupported::NONE)?),
+        Kind::Secret => Object::Secret(typed(value, &Unsupported::NONE)?),
         Kind::EndpointSlice => Object::EndpointSlice(typed(value, &Unsupported::NONE)?),
         Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(typed(value, &Unsupported::NODES)?),
         Kind::Tier => Object::Tier(typed(value, &Unsupported::NONE)?),

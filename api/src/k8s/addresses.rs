@@ -1,6 +1,6 @@
 //! Which addresses and ports a pod has, and how a node is reached: what is read from status, spec and Calico's annotations.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -24,6 +24,8 @@ pub mod annotations {
     pub const IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
     /// On a node: its AS number, where it differs from the cluster's.
     pub const AS_NUMBER: &str = "projectcalico.org/ASNumber";
+    /// The cluster that a node reflects routes for.
+    pub const CLUSTER_ID: &str = "projectcalico.org/RouteReflectorClusterID";
     /// On a node: the address of its end of the IPv4 VXLAN.
     pub const IPV4_VXLAN: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
     /// On a node: the address of its end of the IPv6 VXLAN.
@@ -182,6 +184,25 @@ impl Node {
         crate::calico::parse_as_number(text)
             .map(Some)
             .map_err(|message| FieldError::invalid(annotation_path(annotations::AS_NUMBER), text, &message))
+    }
+}
+
+impl Node {
+    /// The cluster that the node reflects routes for (RFC 4456), from the annotation `projectcalico.org/RouteReflectorClusterID`; none
+    /// where it is missing or empty.
+    ///
+    /// # Errors
+    /// When the annotation is no identifier.
+    pub fn cluster_id(&self) -> Result<Option<Ipv4Addr>, FieldError> {
+        let name = annotations::CLUSTER_ID;
+        let Some(text) = self.metadata.annotations.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            FieldError::invalid(
+                annotation_path(name),
+                text,
+                "must be an identifier in the form of an IPv4 address, such as 244.0.0.1; all reflectors of one set of clients have the same",
+            )
+        })
     }
 }
 

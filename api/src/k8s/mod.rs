@@ -8,6 +8,7 @@ mod cluster;
 mod cluster_network_policy;
 mod network_policy;
 mod quantity;
+mod secret;
 mod selector;
 mod services;
 mod traffic;
@@ -30,6 +31,7 @@ pub use network_policy::{
     NetworkPolicySpec, PolicyType, PortOrName,
 };
 pub use quantity::parse_quantity;
+pub use secret::{Secret, SecretValue};
 pub use selector::{LabelSelector, LabelSelectorRequirement, SelectorOperator};
 pub use services::{
     AddressType, Endpoint, EndpointConditions, EndpointSlice, EndpointSlicePort, SERVICE_NAME_LABEL, ServiceAccount,

@@ -93,5 +93,5 @@ fn every_kind_that_no_api_server_has_is_defined() {
     let built_in =
         [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy, Kind::ServiceAccount, Kind::EndpointSlice];
     // Namespaces and service accounts make profiles: a cluster does not store them.
-    assert_eq!(missing, [built_in.as_slice(), &[Kind::Profile]].concat());
+    assert_eq!(missing, [built_in.as_slice(), &[Kind::Profile, Kind::Secret]].concat());
 }

@@ -40,6 +40,7 @@ pub(super) fn node(node: &Node, errors: &mut Errors) {
     errors.note(node.checked_network(true));
     errors.note(node.checked_network(false));
     errors.note(node.as_number());
+    errors.note(node.cluster_id());
     for (index, entry) in node.status.addresses.iter().enumerate() {
         if matches!(entry.kind.as_str(), "InternalIP" | "ExternalIP") && entry.address.parse::<IpAddr>().is_err() {
             let path = Path::root().field("status").field("addresses").index(index).field("address");

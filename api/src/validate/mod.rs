@@ -29,6 +29,7 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
     match object {
         Object::Namespace(_)
         | Object::ServiceAccount(_)
+        | Object::Secret(_)
         | Object::EndpointSlice(_)
         | Object::IpReservation(_)
         | Object::ClusterInformation(_) => {}

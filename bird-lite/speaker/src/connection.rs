@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use ipnet::IpNet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 use tortie_bird_lite::{ConnectionId, Event};
 
 use crate::owner::Input;
+use crate::security::{self, Security};
 
 /// After we have closed, how long the peer may take to read what we said last: closing with unread bytes would reset the connection, and
 /// a NOTIFICATION on its way would be lost.
@@ -34,9 +37,10 @@ pub(crate) async fn connect(
     connection: ConnectionId,
     remote: SocketAddr,
     local: Option<IpAddr>,
+    security: Security,
     inbox: mpsc::Sender<Input>,
 ) {
-    let input = match open(remote, local).await {
+    let input = match open(remote, local, &security).await {
         Ok(stream) => Input::Connected { connection, stream },
         Err(error) => {
             let error = format!("connecting to {remote}: {error}");
@@ -46,10 +50,16 @@ pub(crate) async fn connect(
     let _ = inbox.send(input).await;
 }
 
-async fn open(remote: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
+async fn open(remote: SocketAddr, local: Option<IpAddr>, security: &Security) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(local) = local {
         socket.bind(SocketAddr::new(local, 0))?;
+    }
+    if security.password.is_some() {
+        security::set_password(socket.as_fd(), IpNet::from(remote.ip()), security.password.as_ref())?;
+    }
+    if let Some(hops) = security.hops {
+        security::set_hops(socket.as_fd(), remote.is_ipv4(), hops)?;
     }
     socket.connect(remote).await
 }

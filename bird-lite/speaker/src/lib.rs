@@ -19,10 +19,12 @@ mod connection;
 mod handle;
 mod listener;
 mod owner;
+mod security;
 
 use tokio::sync::mpsc;
 pub use tortie_bird_lite::{
-    Awaited, BGP_PORT, Config, Counts, Originated, PeerConfig, PeerKind, RibUpdate, RouteView, State,
+    Awaited, BGP_PORT, Config, Counts, NextHopMode, Originated, Password, PeerConfig, PeerKind, RibUpdate, RouteView,
+    State, filter,
 };
 
 pub use self::handle::{Handle, PeerStatus, RestartStatus};

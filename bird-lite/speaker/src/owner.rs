@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tortie_bird_lite::wire::update::attribute_name;
 use tortie_bird_lite::{Action, Config, ConnectionId, Event, PeerView, Report, RibUpdate, Speaker, Time};
@@ -15,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::connection::{self, Order};
 use crate::handle::{Command, PeerStatus, RestartStatus};
 use crate::listener;
+use crate::security::{self, Securities};
 
 /// Inputs that may wait for the owner. A connection's input is up to 64 KiB.
 const INBOX: usize = 64;
@@ -48,6 +51,8 @@ pub(crate) struct Owner {
     started: Instant,
     started_at: SystemTime,
     listen: Vec<SocketAddr>,
+    /// What sessions with peers need of the kernel, for the listeners too.
+    securities: watch::Sender<Arc<Securities>>,
     commands: mpsc::Receiver<Command>,
     inbox: mpsc::Receiver<Input>,
     to_inbox: mpsc::Sender<Input>,
@@ -89,6 +94,7 @@ impl Owner {
         let seed = RandomState::new().hash_one(config.router_id);
         Self {
             listen: config.listen.clone(),
+            securities: watch::Sender::new(Arc::new(Securities::new(&config))),
             core: Speaker::new(Time::ZERO, config, seed),
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -151,8 +157,9 @@ impl Owner {
                     break None;
                 }
             }
-            self.helpers.try_join_next();
-            self.connections.try_join_next();
+            // All of them: a set keeps each task that has ended until somebody asks.
+            while self.helpers.try_join_next().is_some() {}
+            while self.connections.try_join_next().is_some() {}
             // After the inputs: a KEEPALIVE that has come counts against a hold timer that is due.
             let now = self.now();
             if self.core.poll_timeout().is_some_and(|at| at <= now) {
@@ -205,6 +212,11 @@ impl Owner {
             }
             Input::Accepted { stream, remote } => {
                 let Ok(local) = stream.local_addr() else { return };
+                let hops = self.securities.borrow().of(remote.ip()).hops;
+                if let Some(Err(error)) = hops.map(|hops| security::set_hops(stream.as_fd(), local.is_ipv4(), hops)) {
+                    warn!(%remote, %error, "cannot limit the hops of a BGP connection: it is closed");
+                    return;
+                }
                 let connection = ConnectionId(self.next_accepted);
                 self.next_accepted += 2;
                 self.serve(connection, stream);
@@ -223,6 +235,12 @@ impl Owner {
         match command {
             Command::Configure(config) => {
                 self.listen.clone_from(&config.listen);
+                let securities = Securities::new(&config);
+                self.securities.send_if_modified(|known| {
+                    let changed = **known != securities;
+                    *known = Arc::new(securities);
+                    changed
+                });
                 self.core.configure(self.now(), *config);
                 self.set_listeners();
             }
@@ -272,8 +290,9 @@ impl Owner {
             keep
         });
         for address in &self.listen {
-            let (helpers, inbox) = (&mut self.helpers, &self.to_inbox);
-            self.listeners.entry(*address).or_insert_with(|| helpers.spawn(listener::listen(*address, inbox.clone())));
+            let (helpers, inbox, peers) = (&mut self.helpers, &self.to_inbox, &self.securities);
+            let spawn = || helpers.spawn(listener::listen(*address, inbox.clone(), peers.subscribe()));
+            self.listeners.entry(*address).or_insert_with(spawn);
         }
     }
 
@@ -282,7 +301,8 @@ impl Owner {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::Connect { connection, remote, local } => {
-                    let task = connection::connect(connection, remote, local, self.to_inbox.clone());
+                    let security = self.securities.borrow().of(remote.ip());
+                    let task = connection::connect(connection, remote, local, security, self.to_inbox.clone());
                     let task = self.helpers.spawn(task);
                     self.links.insert(connection, Link::Connecting(task));
                 }

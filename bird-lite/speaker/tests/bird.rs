@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
-use tortie_bird_speaker::{RibUpdate, Speaker, State};
+use tortie_bird_speaker::{Password, RibUpdate, Speaker, State};
 
-use self::common::{BIRD, Bird, config, in_namespace, wait_peer, wait_routes, wait_up};
+use self::common::netns::in_namespace;
+use self::common::{BIRD, Bird, config, wait_peer, wait_routes, wait_up};
 
 /// What the updates make of a FIB, and whether a route was ever withdrawn.
 fn drain(updates: &mut mpsc::Receiver<RibUpdate>) -> Vec<RibUpdate> {
@@ -211,5 +212,51 @@ fn bird_asks_for_a_refresh_and_gets_everything_again() {
         bird.wait("show protocols all tortie", |text| updates(text) > before).await;
         assert_eq!(wait_up(&speaker).await.since, since);
         assert!(bird.ask("show route protocol tortie").contains("fd00:7::/122"));
+    });
+}
+
+#[test]
+fn passwords_and_ttl_security_hold_whoever_connects() {
+    for bird_waits in [true, false] {
+        in_namespace(move || async move {
+            let bird = Bird::start(
+                &format!("password \"hunter2\"; ttl security on; {}", if bird_waits { "passive on;" } else { "" }),
+                "",
+            );
+            let with = |text: &str| {
+                let mut config = config();
+                config.peers[0].password = Password::new(text.into());
+                config.peers[0].ttl_security = Some(1);
+                config.peers[0].passive = !bird_waits;
+                config
+            };
+            let (speaker, _updates) = Speaker::spawn(with("wrong"));
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            assert_ne!(speaker.peers().await[0].state, State::Established, "the password is wrong");
+            speaker.configure(with("hunter2")).await;
+            wait_up(&speaker).await;
+            bird.wait("show route protocol tortie", |text| text.contains("10.7.0.0/26")).await;
+            speaker.configure(with("")).await;
+            let peer = wait_peer(&speaker, |peer| peer.state != State::Established).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_ne!(speaker.peers().await[0].state, State::Established, "no password is a wrong one: {peer:?}");
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_is_further_away_than_said_gets_no_session() {
+    in_namespace(|| async {
+        // BIRD sends with the usual hop limit of 64: for all we know it is 191 hops away.
+        let _bird = Bird::start("", "");
+        let mut near = config();
+        near.peers[0].ttl_security = Some(100);
+        let (speaker, _updates) = Speaker::spawn(near);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_ne!(speaker.peers().await[0].state, State::Established);
+        let mut far = config();
+        far.peers[0].ttl_security = Some(255);
+        speaker.configure(far).await;
+        wait_up(&speaker).await;
     });
 }

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::peer::{Attempt, Link};
 use super::{Action, ConnectionId, Report, Speaker};
@@ -12,8 +13,11 @@ use crate::rib::PeerId;
 use crate::wire::{Families, Family, Fault, GracefulRestart, Notification, RestartFamily};
 use crate::{State, Time};
 
-/// How long TCP may take to connect.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How long TCP may take to connect: time for its third SYN, and an answer.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Attempts that may be under way at once, each with a socket. Peers that are there answer within milliseconds; those that are not must
+/// not use up a process's 1,024 files.
+const MAX_CONNECTING: usize = 512;
 /// How long the side with the lower address lets the other try first.
 const COURTESY: Duration = Duration::from_millis(300);
 /// How long an accepted connection may keep us from trying ourselves.
@@ -56,6 +60,12 @@ impl Speaker {
             peer.attempt = Attempt::None;
             return;
         }
+        if self.schedule.connecting >= MAX_CONNECTING {
+            peer.attempt = Attempt::Queued;
+            self.schedule.queue.push_back(id);
+            return;
+        }
+        self.schedule.connecting += 1;
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 2;
         peer.attempt = Attempt::Connecting { connection, until: now + CONNECT_TIME };
@@ -66,13 +76,26 @@ impl Speaker {
     }
 
     /// Gives up an attempt that is under way.
-    pub(super) fn abandon(&mut self, id: PeerId) {
+    pub(super) fn abandon(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Attempt::Connecting { connection, .. } = peer.attempt {
+        if let Attempt::Connecting { connection, .. } = core::mem::replace(&mut peer.attempt, Attempt::None) {
             self.by_connection.remove(&connection);
             self.actions.push_back(Action::Close { connection });
+            self.attempt_ended(now);
         }
-        peer.attempt = Attempt::None;
+    }
+
+    /// There is room for another attempt: whoever waits for it longest has it.
+    fn attempt_ended(&mut self, now: Time) {
+        self.schedule.connecting -= 1;
+        while self.schedule.connecting < MAX_CONNECTING
+            && let Some(id) = self.schedule.queue.pop_front()
+        {
+            if self.peers.get(&id).is_some_and(|peer| peer.attempt == Attempt::Queued) {
+                self.connect(now, id);
+                self.show(now, id);
+            }
+        }
     }
 
     pub(super) fn connected(&mut self, now: Time, connection: ConnectionId, local: SocketAddr) {
@@ -82,6 +105,7 @@ impl Speaker {
             return;
         }
         peer.attempt = Attempt::None;
+        self.attempt_ended(now);
         self.open(now, id, connection, local, true);
     }
 
@@ -92,6 +116,7 @@ impl Speaker {
             peer.attempt = Attempt::None;
             peer.last_error = error;
             peer.failures = peer.failures.saturating_add(1);
+            self.attempt_ended(now);
         }
         self.settle(now, id, Duration::ZERO);
     }
@@ -115,10 +140,12 @@ impl Speaker {
             let reason = "the peer opened another connection".to_owned();
             self.end(now, id, older, Ending { notification: None, graceful: true, reason });
         }
-        if let Some(peer) = self.peers.get_mut(&id)
-            && let Attempt::Waiting { at, .. } = &mut peer.attempt
-        {
-            *at = (*at).max(now + PATIENCE);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            match &mut peer.attempt {
+                Attempt::Waiting { at, .. } => *at = (*at).max(now + PATIENCE),
+                Attempt::Queued => peer.attempt = Attempt::Waiting { at: now + PATIENCE, idle: false },
+                Attempt::None | Attempt::Connecting { .. } => {}
+            }
         }
         self.by_connection.insert(connection, id);
         self.open(now, id, connection, local, false);
@@ -131,14 +158,14 @@ impl Speaker {
         let forwarding = self.config.restarting || peer.was_established;
         let families = Families::ALL.iter().map(|family| RestartFamily { afi: family.afi(), safi: 1, forwarding });
         let settings = Settings {
-            local_as: self.config.local_as,
+            local_as: peer.config.local_as.unwrap_or(self.config.local_as),
             remote_as: peer.config.remote_as,
             router_id: self.config.router_id,
             hold_time: self.config.hold_time,
-            keepalive_time: self.config.keepalive_time,
+            keepalive_time: peer.config.keepalive_time.or(self.config.keepalive_time),
             graceful_restart: GracefulRestart {
                 restarting,
-                restart_time: self.config.restart_time,
+                restart_time: peer.config.restart_time.unwrap_or(self.config.restart_time),
                 families: families.collect(),
             },
         };
@@ -158,17 +185,21 @@ impl Speaker {
             }
         }
         if peer.links.is_empty() && peer.attempt == Attempt::None && !peer.config.passive && !self.down {
-            let pause = if peer.failures == 0 { Duration::ZERO } else { peer.pause(self.config.connect_retry) };
             let idle = !at_least.is_zero();
-            peer.attempt = Attempt::Waiting { at: now + pause.max(at_least).mul_f64(jitter), idle };
+            let pause = match peer.failures {
+                0 => Duration::ZERO,
+                _ if peer.is_unreachable() => self.schedule.long_pause(self.config.connect_retry, jitter),
+                _ => peer.pause(self.config.connect_retry).mul_f64(jitter),
+            };
+            peer.attempt = Attempt::Waiting { at: now + pause.max(at_least.mul_f64(jitter)), idle };
         }
         self.show(now, id);
     }
 
     /// The OPEN on `connection` is good. If the peer has another connection, one of both must go (RFC 4271, 6.8; RFC 4724, 5).
     pub(super) fn resolve_collision(&mut self, now: Time, id: PeerId, connection: ConnectionId) {
-        let own = (self.config.router_id, self.config.local_as);
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let own = (self.config.router_id, peer.config.local_as.unwrap_or(self.config.local_as));
         let remote_as = peer.config.remote_as;
         let Some(this) = peer.link(connection) else { return };
         let outgoing = this.outgoing;
@@ -208,7 +239,7 @@ impl Speaker {
 
     /// A session may exchange routes from now on.
     pub(super) fn session_up(&mut self, now: Time, id: PeerId, connection: ConnectionId) {
-        self.abandon(id);
+        self.abandon(now, id);
         let others: Vec<_> = self.peers.get(&id).map_or_else(Vec::new, |peer| {
             peer.links.iter().map(|link| link.connection).filter(|other| *other != connection).collect()
         });
@@ -221,12 +252,13 @@ impl Speaker {
         peer.failures = 0;
         peer.was_established = true;
         peer.ended = Families::NONE;
-        let (name, address) = (peer.config.name.clone(), peer.config.address);
+        let (name, address, client) = (peer.config.name.clone(), peer.config.address, peer.is_client());
         let Some(negotiated) = peer.link(connection).and_then(|link| link.session.negotiated().cloned()) else {
             return;
         };
         let source = Source::Peer { external: negotiated.external, router_id: negotiated.router_id, address };
         self.rib.set_source(id, source);
+        self.rib.set_client(id, client && !negotiated.external);
         self.report(Report::Up { peer: name, address });
         self.peer_is_back(now, id, &negotiated);
         self.join(id, connection, core::iter::empty(), true);
@@ -234,16 +266,23 @@ impl Speaker {
 
     /// What a peer is told depends on these.
     pub(super) fn group_key(&self, id: PeerId) -> Option<(ConnectionId, GroupKey)> {
-        let link = self.peers.get(&id)?.established()?;
+        let peer = self.peers.get(&id)?;
+        let link = peer.established()?;
         let negotiated = link.session.negotiated()?;
         let (local_v4, local_v6) = match link.local {
             std::net::IpAddr::V4(address) => (Some(address), None),
             std::net::IpAddr::V6(address) => (None, Some(address).filter(|address| !address.is_unicast_link_local())),
         };
         let key = GroupKey {
-            local_as: self.config.local_as,
+            local_as: self.local_as(&peer.config),
+            cluster_id: self.cluster_id(),
             external: negotiated.external,
+            client: peer.is_client() && !negotiated.external,
+            next_hop: peer.config.next_hop,
+            export: Arc::clone(&peer.config.export),
             four_octets: negotiated.four_octets,
+            limit: negotiated.limit,
+            marks: negotiated.enhanced_refresh,
             families: negotiated.families,
             next_hop_v4: self.config.next_hop_v4.or(local_v4),
             next_hop_v6: self.config.next_hop_v6.or(local_v6),
@@ -344,7 +383,7 @@ impl Speaker {
 
     /// Ends all that a peer has, for good or until it is started again.
     pub(super) fn stop(&mut self, now: Time, id: PeerId, notification: Option<&Notification>, reason: &str) {
-        self.abandon(id);
+        self.abandon(now, id);
         let links: Vec<_> =
             self.peers.get(&id).map_or_else(Vec::new, |peer| peer.links.iter().map(|link| link.connection).collect());
         for connection in links {
@@ -359,6 +398,10 @@ impl Speaker {
         match self.peers.get(&id).map(|peer| peer.attempt) {
             Some(Attempt::Waiting { at, .. }) if at <= now => self.connect(now, id),
             Some(Attempt::Connecting { connection, until }) if until <= now => {
+                // Silence says more than a refusal: whoever refuses may be starting.
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.failures = peer.failures.saturating_add(2);
+                }
                 self.actions.push_back(Action::Close { connection });
                 self.connect_failed(now, connection, "connecting took too long".to_owned());
             }
@@ -389,7 +432,7 @@ impl Speaker {
     pub(super) fn refresh(&mut self, id: PeerId, family: Family) {
         let rib = &self.rib;
         let in_family = |number| Family::of(&rib.node(number).prefix) == family;
-        self.groups.iter_mut().for_each(|group| group.refresh(id, in_family));
+        self.groups.iter_mut().for_each(|group| group.refresh(id, family, in_family));
         self.pump = true;
     }
 }

@@ -10,17 +10,19 @@
 //!
 //! * `peer`: a peer, its attempts to connect and its one or two connections. `connect`: how these come and go, collisions included.
 //! * `receive`: what messages do to the table. `restart`: graceful restart. `configure`: a new configuration.
+//! * `schedule`: whose timer is next, and who may try to connect when many cannot be reached.
 
 mod configure;
 mod connect;
 mod peer;
 mod receive;
 mod restart;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -28,9 +30,11 @@ use serde::{Deserialize, Serialize};
 
 use self::peer::Peer;
 use self::restart::Deferral;
-use crate::config::Config;
+use self::schedule::Schedule;
+use crate::config::{Config, PeerConfig};
 use crate::export::Group;
-use crate::rib::{Node, PeerId, Rib};
+use crate::filter::Subject;
+use crate::rib::{Node, Path, PeerId, Rejection, Rib};
 use crate::view::{Counts, DeferralView, PeerView, RibUpdate, RouteView};
 use crate::wire::attribute::Verdict;
 use crate::wire::{Family, Notification};
@@ -178,6 +182,7 @@ pub struct Speaker {
     peers: BTreeMap<PeerId, Peer>,
     by_address: FxHashMap<IpAddr, PeerId>,
     by_connection: FxHashMap<ConnectionId, PeerId>,
+    schedule: Schedule,
     next_peer: u32,
     next_connection: u64,
     rib: Rib,
@@ -208,9 +213,10 @@ impl Speaker {
             peers: BTreeMap::new(),
             by_address: FxHashMap::default(),
             by_connection: FxHashMap::default(),
+            schedule: Schedule::default(),
             next_peer: PeerId::LOCAL.0 + 1,
             next_connection: 0,
-            rib: Rib::new(),
+            rib: Rib::new(config.writes_fib),
             groups: Vec::new(),
             pump: false,
             deferral: None,
@@ -279,20 +285,15 @@ impl Speaker {
     /// When to call [`Speaker::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Time> {
         let deferral = self.deferral.as_ref().map(Deferral::timeout);
-        self.peers.values().filter_map(Peer::timeout).chain(deferral).min()
+        self.schedule.next().into_iter().chain(deferral).min()
     }
 
     /// Runs the timers that are due.
     pub fn handle_timeout(&mut self, now: Time) {
-        let due: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.timeout().is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            self.peer_timeout(now, id);
+        for id in self.schedule.due(now) {
             self.restart_timeout(now, id);
+            self.peer_timeout(now, id);
+            self.retire_timeout(now, id);
         }
         self.deferral_timeout(now);
     }
@@ -301,6 +302,7 @@ impl Speaker {
     /// restart and keep our routes.
     pub fn shutdown(&mut self, now: Time, cease: bool) {
         self.down = true;
+        self.schedule.queue.clear();
         let notification = cease.then(Notification::administrative_shutdown);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.stop(now, id, notification.as_ref(), "shut down");
@@ -368,8 +370,10 @@ impl Speaker {
                     local_pref: attributes.local_pref,
                     med: attributes.med,
                     communities: plain.chain(large).collect(),
+                    originator_id: attributes.originator_id,
+                    cluster_list: attributes.cluster_list.clone(),
                     best,
-                    reason: reason.to_owned(),
+                    reason: self.refused_by(node, path).unwrap_or_else(|| reason.to_owned()),
                     stale: path.stale,
                 });
             }
@@ -404,6 +408,25 @@ impl Speaker {
         self.actions.extend(transmits.into_iter().map(|(connection, bytes)| Action::Send { connection, bytes }));
     }
 
+    /// Which rule refuses a path, if one does.
+    fn refused_by(&self, node: &Node, path: &Path) -> Option<String> {
+        let peer = self.peers.get(&path.peer).filter(|_| path.rejection == Some(Rejection::Filter))?;
+        let attributes = self.rib.original(node.prefix, path);
+        let subject = Subject { prefix: &node.prefix, attributes, from_peer: true, interface: None };
+        let rule = peer.config.import.rule(subject)?;
+        Some(format!("not usable: {} refuses it", rule.name))
+    }
+
+    /// Our AS number towards a peer.
+    fn local_as(&self, peer: &PeerConfig) -> u32 {
+        peer.local_as.unwrap_or(self.config.local_as)
+    }
+
+    /// The cluster that we reflect routes for (RFC 4456, 7).
+    fn cluster_id(&self) -> Ipv4Addr {
+        self.config.cluster_id.unwrap_or(self.config.router_id)
+    }
+
     /// A factor between 0.75 and 1 (RFC 4271, 10). splitmix64.
     fn jitter(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -414,11 +437,17 @@ impl Speaker {
         0.75 + f64::from((word >> 32) as u32) / f64::from(u32::MAX) / 4.0
     }
 
+    /// Whether the schedule knows every peer's timer.
+    #[cfg(test)]
+    fn is_on_schedule(&self) -> bool {
+        self.schedule.next() == self.peers.values().filter_map(Peer::timeout).min()
+    }
+
     fn report(&mut self, report: Report) {
         self.actions.push_back(Action::Report(report));
     }
 
-    /// Notes the state that the peer is in now.
+    /// Notes the state that the peer is in now, and when it wants to be looked at next. To be called whenever either may have changed.
     fn show(&mut self, now: Time, id: PeerId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             let state: State = peer.state();
@@ -426,6 +455,7 @@ impl Speaker {
                 peer.shown = state;
                 peer.since = now;
             }
+            self.schedule.set(id, peer.timeout(), peer.is_unreachable());
         }
     }
 }

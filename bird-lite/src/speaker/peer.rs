@@ -8,6 +8,9 @@ use crate::fsm::Session;
 use crate::wire::Families;
 use crate::{ConnectionId, State, Time};
 
+/// Attempts that follow each other fast before a peer counts as unreachable.
+const QUICK_ATTEMPTS: u32 = 6;
+
 /// What is under way to get a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -15,6 +18,8 @@ pub(super) enum Attempt {
     None,
     /// The next attempt is at this time. `idle`: the last session ended with an error, and the peer is Idle until then.
     Waiting { at: Time, idle: bool },
+    /// The next attempt is due, and waits for one of others to end.
+    Queued,
     /// TCP is connecting, until this time.
     Connecting { connection: ConnectionId, until: Time },
 }
@@ -49,6 +54,10 @@ pub(super) struct Peer {
     pub(super) ended: Families,
     /// Families with paths from before the peer's restart.
     pub(super) stale: Families,
+    /// When it goes: it is configured no longer, and gets time for others to take its place.
+    pub(super) retires_at: Option<Time>,
+    /// Until when it is a client still, though it is configured as none any more.
+    pub(super) client_until: Option<Time>,
     /// When these go: the peer is away until then at most, or is back and has to confirm them by then.
     pub(super) stale_until: Option<Time>,
 }
@@ -66,6 +75,8 @@ impl Peer {
             was_established: false,
             ended: Families::NONE,
             stale: Families::NONE,
+            retires_at: None,
+            client_until: None,
             stale_until: None,
         }
     }
@@ -87,7 +98,7 @@ impl Peer {
         let attempt = match self.attempt {
             Attempt::None if self.config.passive => State::Active,
             Attempt::None | Attempt::Waiting { idle: true, .. } => State::Idle,
-            Attempt::Waiting { idle: false, .. } => State::Active,
+            Attempt::Waiting { idle: false, .. } | Attempt::Queued => State::Active,
             Attempt::Connecting { .. } => State::Connect,
         };
         self.links.iter().map(|link| link.session.state()).chain([attempt]).max().unwrap_or(State::Idle)
@@ -95,12 +106,23 @@ impl Peer {
 
     pub(super) fn timeout(&self) -> Option<Time> {
         let attempt = match self.attempt {
-            Attempt::None => None,
+            Attempt::None | Attempt::Queued => None,
             Attempt::Waiting { at, .. } => Some(at),
             Attempt::Connecting { until, .. } => Some(until),
         };
         let sessions = self.links.iter().filter_map(|link| link.session.timeout());
-        sessions.chain(attempt).chain(self.stale_until).min()
+        let others = [attempt, self.stale_until, self.retires_at, self.client_until];
+        sessions.chain(others.into_iter().flatten()).min()
+    }
+
+    /// Whether routes are reflected for it.
+    pub(super) fn is_client(&self) -> bool {
+        self.config.client || self.client_until.is_some()
+    }
+
+    /// Whether so many attempts have led to nothing that the next have no hurry.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.failures >= QUICK_ATTEMPTS && self.links.is_empty()
     }
 
     /// The pause before the next attempt: short at first, doubling up to `longest`.

@@ -143,11 +143,11 @@ impl Speaker {
     }
 
     /// Whether peers may yet be told of routes of the earlier run. Within our AS, those are our own and those of other ASes: what one of
-    /// its speakers says is not told to the next.
+    /// its speakers says is told to the next by a reflector only.
     pub(super) fn defers_end_of_rib(&self, external: bool) -> bool {
         self.deferral.as_ref().is_some_and(|deferral| {
             let mut awaited = deferral.waiting.keys().filter_map(|id| self.peers.get(id));
-            external || awaited.any(|peer| peer.config.remote_as != self.config.local_as)
+            external || self.rib.reflects() || awaited.any(|peer| peer.config.remote_as != self.local_as(&peer.config))
         })
     }
 
@@ -268,14 +268,30 @@ impl Speaker {
         let wanted =
             peer.established().and_then(|link| link.session.negotiated()).map(|negotiated| negotiated.families);
         let complete = wanted.is_some_and(|wanted| wanted.iter().all(|family| peer.ended.contains(family)));
+        self.refresh_ends(id, family);
+        if complete {
+            self.done_waiting_for(id);
+        }
+    }
+
+    /// The peer tells a family again from here on (RFC 7313, 4): what it does not tell is gone.
+    pub(super) fn refresh_begins(&mut self, now: Time, id: PeerId, family: Family) {
+        let of_family = |kin| if kin == family { Fate::Stale } else { Fate::Keep };
+        self.rib.walk(id, |kin, _| of_family(kin));
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.stale.insert(family);
+            peer.stale_until = Some(now + self.config.stale_time);
+        }
+    }
+
+    /// The peer has told a family again.
+    pub(super) fn refresh_ends(&mut self, id: PeerId, family: Family) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.stale.remove(family) {
             if peer.stale.is_empty() {
                 peer.stale_until = None;
             }
             self.rib.sweep(id, Families::from_iter([family]));
-        }
-        if complete {
-            self.done_waiting_for(id);
         }
     }
 

@@ -71,6 +71,18 @@ impl AsPath {
         }
     }
 
+    /// Whether an aggregate has left a set in it.
+    pub fn has_set(&self) -> bool {
+        self.0.iter().any(|segment| matches!(segment, Segment::Set(_)))
+    }
+
+    /// Whether its first numbers are these, in sequence. Every path starts with none.
+    pub fn starts_with(&self, numbers: &[u32]) -> bool {
+        let sequence = self.0.iter().take_while(|segment| matches!(segment, Segment::Sequence(_)));
+        let mut first = sequence.flat_map(Segment::numbers);
+        numbers.iter().all(|number| first.next() == Some(number))
+    }
+
     /// The same path after one more AS (RFC 4271, 5.1.2 b).
     #[must_use]
     pub fn prepended(&self, number: u32) -> Self {

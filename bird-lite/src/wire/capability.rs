@@ -9,8 +9,10 @@ use super::{Family, Reader};
 
 const MULTIPROTOCOL: u8 = 1;
 const ROUTE_REFRESH: u8 = 2;
+const EXTENDED_MESSAGE: u8 = 6;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
+const ENHANCED_ROUTE_REFRESH: u8 = 70;
 
 /// One capability.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,10 @@ pub enum Capability {
     },
     /// ROUTE-REFRESH is understood (RFC 2918).
     RouteRefresh,
+    /// Messages may have up to 65,535 bytes (RFC 8654).
+    ExtendedMessage,
+    /// What is sent again begins and ends with a mark (RFC 7313).
+    EnhancedRouteRefresh,
     /// Graceful restart (RFC 4724).
     GracefulRestart(GracefulRestart),
     /// AS numbers have 32 bits; this is the sender's (RFC 6793).
@@ -81,6 +87,8 @@ impl Capability {
         let known = match code {
             MULTIPROTOCOL => Self::decode_multiprotocol(value),
             ROUTE_REFRESH if value.is_empty() => Some(Self::RouteRefresh),
+            EXTENDED_MESSAGE if value.is_empty() => Some(Self::ExtendedMessage),
+            ENHANCED_ROUTE_REFRESH if value.is_empty() => Some(Self::EnhancedRouteRefresh),
             GRACEFUL_RESTART => Self::decode_graceful_restart(value),
             FOUR_OCTET_AS => value.try_into().ok().map(|number| Self::FourOctetAs(u32::from_be_bytes(number))),
             _ => None,
@@ -114,6 +122,8 @@ impl Capability {
                 out.put_slice(&[0, *safi]);
             }
             Self::RouteRefresh => out.put_slice(&[ROUTE_REFRESH, 0]),
+            Self::ExtendedMessage => out.put_slice(&[EXTENDED_MESSAGE, 0]),
+            Self::EnhancedRouteRefresh => out.put_slice(&[ENHANCED_ROUTE_REFRESH, 0]),
             Self::GracefulRestart(restart) => {
                 let families = &restart.families[..restart.families.len().min(63)];
                 out.put_slice(&[GRACEFUL_RESTART, (2 + 4 * families.len()) as u8]);

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Community(pub u32);
 
 impl Community {
+    /// The sender is about to go down: other ways are to be taken while there are any (RFC 8326).
+    pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
     /// Not to leave the AS (or confederation).
     pub const NO_EXPORT: Self = Self(0xffff_ff01);
     /// Not to be advertised to anybody.

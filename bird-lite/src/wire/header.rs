@@ -9,6 +9,8 @@ use super::notification::{Fault, HEADER_ERROR};
 pub const HEADER_LENGTH: usize = 19;
 /// The largest message.
 pub const MAX_MESSAGE: usize = 4096;
+/// The largest message between speakers that both take such (RFC 8654), OPEN and KEEPALIVE aside.
+pub const MAX_EXTENDED_MESSAGE: usize = 65_535;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,7 +43,7 @@ impl MessageType {
     /// Whether a message of this type may be `length` bytes long.
     fn allows(self, length: usize) -> bool {
         match self {
-            Self::Open => length >= 29,
+            Self::Open => (29..=MAX_MESSAGE).contains(&length),
             Self::Update => length >= 23,
             Self::Notification => length >= 21,
             Self::Keepalive => length == HEADER_LENGTH,
@@ -57,6 +59,14 @@ impl MessageType {
 /// Connection Not Synchronized, Bad Message Length or Bad Message Type (RFC 4271, 6.1), the second with the length as data, the third
 /// with the type.
 pub fn peek(stream: &[u8]) -> Result<Option<(MessageType, usize)>, Fault> {
+    peek_within(stream, MAX_MESSAGE)
+}
+
+/// The same where messages may have up to `limit` bytes.
+///
+/// # Errors
+/// As [`peek`].
+pub fn peek_within(stream: &[u8], limit: usize) -> Result<Option<(MessageType, usize)>, Fault> {
     let Some(header) = stream.first_chunk::<HEADER_LENGTH>() else {
         return Ok(None);
     };
@@ -65,8 +75,13 @@ pub fn peek(stream: &[u8]) -> Result<Option<(MessageType, usize)>, Fault> {
     }
     let field = [header[16], header[17]];
     let length = usize::from(u16::from_be_bytes(field));
-    if !(HEADER_LENGTH..=MAX_MESSAGE).contains(&length) {
-        return Err(Fault::new(HEADER_ERROR, 2, field.to_vec(), "the message's length is not between 19 and 4096"));
+    if !(HEADER_LENGTH..=limit).contains(&length) {
+        return Err(Fault::new(
+            HEADER_ERROR,
+            2,
+            field.to_vec(),
+            "the message is shorter than 19 bytes or longer than it may be",
+        ));
     }
     let Some(kind) = MessageType::from_number(header[18]) else {
         return Err(Fault::new(HEADER_ERROR, 3, vec![header[18]], "the message's type is unknown"));
@@ -89,7 +104,7 @@ pub(crate) fn begin(out: &mut BytesMut, kind: MessageType) -> usize {
 /// Writes the length of the message that starts at `start` and ends the buffer.
 pub(crate) fn finish(out: &mut BytesMut, start: usize) {
     let length = out.len() - start;
-    debug_assert!((HEADER_LENGTH..=MAX_MESSAGE).contains(&length), "a message of {length} bytes");
+    debug_assert!((HEADER_LENGTH..=MAX_EXTENDED_MESSAGE).contains(&length), "a message of {length} bytes");
     patch_u16(out, start + 16, length);
 }
 

@@ -29,7 +29,7 @@ pub use self::as_path::{AsPath, Segment};
 pub use self::attribute::{Aggregator, Attributes, Origin, UnknownAttribute};
 pub use self::capability::{Capability, GracefulRestart, RestartFamily};
 pub use self::community::{Community, LargeCommunity, ParseCommunityError};
-pub use self::header::{HEADER_LENGTH, MAX_MESSAGE, MessageType};
+pub use self::header::{HEADER_LENGTH, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, MessageType};
 pub use self::nlri::Nlri;
 pub use self::notification::{Fault, Notification};
 pub use self::open::Open;

@@ -67,6 +67,16 @@ impl Open {
         self.capabilities.contains(&Capability::RouteRefresh)
     }
 
+    /// Whether the sender understands the marks around what is sent again.
+    pub fn enhanced_refresh(&self) -> bool {
+        self.capabilities.contains(&Capability::EnhancedRouteRefresh)
+    }
+
+    /// Whether the sender takes messages of more than 4,096 bytes.
+    pub fn extended_message(&self) -> bool {
+        self.capabilities.contains(&Capability::ExtendedMessage)
+    }
+
     /// Reads the body and judges all that can be judged without knowing the peer.
     ///
     /// # Errors

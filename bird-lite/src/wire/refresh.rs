@@ -24,6 +24,16 @@ impl RouteRefresh {
         Self { afi: family.afi(), subtype: 0, safi: 1 }
     }
 
+    /// The mark before a family is sent again.
+    pub fn begin(family: Family) -> Self {
+        Self { subtype: 1, ..Self::request(family) }
+    }
+
+    /// The mark after it.
+    pub fn end(family: Family) -> Self {
+        Self { subtype: 2, ..Self::request(family) }
+    }
+
     /// Reads the body.
     ///
     /// # Errors

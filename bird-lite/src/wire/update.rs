@@ -222,6 +222,11 @@ impl<'a> Update<'a> {
         if !self.blemishes.iter().any(|blemish| blemish.verdict == Verdict::Withdraw) {
             self.attributes = draft.finish();
         }
+        // A path with a set does not say whom a route has passed, so nobody can check its origin (RFC 9774, 4).
+        if self.attributes.as_ref().is_some_and(|attributes| attributes.as_path.has_set()) {
+            self.attributes = None;
+            self.miss(code::AS_PATH);
+        }
     }
 
     fn miss(&mut self, code: u8) {
@@ -253,9 +258,9 @@ fn is_host(address: IpAddr) -> bool {
     }
 }
 
-/// Attributes that leave no room for a prefix in 4,096 bytes.
+/// Attributes that leave no room for a prefix in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the attributes leave no room for a prefix in a message of 4096 bytes")]
+#[error("the attributes leave no room for a prefix in a message")]
 pub struct TooLong;
 
 /// Bytes of an UPDATE without prefixes and attributes.
@@ -272,13 +277,28 @@ pub fn encode_announcements(
     four_octets: bool,
     out: &mut BytesMut,
 ) -> Result<(), TooLong> {
+    encode_announcements_within(MAX_MESSAGE, attributes, family, prefixes, four_octets, out)
+}
+
+/// The same in messages of up to `limit` bytes.
+///
+/// # Errors
+/// As [`encode_announcements`].
+pub fn encode_announcements_within(
+    limit: usize,
+    attributes: &Attributes,
+    family: Family,
+    prefixes: impl IntoIterator<Item = IpNet>,
+    four_octets: bool,
+    out: &mut BytesMut,
+) -> Result<(), TooLong> {
     let mut list = BytesMut::with_capacity(256);
     attributes.encode(four_octets, family == Family::Ipv4, &mut list);
     let reach = reach_head(attributes, family);
     let head = FIXED + list.len() + reach.len();
     let mut prefixes = prefixes.into_iter().peekable();
     let largest = if family == Family::Ipv4 { 5 } else { 17 };
-    if head + largest > MAX_MESSAGE {
+    if head + largest > limit {
         return Err(TooLong);
     }
     while prefixes.peek().is_some() {
@@ -289,11 +309,11 @@ pub fn encode_announcements(
         if family == Family::Ipv4 {
             out.put_slice(&list);
             header::patch_u16(out, length_at, list.len());
-            fill(out, start, MAX_MESSAGE, &mut prefixes);
+            fill(out, start, limit, &mut prefixes);
         } else {
             let reach_at = out.len();
             out.put_slice(&reach);
-            fill(out, start, MAX_MESSAGE - list.len(), &mut prefixes);
+            fill(out, start, limit - list.len(), &mut prefixes);
             let reach_length = out.len() - reach_at;
             header::patch_u16(out, reach_at + 2, reach_length - 4);
             out.put_slice(&list);
@@ -333,18 +353,29 @@ fn fill(
 
 /// Appends as many UPDATEs as it takes to withdraw `prefixes`, all of `family`.
 pub fn encode_withdrawals(family: Family, prefixes: impl IntoIterator<Item = IpNet>, out: &mut BytesMut) {
+    encode_withdrawals_within(MAX_MESSAGE, family, prefixes, out);
+}
+
+/// The same in messages of up to `limit` bytes.
+pub fn encode_withdrawals_within(
+    limit: usize,
+    family: Family,
+    prefixes: impl IntoIterator<Item = IpNet>,
+    out: &mut BytesMut,
+) {
     let mut prefixes = prefixes.into_iter().peekable();
     while prefixes.peek().is_some() {
-        encode_unreach(family, &mut prefixes, out);
+        encode_unreach(limit, family, &mut prefixes, out);
     }
 }
 
 /// Appends the End-of-RIB marker of `family` (RFC 4724, 2).
 pub fn encode_end_of_rib(family: Family, out: &mut BytesMut) {
-    encode_unreach(family, &mut core::iter::empty().peekable(), out);
+    encode_unreach(MAX_MESSAGE, family, &mut core::iter::empty().peekable(), out);
 }
 
 fn encode_unreach(
+    limit: usize,
     family: Family,
     prefixes: &mut core::iter::Peekable<impl Iterator<Item = IpNet>>,
     out: &mut BytesMut,
@@ -353,14 +384,14 @@ fn encode_unreach(
     let length_at = out.len();
     out.put_u16(0);
     if family == Family::Ipv4 {
-        fill(out, start, MAX_MESSAGE - 2, prefixes);
+        fill(out, start, limit - 2, prefixes);
         header::patch_u16(out, length_at, out.len() - length_at - 2);
         out.put_u16(0);
     } else {
         out.put_u16(0);
         let list_at = out.len();
         out.put_slice(&[OPTIONAL | EXTENDED, code::MP_UNREACH_NLRI, 0, 0, 0, 2, 1]);
-        fill(out, start, MAX_MESSAGE, prefixes);
+        fill(out, start, limit, prefixes);
         header::patch_u16(out, list_at + 2, out.len() - list_at - 4);
         header::patch_u16(out, list_at - 2, out.len() - list_at);
     }

@@ -16,11 +16,8 @@ use tortie_bird_lite::wire::{
 
 pub(crate) fn as_path() -> impl Strategy<Value = AsPath> {
     let number = || prop_oneof![1u32..65535, 65536u32..=u32::MAX];
-    let segment = prop_oneof![
-        4 => vec(number(), 1..6).prop_map(Segment::Sequence),
-        1 => vec(number(), 1..4).prop_map(Segment::Set),
-    ];
-    vec(segment, 0..3).prop_map(AsPath::new)
+    // Sets are refused.
+    vec(vec(number(), 1..6).prop_map(Segment::Sequence), 0..3).prop_map(AsPath::new)
 }
 
 /// IPv4 addresses of other nodes, on both sides of loopback and link-local ones.

@@ -22,6 +22,10 @@ use super::claims::{give_back, labelled};
 use super::records::Records;
 use super::{Error, cooldown, handles, names};
 
+/// For how long a node must be gone before what it had is given back, if the grace period is longer: with the node its pods are gone too,
+/// and nobody is left who could come back to an address.
+pub const GONE: Duration = Duration::from_secs(60);
+
 /// How much is given back in one scan at most: each takes a few requests, and the rest is still there the next time.
 const MOST_AT_ONCE: usize = 1000;
 
@@ -38,6 +42,8 @@ pub struct Scan {
     pub affinities: Vec<String>,
     /// Handles that were deleted because they hold nothing.
     pub handles: Vec<String>,
+    /// Nodes that are gone and still had something.
+    pub gone: BTreeSet<String>,
 }
 
 /// Gives back what is abandoned.
@@ -46,6 +52,7 @@ pub struct Collector {
     /// The node that this runs on.
     node: String,
     suspects: Sightings<Suspect>,
+    suspects_of_gone: Sightings<Suspect>,
     gone: Sightings<String>,
     stray: Sightings<(String, String)>,
     idle: Sightings<(String, String)>,
@@ -158,6 +165,7 @@ impl Collector {
             records: Records::new(datastore),
             node: node.into(),
             suspects: Sightings::default(),
+            suspects_of_gone: Sightings::default(),
             gone: Sightings::default(),
             stray: Sightings::default(),
             idle: Sightings::default(),
@@ -171,7 +179,13 @@ impl Collector {
         let inventory = self.inventory().await?;
         let mut blocks = self.blocks(&inventory).await?;
         let mut scan = Scan { leaks: std::mem::take(&mut blocks.leaks), ..Scan::default() };
-        let ripe = self.suspects.see(scan.leaks.iter().map(Suspect::of), now, grace);
+        let is_gone = |leak: &Leak| {
+            let node = leak.attribute.secondary.get("node");
+            inventory.has_node(&self.node) && node.is_some_and(|node| !inventory.has_node(node))
+        };
+        let (of_gone, others): (Vec<&Leak>, Vec<&Leak>) = scan.leaks.iter().partition(|leak| is_gone(leak));
+        let mut ripe = self.suspects.see(others.into_iter().map(Suspect::of), now, grace);
+        ripe.extend(self.suspects_of_gone.see(of_gone.into_iter().map(Suspect::of), now, grace.min(GONE)));
         for leak in scan.leaks.iter().filter(|leak| ripe.contains(&Suspect::of(leak))).take(MOST_AT_ONCE) {
             if give_address_back(&self.records, leak).await? {
                 tracing::info!(%leak, "a leaked address was returned");
@@ -215,7 +229,8 @@ impl Collector {
             .map(|affinity| affinity.spec.node.clone())
             .filter(|node| inventory.has_node(&self.node) && !inventory.has_node(node))
             .collect();
-        let gone = self.gone.see(gone, now, grace);
+        scan.gone.clone_from(&gone);
+        let gone = self.gone.see(gone, now, grace.min(GONE));
         let is_stray = |affinity: &&BlockAffinity| blocks.owner(&affinity.spec.cidr) != Some(&affinity.spec.node);
         let stray: Vec<_> = affinities.iter().filter(is_stray).map(version).collect();
         let stray = self.stray.see(stray, now, grace);

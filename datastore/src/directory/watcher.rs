@@ -218,7 +218,7 @@ impl Watcher {
             let piece = undelivered.split_off(undelivered.len().saturating_sub(AT_ONCE));
             changes.extend(piece.iter().rev().filter_map(|key| view.object(key)).map(Change::Upsert));
             if !undelivered.is_empty() {
-                return Some(Batch { changes, in_sync: false, revision, problems });
+                return Some(Batch { changes, in_sync: false, revision, problems, ..Batch::default() });
             }
             self.undelivered = None;
         }
@@ -229,7 +229,7 @@ impl Watcher {
         }
         self.delivered = Some(said.clone());
         let (revision, problems) = said;
-        Some(Batch { changes, in_sync: true, revision, problems })
+        Some(Batch { changes, in_sync: true, revision, problems, ..Batch::default() })
     }
 
     /// Reads files, all at once, so that what moves from one to another is never told as gone. Those that a listing found wait if

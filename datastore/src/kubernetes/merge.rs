@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tortie_api::{Kind, ObjectKey};
 
 use super::watch::News;
-use crate::{Batch, Change, Problem};
+use crate::{Batch, Change, Digests, Problem};
 
 /// Changes that come within this time of a batch are put together into the next one. The first after a quiet time never waits.
 const COALESCE: Duration = Duration::from_millis(5);
@@ -21,10 +21,14 @@ pub(super) struct Merge {
     waiting: BTreeSet<Kind>,
     in_sync: bool,
     version: u64,
+    /// How many batches have had this version.
+    of_version: u64,
+    digests: Digests,
+    nodes: usize,
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     troubles: BTreeMap<Kind, Problem>,
-    /// Whether a problem came or went since the last batch.
-    problems_changed: bool,
+    /// Whether there is other news than changes since the last batch: of problems, and of what has been told.
+    other_news: bool,
 }
 
 impl Merge {
@@ -33,9 +37,12 @@ impl Merge {
             waiting: kinds.into_iter().collect(),
             in_sync: false,
             version: 0,
+            of_version: 0,
+            digests: Digests::new(),
+            nodes: 0,
             problems: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            problems_changed: false,
+            other_news: false,
         }
     }
 
@@ -61,10 +68,10 @@ impl Merge {
                 }
             }
             let was_in_sync = std::mem::replace(&mut self.in_sync, self.waiting.is_empty());
-            if changes.is_empty() && was_in_sync == self.in_sync && !std::mem::take(&mut self.problems_changed) {
+            if changes.is_empty() && was_in_sync == self.in_sync && !std::mem::take(&mut self.other_news) {
                 continue;
             }
-            self.problems_changed = false;
+            self.other_news = false;
             if out.send(self.batch(changes)).await.is_err() {
                 return;
             }
@@ -74,9 +81,17 @@ impl Merge {
 
     /// Takes note of news, and returns the changes.
     fn take(&mut self, news: News) -> Vec<Change> {
-        self.version = self.version.max(news.version);
+        if news.version > self.version {
+            (self.version, self.of_version) = (news.version, 0);
+        }
+        if news.kind == Kind::Node {
+            self.nodes = news.objects;
+        }
+        if let Some(digest) = news.content {
+            self.other_news |= self.digests.insert(news.kind, digest) != Some(digest);
+        }
         for (key, problems) in news.problems {
-            self.problems_changed |= if problems.is_empty() {
+            self.other_news |= if problems.is_empty() {
                 self.problems.remove(&key).is_some()
             } else {
                 self.problems.insert(key, problems.clone()).as_ref() != Some(&problems)
@@ -86,14 +101,14 @@ impl Merge {
             Some(trouble) => self.troubles.insert(news.kind, trouble.clone()).as_ref() != Some(&trouble),
             None => self.troubles.remove(&news.kind).is_some(),
         };
-        self.problems_changed |= before;
+        self.other_news |= before;
         if news.listed {
             self.waiting.remove(&news.kind);
         }
         news.changes
     }
 
-    fn batch(&self, changes: Vec<Change>) -> Batch {
+    fn batch(&mut self, changes: Vec<Change>) -> Batch {
         // Of an object that changed twice the last change counts.
         let mut latest: Vec<Change> = Vec::with_capacity(changes.len());
         let mut places: std::collections::HashMap<ObjectKey, usize> = std::collections::HashMap::new();
@@ -115,6 +130,13 @@ impl Merge {
             }
         }
         let problems = self.troubles.values().chain(self.problems.values().flatten()).cloned().collect();
-        Batch { changes: latest, in_sync: self.in_sync, revision: self.version.to_string(), problems }
+        // Kinds are watched apart: with one version of the cluster there may be several of what has been told.
+        let revision = match self.of_version {
+            0 => self.version.to_string(),
+            more => format!("{}+{more}", self.version),
+        };
+        self.of_version += 1;
+        let (digests, nodes) = (self.digests.clone(), self.nodes);
+        Batch { changes: latest, in_sync: self.in_sync, revision, problems, digests, nodes }
     }
 }

@@ -5,11 +5,14 @@
 //! ([`known`]). What agents write is compared and swapped on `metadata.resourceVersion` by the server.
 
 mod client;
+mod content;
 mod edit;
+mod history;
 mod known;
 mod lease;
 mod merge;
 mod resources;
+mod status;
 mod watch;
 mod wire;
 
@@ -30,11 +33,15 @@ use tortie_api::k8s::annotations;
 use tortie_api::{Kind, Object, ObjectKey};
 
 use crate::{Batch, Datastore, Error, Leadership, NodeAnnotations, NodeReport, Problem};
+pub use content::WITH_STATUS;
 pub use edit::Applied;
+use history::History;
 use lease::Lease;
 use merge::Merge;
 use resources::{Group, Scope, WATCHED, collection};
+pub use status::{REPORTS, Standing, Standings, condition, rfc3339};
 use watch::Watch;
+pub use watch::spread;
 use wire::{Head, List};
 
 /// Batches that may wait for a slow receiver.
@@ -246,11 +253,13 @@ impl Datastore for Kubernetes {
         tokio::spawn(async move {
             let Some(group) = this.reach(&batches).await else { return };
             let (news, merged) = mpsc::channel(NEWS_BACKLOG);
+            let history = Arc::new(History::new(this.client.clone(), group));
             for mut watched in WATCHED {
                 if this.all_blocks && watched.0 == Kind::BlockAffinity {
                     watched.1 = Scope::Whole;
                 }
-                tokio::spawn(Watch::new(this.client.clone(), watched, group, &this.node, news.clone()).run());
+                let (place, history) = ((group, this.node.as_str()), Arc::clone(&history));
+                tokio::spawn(Watch::new(this.client.clone(), watched, place, history, news.clone()).run());
             }
             drop(news);
             Merge::new(WATCHED.map(|(kind, _)| kind)).run(merged, batches).await;

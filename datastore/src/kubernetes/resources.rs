@@ -35,12 +35,16 @@ impl Group {
             }
             _ => {}
         }
-        match client.list_api_group_resources(STORAGE).await {
-            Ok(list) if !list.resources.is_empty() => Ok(Self::Storage),
-            Ok(_) => Ok(Self::V3),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Self::V3),
-            Err(error) => Err(error),
+        if !serves(client, STORAGE).await? {
+            return Ok(Self::V3);
         }
+        if serves(client, V3).await? {
+            tracing::warn!(
+                "the cluster serves {STORAGE} and {V3}: {STORAGE} is read. Objects of {V3} count only where Calico's API server keeps them \
+                 in {STORAGE}; set CALICO_API_GROUP={V3} to read that instead"
+            );
+        }
+        Ok(Self::Storage)
     }
 
     pub(super) const fn api_version(self) -> &'static str {
@@ -48,6 +52,15 @@ impl Group {
             Self::V3 => V3,
             Self::Storage => STORAGE,
         }
+    }
+}
+
+/// Whether a cluster serves anything of a group's version.
+async fn serves(client: &Client, api_version: &str) -> Result<bool, kube::Error> {
+    match client.list_api_group_resources(api_version).await {
+        Ok(list) => Ok(!list.resources.is_empty()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -64,7 +77,7 @@ pub(super) enum Scope {
 }
 
 /// The kinds that agents watch, and how.
-pub(super) const WATCHED: [(Kind, Scope); 22] = [
+pub(super) const WATCHED: [(Kind, Scope); 23] = [
     (Kind::Namespace, Scope::Metadata),
     (Kind::ServiceAccount, Scope::Metadata),
     (Kind::Node, Scope::Metadata),
@@ -87,6 +100,7 @@ pub(super) const WATCHED: [(Kind, Scope); 22] = [
     (Kind::StagedNetworkPolicy, Scope::Whole),
     (Kind::StagedGlobalNetworkPolicy, Scope::Whole),
     (Kind::StagedKubernetesNetworkPolicy, Scope::Whole),
+    (Kind::CalicoNodeStatus, Scope::Whole),
     (Kind::Pod, Scope::Whole),
 ];
 
@@ -136,7 +150,8 @@ mod tests {
             Kind::ALL.into_iter().filter(|kind| WATCHED.iter().all(|(watched, _)| watched != kind)).collect();
         // Profiles are what namespaces and service accounts make: a cluster does not store them.
         let ipam = [Kind::IpamBlock, Kind::Profile, Kind::IpamHandle, Kind::IpamConfiguration, Kind::IpReservation];
-        let cluster = [Kind::ClusterInformation, Kind::CalicoNodeStatus, Kind::KubeControllersConfiguration];
+        // Who may list Secrets may read all of a namespace's, so passwords are not read from a cluster.
+        let cluster = [Kind::ClusterInformation, Kind::KubeControllersConfiguration, Kind::Secret];
         assert_eq!(left_out, [ipam.as_slice(), &cluster].concat());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -17,13 +18,13 @@ use tokio::sync::mpsc;
 use tortie_api::calico::{HOSTNAME_HASH_LABEL, hostname_hash};
 use tortie_api::{Kind, ObjectKey};
 
+use super::PAGE;
+use super::content::{Content, WITH_STATUS};
+use super::history::History;
 use super::known::Known;
 use super::resources::{Group, Scope, collection};
 use super::wire::{self, Head, List};
 use crate::{Change, Problem};
-
-/// How many objects a page of a list has.
-const PAGE: u32 = 500;
 
 /// How many objects are handed on at once while a list is read.
 const PIECE: usize = 256;
@@ -33,7 +34,7 @@ const WATCH_SECONDS: u32 = 300;
 
 /// The first and the longest pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a resource that the server does not have is looked for.
 const ABSENT_PAUSE: Duration = Duration::from_secs(30);
@@ -49,6 +50,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 pub(super) struct News {
     pub(super) kind: Kind,
     pub(super) changes: Vec<Change>,
+    /// How many objects have been told.
+    pub(super) objects: usize,
+    /// Which these are, as a digest, of kinds with a status.
+    pub(super) content: Option<u64>,
     /// For each object that was looked at, what is wrong with it now.
     pub(super) problems: Vec<(ObjectKey, Vec<Problem>)>,
     /// Whether everything of the kind that exists has now been told.
@@ -60,7 +65,7 @@ pub(super) struct News {
 }
 
 /// Why a watch broke off.
-enum Broken {
+pub(super) enum Broken {
     /// The receiver is gone.
     Closed,
     /// The version is too old; a list is due.
@@ -81,6 +86,9 @@ pub(super) struct Watch {
     group: Group,
     node: String,
     known: Known,
+    /// Of kinds with a status.
+    content: Option<Content>,
+    told_content: Option<u64>,
     streaming: bool,
     /// From where to go on; none before the first list.
     version: Option<String>,
@@ -89,8 +97,12 @@ pub(super) struct Watch {
     problems: Vec<(ObjectKey, Vec<Problem>)>,
     /// Objects that cannot be read.
     unsound: BTreeSet<ObjectKey>,
-    /// Whether the server may be another one, or have another past, since the last version was seen.
-    interrupted: bool,
+    /// What has been told of all kinds, and whether that is still so.
+    history: Arc<History>,
+    /// Which of the server's pasts it is that was told.
+    past: u32,
+    /// When the watch broke off: since then the server may be another one, or have another past.
+    broke: Option<Instant>,
     /// Whether the last word was that the watch does not go on.
     troubled: bool,
 }
@@ -99,8 +111,8 @@ impl Watch {
     pub(super) fn new(
         client: Client,
         (kind, scope): (Kind, Scope),
-        group: Group,
-        node: &str,
+        (group, node): (Group, &str),
+        history: Arc<History>,
         out: mpsc::Sender<News>,
     ) -> Self {
         Self {
@@ -110,13 +122,17 @@ impl Watch {
             group,
             node: node.to_owned(),
             known: Known::new(kind),
+            content: WITH_STATUS.contains(&kind).then(Content::default),
+            told_content: None,
             streaming: true,
             version: None,
             out,
             changes: Vec::new(),
             problems: Vec::new(),
             unsound: BTreeSet::new(),
-            interrupted: false,
+            history,
+            past: 0,
+            broke: None,
             troubled: false,
         }
     }
@@ -126,10 +142,7 @@ impl Watch {
         let mut failures = 0_u32;
         loop {
             let started = Instant::now();
-            let ended = match self.version.clone() {
-                None if !self.streaming => self.list().await,
-                version => self.follow(version.as_deref(), started).await,
-            };
+            let ended = self.go_on(started).await;
             let (reason, pause) = match ended {
                 Ok(()) => {
                     failures = 0;
@@ -142,7 +155,7 @@ impl Watch {
                     failures += 1;
                     (None, pause(failures.saturating_sub(1)))
                 }
-                Err(Broken::NoStreaming) => {
+                Err(Broken::NoStreaming) if self.streaming => {
                     tracing::debug!(kind = %self.kind, "the API server has no streaming lists");
                     self.streaming = false;
                     continue;
@@ -154,9 +167,14 @@ impl Watch {
                     }
                     (reason, spread(ABSENT_PAUSE))
                 }
-                Err(Broken::Failed(reason, wish)) => {
+                Err(broken) => {
+                    let (reason, wish) = match broken {
+                        Broken::Failed(reason, wish) => (reason, wish),
+                        // Of a list in pages nothing of the kind was asked.
+                        _ => ("the server refuses a list, as if it were a streamed one".to_owned(), None),
+                    };
                     failures = if started.elapsed() > LONGEST_PAUSE { 1 } else { failures + 1 };
-                    self.interrupted = true;
+                    self.broke = Some(Instant::now());
                     tracing::debug!(kind = %self.kind, reason, "the watch broke off");
                     // One that lasted is no failure to speak of: servers restart, and connections end.
                     let reason = (failures > 1).then_some(reason);
@@ -178,6 +196,22 @@ impl Watch {
                 () = self.out.closed() => return,
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    /// Goes on from where the watch was, or from the beginning, until something ends it.
+    async fn go_on(&mut self, started: Instant) -> Result<(), Broken> {
+        if let Some(broke) = self.broke {
+            // Before anything is read: it would be taken for what was told.
+            let past = self.history.past(broke).await?;
+            self.broke = None;
+            if std::mem::replace(&mut self.past, past) != past {
+                self.version = None;
+            }
+        }
+        match self.version.clone() {
+            None if !self.streaming => self.list().await,
+            version => self.follow(version.as_deref(), started).await,
         }
     }
 
@@ -207,6 +241,9 @@ impl Watch {
     async fn listed(&mut self, version: String) -> Result<(), Broken> {
         for (key, delivered) in self.known.end_list() {
             self.is_sound(&key);
+            if let Some(content) = &mut self.content {
+                content.remove(&key);
+            }
             if delivered {
                 self.changes.push(Change::Delete(key));
             }
@@ -256,9 +293,6 @@ impl Watch {
             send_initial_events: listing,
             ..WatchParams::default()
         };
-        if std::mem::take(&mut self.interrupted) && !listing {
-            self.check_version().await.inspect_err(|_| self.interrupted = true)?;
-        }
         let mut events = self.events(&params, version.unwrap_or_default()).await?;
         self.tell(false, None).await?;
         if listing {
@@ -272,7 +306,7 @@ impl Watch {
             let Some(event) = event else { break };
             match event.map_err(|error| broken(&error))? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => self.upsert(&object, !listing),
-                WatchEvent::Deleted(object) => self.delete(&object),
+                WatchEvent::Deleted(object) => self.delete(&object, !listing),
                 WatchEvent::Bookmark(mark) if listing => {
                     if mark.metadata.annotations.contains_key(END_OF_LIST) {
                         listing = false;
@@ -294,21 +328,6 @@ impl Watch {
             return Err(Broken::Failed("the watch ended early".to_owned(), None));
         }
         Ok(())
-    }
-
-    /// Finds out whether the server is behind what it said before, as after a restore of etcd from a snapshot. A watch from a version
-    /// that is still to come would tell nothing until then.
-    async fn check_version(&self) -> Result<(), Broken> {
-        let page = self.page(&ListParams { limit: Some(1), ..ListParams::default() }).await?;
-        let now: Option<u64> = page.metadata.resource_version.parse().ok();
-        let known: Option<u64> = self.version.as_deref().and_then(|version| version.parse().ok());
-        match (now, known) {
-            (Some(now), Some(known)) if now < known => {
-                tracing::warn!(kind = %self.kind, now, known, "the API server went back in time; a new list");
-                Err(Broken::TooOld)
-            }
-            _ => Ok(()),
-        }
     }
 
     async fn events(
@@ -335,8 +354,14 @@ impl Watch {
 
     /// Takes in an object. In a watch its version is the one to go on from; the objects of a list have older ones.
     fn upsert(&mut self, json: &RawValue, goes_on: bool) {
+        if let Some(content) = &mut self.content
+            && let Ok(head) = serde_json::from_str::<Head>(json.get())
+        {
+            content.set(&head.key(self.kind), &head.metadata.uid, head.metadata.generation);
+        }
         match wire::read(self.kind, self.group, json.get()) {
             Ok(mut object) => {
+                self.history.upserted(object.metadata().resource_version.as_deref(), || object.key());
                 if goes_on {
                     self.version.clone_from(&object.metadata().resource_version);
                 }
@@ -354,6 +379,7 @@ impl Watch {
                     return;
                 };
                 let key = head.key(self.kind);
+                self.history.upserted(head.metadata.resource_version.as_deref(), || key.clone());
                 if goes_on {
                     self.version = head.metadata.resource_version;
                 }
@@ -371,11 +397,18 @@ impl Watch {
         }
     }
 
-    fn delete(&mut self, json: &RawValue) {
+    /// Takes in that an object is gone. A version in the middle of a list is not one to go on from, here as there.
+    fn delete(&mut self, json: &RawValue, goes_on: bool) {
         let Ok(head) = serde_json::from_str::<Head>(json.get()) else { return };
         let key = head.key(self.kind);
-        self.version = head.metadata.resource_version;
+        self.history.deleted(head.metadata.resource_version.as_deref(), &key);
+        if goes_on {
+            self.version = head.metadata.resource_version;
+        }
         self.is_sound(&key);
+        if let Some(content) = &mut self.content {
+            content.remove(&key);
+        }
         if self.known.forget(&key) {
             self.changes.push(Change::Delete(key));
         }
@@ -391,18 +424,22 @@ impl Watch {
     /// Hands on what has come together, if there is anything to say.
     async fn tell(&mut self, listed: bool, trouble: Option<Problem>) -> Result<(), Broken> {
         let was_troubled = std::mem::replace(&mut self.troubled, trouble.is_some());
-        if self.changes.is_empty() && self.problems.is_empty() && !listed && !was_troubled && !self.troubled {
+        let content = self.content.as_ref().map(Content::digest);
+        let nothing = self.changes.is_empty() && self.problems.is_empty() && content == self.told_content;
+        if nothing && !listed && !was_troubled && !self.troubled {
             return Ok(());
         }
+        self.told_content = content;
         let version = self.version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default();
         let (changes, problems) = (std::mem::take(&mut self.changes), std::mem::take(&mut self.problems));
-        let news = News { kind: self.kind, changes, problems, listed, version, trouble };
+        let objects = self.known.len();
+        let news = News { kind: self.kind, changes, objects, content, problems, listed, version, trouble };
         self.out.send(news).await.map_err(|_| Broken::Closed)
     }
 }
 
 /// Waits for an answer, but not for ever.
-async fn answer<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Broken> {
+pub(super) async fn answer<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Broken> {
     match tokio::time::timeout(ANSWER, request).await {
         Ok(answer) => answer.map_err(|error| broken(&error)),
         Err(_) => Err(Broken::Failed(format!("does not answer within {} s", ANSWER.as_secs()), None)),
@@ -422,9 +459,7 @@ fn refused(status: &Status) -> Broken {
     match status.code {
         410 => Broken::TooOld,
         404 => Broken::Absent,
-        400 | 422
-            if status.message.contains("sendInitialEvents") || status.message.contains("resourceVersionMatch") =>
-        {
+        400 | 422 if ["sendInitialEvents", "resourceVersionMatch"].iter().any(|it| status.message.contains(it)) => {
             Broken::NoStreaming
         }
         _ => Broken::Failed(super::refusal(status), wish.map(|seconds| Duration::from_secs(u64::from(seconds)))),
@@ -439,8 +474,168 @@ fn pause(failures: u32) -> Duration {
     }
 }
 
-/// A time from half to one and a half times of this one, each time another.
-pub(super) fn spread(pause: Duration) -> Duration {
+/// A time from half to one and a half times of this one, each time another, so that agents do not come together.
+pub fn spread(pause: Duration) -> Duration {
     let percent = RandomState::new().hash_one(pause) % 100;
     pause * (50 + percent as u32) / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What a server answers, one request after the other, and what it was asked. The last answer stays.
+    type Script = (Vec<(u16, String)>, Vec<String>);
+
+    /// A watch over namespaces at a server that answers by a script.
+    fn watch(answers: &[(u16, Value)]) -> (Watch, mpsc::Receiver<News>, Arc<Mutex<Script>>) {
+        let answers = answers.iter().rev().map(|(code, lines)| {
+            let lines: Vec<String> = lines.as_array().into_iter().flatten().map(line).collect();
+            (*code, lines.join("\n") + "\n")
+        });
+        let script: Arc<Mutex<Script>> = Arc::new(Mutex::new((answers.collect(), Vec::new())));
+        let service = {
+            let script = Arc::clone(&script);
+            tower::service_fn(move |request: http::Request<Body>| {
+                let mut script = script.lock().expect("the script");
+                script.1.push(request.uri().query().unwrap_or_default().to_owned());
+                let answer = if script.0.len() > 1 { script.0.pop() } else { script.0.last().cloned() };
+                let (code, body) = answer.expect("an answer");
+                let answer = http::Response::builder().status(code).body(Body::from(body.into_bytes()));
+                async move { answer }
+            })
+        };
+        let (out, news) = mpsc::channel(64);
+        let client = Client::new(service, "default");
+        let history = Arc::new(History::new(client.clone(), Group::V3));
+        (Watch::new(client, (Kind::Namespace, Scope::Metadata), (Group::V3, "n"), history, out), news, script)
+    }
+
+    /// A line of an answer; in an event the type comes first, as servers have it.
+    fn line(line: &Value) -> String {
+        match (&line["type"], &line["object"]) {
+            (Value::Null, _) => line.to_string(),
+            (kind, object) => format!(r#"{{"type":{kind},"object":{object}}}"#),
+        }
+    }
+
+    fn refusal(code: u16, message: &str, seconds: u32) -> (u16, Value) {
+        let details = json!({"retryAfterSeconds": seconds});
+        (code, json!([{"kind": "Status", "status": "Failure", "code": code, "message": message, "details": details}]))
+    }
+
+    fn event(kind: &str, name: &str, version: &str) -> Value {
+        json!({"type": kind, "object": {"metadata": {"name": name, "resourceVersion": version}}})
+    }
+
+    fn end_of_list(version: &str) -> Value {
+        let metadata = json!({"resourceVersion": version, "annotations": {END_OF_LIST: "true"}});
+        json!({"type": "BOOKMARK", "object": {"kind": "Namespace", "apiVersion": "v1", "metadata": metadata}})
+    }
+
+    /// What is told until everything has been, and how long that took.
+    async fn first_list(watch: Watch, news: &mut mpsc::Receiver<News>) -> (Vec<String>, Duration) {
+        let started = tokio::time::Instant::now();
+        let running = tokio::spawn(watch.run());
+        let mut told = Vec::new();
+        loop {
+            let next = news.recv().await.expect("news");
+            told.extend(next.changes.iter().map(|change| match change {
+                Change::Upsert(object) => format!("+{}", object.metadata().name),
+                Change::Delete(key) => format!("-{}", key.name),
+            }));
+            if next.listed {
+                running.abort();
+                return (told, started.elapsed());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_to_be_left_alone_is() {
+        let list = json!([event("ADDED", "a", "3"), end_of_list("9")]);
+        let (watch, mut news, _) = watch(&[refusal(429, "too many requests", 20), (200, list)]);
+        let (told, took) = first_list(watch, &mut news).await;
+        assert_eq!(told, ["+a"]);
+        assert!(took >= Duration::from_secs(20) && took < Duration::from_secs(22), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_without_streaming_lists_is_asked_for_pages() {
+        let page = |names: &[&str], token: &str| {
+            let items: Vec<Value> = names.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+            (200, json!([{"metadata": {"resourceVersion": "9", "continue": token}, "items": items}]))
+        };
+        let refused = refusal(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch", 0);
+        let (watch, mut news, script) = watch(&[refused, page(&["a"], "more"), page(&["b"], "")]);
+        assert_eq!(first_list(watch, &mut news).await.0, ["+a", "+b"]);
+        let asked = script.lock().expect("the script").1.clone();
+        assert!(asked[0].contains("sendInitialEvents=true") && asked[2].contains("continue=more"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_breaks_off_is_made_anew_whatever_it_said() {
+        // Not what servers say in a list, and no version to go on from.
+        let half = json!([event("ADDED", "a", "3"), event("DELETED", "x", "4")]);
+        let whole = json!([event("ADDED", "b", "5"), end_of_list("9")]);
+        let now = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
+        let as_told = (200, json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "3"}}]}]));
+        let gone = (200, json!([{"items": []}]));
+        let (watch, mut news, script) = watch(&[(200, half), now, as_told, gone, (200, whole)]);
+        assert_eq!(first_list(watch, &mut news).await.0, ["+a", "+b", "-a"]);
+        let asked = script.lock().expect("the script").1.clone();
+        assert!(asked[4].contains("sendInitialEvents=true"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_that_is_too_old_means_a_new_list() {
+        let list = |name: &str| (200, json!([event("ADDED", name, "3"), end_of_list("9")]));
+        let gone = json!([{"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old", "status": "Failure"}}]);
+        let now = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
+        let as_told = (200, json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "3"}}]}]));
+        let (watch, mut news, script) = watch(&[list("a"), now, as_told, (200, gone), list("b")]);
+        let running = tokio::spawn(watch.run());
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            told.extend(news.recv().await.expect("news").changes);
+        }
+        running.abort();
+        assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
+        let asked = script.lock().expect("the script").1.clone();
+        assert!(asked[2].contains("resourceVersion=3") && asked[2].contains("Exact"), "{asked:?}");
+        assert!(asked[3].contains("resourceVersion=9") && asked[4].contains("sendInitialEvents"), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_past_means_a_new_list_however_far_the_server_has_come() {
+        let list = |name: &str, version: &str| (200, json!([event("ADDED", name, version), end_of_list("9")]));
+        let now = (200, json!([{"metadata": {"resourceVersion": "500"}, "items": null}]));
+        for other in [json!([{"items": []}]), json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "2"}}]}])]
+        {
+            let (watch, mut news, script) = watch(&[list("a", "3"), now.clone(), (200, other), list("b", "7")]);
+            let running = tokio::spawn(watch.run());
+            let mut told = Vec::new();
+            while told.len() < 3 {
+                told.extend(news.recv().await.expect("news").changes);
+            }
+            running.abort();
+            assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
+            let asked = script.lock().expect("the script").1.clone();
+            assert!(asked[3].contains("sendInitialEvents"), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        assert_eq!(pause(0), Duration::ZERO);
+        let longest = LONGEST_PAUSE + LONGEST_PAUSE / 2;
+        assert!((1..40).map(pause).all(|pause| pause >= FIRST_PAUSE / 2 && pause <= longest));
+        let some: BTreeSet<Duration> = (0..20).map(|_| spread(LONGEST_PAUSE)).collect();
+        assert!(some.len() > 1, "{some:?}");
+    }
 }

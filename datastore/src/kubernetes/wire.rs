@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tortie_api::k8s::annotations;
 use tortie_api::meta::StringMap;
 use tortie_api::{FieldError, Kind, Object, ObjectKey, decode_as};
 
@@ -54,6 +55,10 @@ pub(super) struct HeadMeta {
     pub(super) namespace: Option<String>,
     #[serde(default)]
     pub(super) resource_version: Option<String>,
+    #[serde(default)]
+    pub(super) uid: String,
+    #[serde(default)]
+    pub(super) generation: u64,
 }
 
 impl Head {
@@ -73,6 +78,12 @@ pub(super) fn read(kind: Kind, group: Group, json: &str) -> Result<Object, Vec<F
     let mut object = decode_as(kind, json)?;
     if group == Group::Storage && kind.api_version() == Group::V3.api_version() {
         restore_metadata(&mut object);
+    }
+    if let Object::Pod(pod) = &mut object
+        && pod.metadata.annotations.get(annotations::POD_IPS).is_some_and(String::is_empty)
+    {
+        // The pod's agent has taken its addresses back, and the status has them until the pod is gone: somebody else's by then.
+        pod.status.pod_ips.clear();
     }
     Ok(object)
 }
@@ -163,6 +174,15 @@ mod tests {
         let own = pod("one");
         assert_eq!(own["metadata"]["annotations"]["x"], "y");
         assert_eq!(own["spec"]["containers"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn addresses_that_were_taken_back_are_nobodys() {
+        let taken_back = POD.replace(r#""x": "y""#, r#""cni.projectcalico.org/podIPs": """#);
+        for (json, count) in [(POD, 1), (&taken_back, 0)] {
+            let Ok(Object::Pod(pod)) = read(Kind::Pod, Group::V3, json) else { panic!("a pod") };
+            assert_eq!(pod.addresses().len(), count, "{json}");
+        }
     }
 
     #[test]

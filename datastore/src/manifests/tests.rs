@@ -152,7 +152,7 @@ fn a_document_keeps_its_text_and_every_field() {
 
 #[test]
 fn an_agent_keeps_nothing_that_it_has_no_use_for() {
-    let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\n---\napiVersion: x/v1\nkind: Other\nmetadata: {name: o}\n";
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\n---\napiVersion: x/v1\nkind: Other\nmetadata: {name: o}\n";
     assert_eq!(read(Path::new("a.yaml"), text.as_bytes()).documents.len(), 3);
     let contents = read_objects(Path::new("a.yaml"), text.as_bytes());
     let kept: Vec<_> = contents.documents.iter().map(|document| (document.key.name.as_str(), &document.text)).collect();

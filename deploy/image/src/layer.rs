@@ -55,15 +55,24 @@ impl Item {
     }
 }
 
-/// For which machine the programs are: all for the same, and all static.
+/// For which machine the programs are: all for the same, and each static or with its loader beside it.
 pub(crate) fn architecture(items: &[Item]) -> Result<Architecture> {
     let mut found: Option<(&Path, Architecture)> = None;
     for item in items {
         let Content::Program(bytes) = &item.content else { continue };
-        let machine = match elf::machine(bytes) {
+        let (machine, loader) = match elf::machine(bytes) {
             Ok(machine) => machine,
             Err(reason) => bail!("{}: {reason}", item.path.display()),
         };
+        if let Some(loader) = loader
+            && !items.iter().any(|item| Path::new("/").join(&item.path) == loader)
+        {
+            bail!(
+                "{} is linked dynamically, and the image has no {}: build it statically",
+                item.path.display(),
+                loader.display()
+            );
+        }
         match found {
             Some((other, first)) if first != machine => bail!(
                 "{} is for {}, {} for {}: an image has one architecture",

@@ -4,7 +4,9 @@
 //! ([`autodetect`]) at its start and looks again every minute, since nodes are given other addresses while they run. Where nothing is
 //! found, what was said before stays.
 
+pub(crate) mod answers;
 mod autodetect;
+pub(crate) mod report;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;

@@ -204,6 +204,9 @@ fn a_server_that_restarts_goes_or_goes_back_in_time_is_caught_up_with() {
             troubled = batch.problems.iter().any(|problem| problem.place.starts_with("the API server"));
         }
         server.restore("before");
+        // The new past overtakes the old one before anybody is back: by the version alone nothing would be noticed.
+        let writes = |number| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{number}"), "namespace": "default"}});
+        server.apply(&(0..60).map(writes).collect::<Vec<Value>>());
         follower
             .until("what the restored server does not have is gone", |now| {
                 !now.has(Kind::NetworkPolicy, Some("default"), "after-restart")
@@ -243,27 +246,17 @@ fn writes_compare_and_swap() {
         block.metadata.resource_version = None;
         assert!(matches!(datastore.update(&Object::IpamBlock(block.clone())).await, Err(Error::Conflict(_))));
         // What others keep in the metadata survives.
-        server.kubectl(&[
-            "patch",
-            "ipamblocks.projectcalico.org",
-            "10-244-0-0-30",
-            "--type=merge",
-            "-p",
-            r#"{"metadata": {"finalizers": ["example.org/x"], "labels": {"theirs": "1"}}}"#,
-        ]);
+        let patch = |patch: &str| {
+            let name = "10-244-0-0-30";
+            server.kubectl(&["patch", "ipamblocks.projectcalico.org", name, "--type=merge", "-p", patch])
+        };
+        patch(r#"{"metadata": {"finalizers": ["example.org/x"], "labels": {"theirs": "1"}}}"#);
         assert!(matches!(datastore.update(&updated).await, Err(Error::Conflict(_))));
         let now = datastore.get(&new.key()).await.expect("it is there");
         datastore.update(&now).await.expect("the version is right");
         let metadata = &server.get(&["ipamblocks.projectcalico.org", "10-244-0-0-30"])["metadata"];
         assert_eq!((&metadata["finalizers"][0], &metadata["labels"]["theirs"]), (&json!("example.org/x"), &json!("1")));
-        server.kubectl(&[
-            "patch",
-            "ipamblocks.projectcalico.org",
-            "10-244-0-0-30",
-            "--type=merge",
-            "-p",
-            r#"{"metadata": {"finalizers": null}}"#,
-        ]);
+        patch(r#"{"metadata": {"finalizers": null}}"#);
         let now = datastore.get(&new.key()).await.expect("it is there");
         let version = |object: &Object| object.metadata().resource_version.clone().expect("a version");
         assert!(matches!(datastore.delete(&new.key(), &version(&created)).await, Err(Error::Conflict(_))));
@@ -317,5 +310,59 @@ fn one_leads_until_it_steps_down_or_is_cut_off() {
         server.stop();
         let lost = tokio::time::timeout(Duration::from_secs(15), second.lost()).await;
         assert!(lost.is_ok() && second.is_lost(), "it stops before its Lease runs out");
+    });
+}
+
+/// Definitions as older Calicos have them: their own group, and no schema to speak of.
+fn apply_calicos_storage(server: &ApiServer) {
+    let definition = |kind: &str, plural: &str| {
+        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.crd.projectcalico.org")},
+            "spec": {"group": "crd.projectcalico.org", "scope": "Cluster", "names": {"kind": kind, "plural": plural},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}})
+    };
+    server.apply(&[
+        definition("GlobalNetworkSet", "globalnetworksets"),
+        definition("IPAMBlock", "ipamblocks"),
+        definition("IPAMConfig", "ipamconfigs"),
+        definition("BlockAffinity", "blockaffinities"),
+    ]);
+    server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+}
+
+#[test]
+fn calicos_storage_is_read_and_written_where_it_is_served() {
+    let server = ApiServer::start();
+    apply_calicos_storage(&server);
+    let stored = |kind: &str, metadata: Value, spec: Value| json!({"apiVersion": "crd.projectcalico.org/v1", "kind": kind, "metadata": metadata, "spec": spec});
+    let metadata = json!({"name": "s", "annotations": {"projectcalico.org/metadata": r#"{"labels":{"zone":"a"}}"#}});
+    server.apply(&[
+        stored("GlobalNetworkSet", metadata, json!({"nets": ["192.0.2.0/24"]})),
+        stored("IPAMConfig", json!({"name": "default"}), json!({"strictAffinity": true, "autoAllocateBlocks": true})),
+    ]);
+    run(async {
+        let datastore = datastore(&server).await;
+        let follower = Follower::new(&datastore).await;
+        let set = &follower.objects[&key(Kind::GlobalNetworkSet, None, "s")];
+        assert_eq!(set.metadata().labels["zone"], "a", "the labels are those of the annotation");
+        let settings =
+            datastore.get(&key(Kind::IpamConfiguration, None, "default")).await.expect("it is IPAMConfig there");
+        assert!(matches!(settings, Object::IpamConfiguration(settings) if settings.spec.strict_affinity));
+
+        let affinity = json!({"metadata": {"name": "one-10-244-0-0-26"},
+            "spec": {"state": "pending", "node": "one", "cidr": "10.244.0.0/26", "type": "host", "deleted": false}});
+        let affinity = tortie_api::decode_as(Kind::BlockAffinity, &affinity.to_string()).expect("an affinity");
+        let Object::BlockAffinity(mut created) = datastore.create(&affinity).await.expect("it is new") else {
+            panic!()
+        };
+        created.spec.state = tortie_api::calico::AffinityState::Confirmed;
+        datastore.update(&Object::BlockAffinity(created)).await.expect("the version is right");
+        let spec = &server.get(&["blockaffinities.crd.projectcalico.org", "one-10-244-0-0-26"])["spec"];
+        assert_eq!(
+            (&spec["state"], spec["deleted"].is_boolean()),
+            (&json!("confirmed"), false),
+            "a text, as Calico has it"
+        );
     });
 }

@@ -8,7 +8,7 @@ use tortie_tests::k8s::ApiServer;
 use tortie_tests::root;
 
 /// The files of the base that the chart has as templates.
-const FILES: [&str; 3] = ["daemonset.yaml", "rbac.yaml", "service-account.yaml"];
+const FILES: [&str; 4] = ["daemonset.yaml", "rbac.yaml", "reports.yaml", "service-account.yaml"];
 
 fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -10,3 +10,4 @@ mod host_tools;
 mod ipam;
 mod rights;
 mod scale;
+mod statuses;

@@ -167,6 +167,16 @@ fn cni(verb: &str, namespaces: &Namespaces, folder: &Path) -> Output {
         .expect("the plugin runs")
 }
 
+/// An object of Calico's; one of a kind that is in namespaces is in `default`.
+fn calico(kind: &str, name: &str, spec: &Value) -> Value {
+    let namespaced = ["NetworkPolicy", "StagedNetworkPolicy", "StagedKubernetesNetworkPolicy"].contains(&kind);
+    let mut metadata = json!({"name": name});
+    if namespaced {
+        metadata["namespace"] = "default".into();
+    }
+    json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec})
+}
+
 /// What an agent with the rights of deploy/ asks of an API server while it does all that agents do, and what of it is refused.
 fn asked_with(flags: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
     let namespaces = Namespaces::new();
@@ -195,6 +205,29 @@ fn asked_with(flags: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
             "kind": "Pod",
             "metadata": {"name": "one", "namespace": "default"},
             "spec": {"nodeName": "n1", "containers": [{"name": "one", "image": "one"}]},
+        }),
+        // One of each kind whose objects are told what became of them; an IPPool is made by the agent.
+        calico("BGPConfiguration", "default", &json!({"nodeToNodeMeshEnabled": true})),
+        calico("BGPFilter", "one", &json!({})),
+        calico("BGPPeer", "one", &json!({"peerIP": "192.0.2.9", "asNumber": 64_512})),
+        calico(
+            "CalicoNodeStatus",
+            "one",
+            &json!({"node": "n1", "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 0}),
+        ),
+        calico("FelixConfiguration", "default", &json!({})),
+        calico("GlobalNetworkPolicy", "one", &json!({"selector": "app == 'one'"})),
+        calico("HostEndpoint", "one", &json!({"node": "n2", "interfaceName": "eth0"})),
+        calico("NetworkPolicy", "one", &json!({"selector": "app == 'one'"})),
+        calico("StagedGlobalNetworkPolicy", "one", &json!({"selector": "app == 'one'"})),
+        calico("StagedKubernetesNetworkPolicy", "one", &json!({"podSelector": {}})),
+        calico("StagedNetworkPolicy", "one", &json!({"selector": "app == 'one'"})),
+        calico("Tier", "one", &json!({"order": 100})),
+        json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": "one"},
+            "spec": {"tier": "Admin", "priority": 10, "subject": {"namespaces": {"matchLabels": {"app": "one"}}}},
         }),
         // What is abandoned is given back while the test waits.
         json!({

@@ -1,6 +1,9 @@
 //! Speakers that talk to each other over a simulated network, by a virtual clock.
 
+mod absent;
 mod net;
+mod policy;
+mod reflect;
 mod restart;
 
 use std::net::IpAddr;

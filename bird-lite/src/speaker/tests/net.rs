@@ -21,6 +21,8 @@ pub(super) struct Node {
     /// Every update since the last `take_updates`.
     updates: Vec<RibUpdate>,
     pub(super) reports: Vec<Report>,
+    /// Pieces and bytes that it has sent.
+    sent: (usize, usize),
     next_accepted: u64,
     listens: bool,
 }
@@ -42,7 +44,7 @@ pub(super) struct Net {
 }
 
 pub(super) fn address(node: usize) -> Ipv4Addr {
-    Ipv4Addr::new(172, 31, 0, node as u8 + 1)
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 31, 0, 1)) + node as u32)
 }
 
 pub(super) fn address6(node: usize) -> Ipv6Addr {
@@ -67,7 +69,7 @@ pub(super) fn parse(prefix: &str) -> ipnet::IpNet {
 }
 
 pub(super) fn block(node: usize) -> String {
-    format!("10.244.{node}.0/26")
+    format!("10.{}.{}.0/26", 244 + node / 256, node % 256)
 }
 
 pub(super) fn block6(node: usize) -> String {
@@ -88,6 +90,7 @@ impl Net {
             kept: BTreeSet::new(),
             updates: Vec::new(),
             reports: Vec::new(),
+            sent: (0, 0),
             next_accepted: 1,
             listens: true,
         };
@@ -130,6 +133,14 @@ impl Net {
         let config = self.nodes[node].config.clone();
         self.speaker(node).configure(now, config);
         self.drain(node);
+    }
+
+    /// Runs on, with everybody's new configurations put into force one after the other, this far apart.
+    pub(super) fn configure_in_turn(&mut self, apart: Duration, configs: Vec<Config>) {
+        for (node, config) in configs.into_iter().enumerate() {
+            self.configure(node, |old| *old = config);
+            self.run(apart);
+        }
     }
 
     /// The process dies; the kernel closes its connections.
@@ -178,6 +189,8 @@ impl Net {
             }
             Action::Send { connection, bytes } => {
                 let count = bytes.len();
+                let sent = &mut self.nodes[node].sent;
+                *sent = (sent.0 + 1, sent.1 + count);
                 if let Some(&(peer, theirs)) = self.wires.get(&(node, connection))
                     && !self.is_cut(node, peer)
                 {
@@ -197,6 +210,7 @@ impl Net {
     fn drain(&mut self, node: usize) {
         loop {
             let Some(speaker) = &mut self.nodes[node].speaker else { return };
+            assert!(speaker.is_on_schedule(), "a timer of node {node} was forgotten");
             if let Some(action) = speaker.poll_action() {
                 let action = if self.recorded { replayed(&action) } else { action };
                 self.act(node, action);
@@ -273,6 +287,11 @@ impl Net {
 
     pub(super) fn take_updates(&mut self, node: usize) -> Vec<RibUpdate> {
         std::mem::take(&mut self.nodes[node].updates)
+    }
+
+    /// How many pieces and bytes a node has sent.
+    pub(super) fn sent(&self, node: usize) -> (usize, usize) {
+        self.nodes[node].sent
     }
 
     pub(super) fn hops(&self, node: usize, prefix: &str) -> Vec<IpAddr> {
