@@ -62,6 +62,7 @@ test-long: setup peers k8s image
 	TORTIE_LONG=1 TORTIE_IMAGE=target/image/tortie.tar $(CARGO) test --locked --release --workspace --no-fail-fast $(AS_ROOT)
 	tests/vm/run.sh 12
 	tests/vm/run.sh 13
+	TORTIE_VM_ARGS="ipip --test-threads 1 --nocapture" tests/vm/run.sh 12 "$$(ls -t target/release/deps/overlay-* | grep -v '[.]d$$' | head -n 1)"
 
 check: format lint deny test
 

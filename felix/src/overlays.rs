@@ -309,8 +309,12 @@ impl Overlays {
         let mut ends = FxHashMap::default();
         if pools.iter().any(|(_, tunnel)| tunnel.is_some()) {
             for place in self.nodes.iter().filter(|(name, _)| **name != self.node).map(|(_, place)| place) {
-                ends.extend(place.ipv4.map(|node| (node, place.ends.get(&Tunnel::VxlanV4).copied())));
-                ends.extend(place.ipv6.map(|node| (node, place.ends.get(&Tunnel::VxlanV6).copied())));
+                let told = |vxlan: Tunnel| NodeEnds {
+                    vxlan: place.ends.get(&vxlan).copied(),
+                    ipip: place.ends.contains_key(&Tunnel::Ipip),
+                };
+                ends.extend(place.ipv4.map(|node| (node, told(Tunnel::VxlanV4))));
+                ends.extend(place.ipv6.map(|node| (node, told(Tunnel::VxlanV6))));
             }
         }
         Ways { pools, ends }
@@ -348,8 +352,17 @@ impl Overlays {
 pub(crate) struct Ways {
     /// The pools, the most specific first, each with the overlay that carries its traffic, and whether only to other subnets.
     pools: Vec<(IpNet, Option<(Tunnel, bool)>)>,
-    /// The other nodes by their addresses, each with its end of the VXLAN of that family. None while no pool uses an overlay.
-    ends: FxHashMap<IpAddr, Option<IpAddr>>,
+    /// The other nodes by their addresses, with what they have told of their ends. None while no pool uses an overlay.
+    ends: FxHashMap<IpAddr, NodeEnds>,
+}
+
+/// What a node has told of its ends, which it does when they are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NodeEnds {
+    /// Its end of the VXLAN of the family that its address is of.
+    vxlan: Option<IpAddr>,
+    /// Whether it has an end of IPIP, to which routes lead by the node's own address.
+    ipip: bool,
 }
 
 /// How a packet to a destination gets to the node that has it.
@@ -378,7 +391,7 @@ impl Ways {
                 .filter_map(|(_, tunnel)| Some(tunnel.as_ref()?.0))
                 .any(|tunnel| tunnel.is_vxlan() && tunnel.is_ipv4() == end.is_ipv4())
         };
-        self.ends.values().flatten().copied().filter(used)
+        self.ends.values().filter_map(|ends| ends.vxlan).filter(used)
     }
 
     /// How a packet gets to a destination behind a next hop. What is behind no node is no overlay's.
@@ -388,11 +401,15 @@ impl Ways {
             return Way::Plain;
         };
         let (tunnel, unless_near) = (*tunnel, *unless_near);
-        match self.ends.get(&next_hop) {
-            None => Way::Plain,
-            Some(_) if tunnel == Tunnel::Ipip => Way::Through { tunnel, gateway: next_hop, unless_near },
-            Some(Some(end)) if end.is_ipv4() == tunnel.is_ipv4() => Way::Through { tunnel, gateway: *end, unless_near },
-            Some(_) => Way::Unknown { tunnel, unless_near },
+        let Some(ends) = self.ends.get(&next_hop) else { return Way::Plain };
+        let gateway = if tunnel == Tunnel::Ipip {
+            ends.ipip.then_some(next_hop)
+        } else {
+            ends.vxlan.filter(|end| end.is_ipv4() == tunnel.is_ipv4())
+        };
+        match gateway {
+            Some(gateway) => Way::Through { tunnel, gateway, unless_near },
+            None => Way::Unknown { tunnel, unless_near },
         }
     }
 }

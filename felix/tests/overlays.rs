@@ -9,6 +9,7 @@ use tortie_api::{Kind, Object, ObjectKey};
 use tortie_felix::{Config, Felix};
 
 const VXLAN: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
+const IPIP: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
 
 fn pool(name: &str, cidr: &str, field: &str, mode: &str) -> Object {
     let pool: IpPool = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidr": cidr, field: mode}}))
@@ -21,8 +22,8 @@ fn with(field: &str, mode: &str, far: bool) -> Vec<Object> {
     let b = if far { "172.31.9.3" } else { "172.31.0.3" };
     let mut objects = cluster();
     objects.extend([
-        node("a", &["172.31.0.2"], &[(VXLAN, "10.244.0.7")]),
-        node("b", &[b], &[(VXLAN, "10.244.0.70")]),
+        node("a", &["172.31.0.2"], &[(VXLAN, "10.244.0.7"), (IPIP, "10.244.0.8")]),
+        node("b", &[b], &[(VXLAN, "10.244.0.70"), (IPIP, "10.244.0.71")]),
         pool("pods", "10.244.0.0/16", field, mode),
     ]);
     objects
@@ -116,6 +117,9 @@ fn cross_subnet_follows_what_is_on_the_link() {
 
 #[test]
 fn ipip_leads_to_the_node_itself() {
+    let mut late = with("ipipMode", "Always", true);
+    late.push(node("b", &["172.31.9.3"], &[]));
+    assert_eq!(to_b(&world(late, false)), "nowhere", "it has not told yet that it has an end");
     for bgp in [true, false] {
         let world = world(with("ipipMode", "Always", true), bgp);
         assert_eq!(to_b(&world), "via 172.31.9.3 dev tunl0 onlink");
@@ -128,6 +132,7 @@ fn ipip_leads_to_the_node_itself() {
 #[test]
 fn without_bgp_borrowed_addresses_and_ends_outside_blocks_have_routes_of_their_own() {
     let mut objects = with("vxlanMode", "Always", false);
+    objects.push(node("b", &["172.31.0.3"], &[(VXLAN, "10.244.0.70")]));
     objects.push(node("c", &["172.31.0.4"], &[(VXLAN, "10.244.0.71")]));
     objects.push(on(pod("default", "guest", "x", &["10.244.0.72"]), "c"));
     let mut world = world(objects, false);

@@ -72,6 +72,8 @@ mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,etc,peers,tests,lib/modules}
 cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list | grep -vx busybox); do ln -s busybox "$root/bin/$applet"; done
 ln -s ../bin/busybox "$root/sbin/modprobe"
+# tcpdump wants to be somebody.
+printf 'root:x:0:0:root:/:/bin/sh\n' > "$root/etc/passwd"
 # By these names nft lists protocols.
 printf '%s\t%s\n' icmp 1 tcp 6 udp 17 ipv6-icmp 58 sctp 132 udplite 136 > "$root/etc/protocols"
 

@@ -1,6 +1,7 @@
-//! Overlays, by packets: pools that use VXLAN in all modes, live changes of the mode, nodes without BGP, and strangers.
+//! Overlays, by packets: pools that use VXLAN or IPIP in all modes, live changes of the mode, nodes without BGP, and strangers.
 
 mod cluster;
+mod ipip;
 mod modes;
 mod moves;
 mod strangers;
