@@ -8,6 +8,7 @@ pub(crate) fn valid() -> Vec<Value> {
             "podSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
             "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"podSelector": {}}], "ports": [{"port": 80, "endPort": 90, "protocol": "UDP"}]}],
             "egress": [{"to": [{"namespaceSelector": {}}]}], "policyTypes": ["Egress"]}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "n"}, "data": {"a": "aHVudGVyMg=="}, "stringData": {"b": "c"}}),
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": {"a": "b"}}}),
         json!({"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": {"failsafeInboundHostPorts": [{"protocol": "TCP", "port": 22}]}}),
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "annotations": {"cni.projectcalico.org/ipAddrs": "[\"10.0.0.1\"]"}}, "spec": {"nodeName": "n", "hostNetwork": false, "containers": [{"name": "c", "ports": [{"name": "h", "containerPort": 80, "protocol": "TCP"}]}], "initContainers": []}, "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}}),
