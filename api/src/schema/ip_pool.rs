@@ -67,6 +67,11 @@ pub(super) fn pool(definitions: &mut Definitions) {
         "may not be set beside `ipipMode`: make one of them Never",
     )
     .rule_at(
+        ".ipipMode",
+        "!isCIDR(self.cidr) || cidr(self.cidr).ip().family() == 4 || !has(self.ipipMode) || self.ipipMode == 'Never'",
+        "must be Never in a pool of IPv6 addresses, which IPIP does not carry: use `vxlanMode`",
+    )
+    .rule_at(
         ".nodeSelector",
         format!("!({for_services}) || {}", everybody("nodeSelector")),
         "must be all() in a pool for LoadBalancer, which has no use for it",
