@@ -7,7 +7,7 @@ use tortie_tests::capture::Capture;
 use tortie_tests::lab::Lab;
 use tortie_tests::stream::Stream;
 
-use crate::cluster::{PLAIN, VXLAN, address, all_reach_all, carries, ip, node, pod};
+use crate::cluster::{PLAIN, VXLAN, address, all_reach_all, carries, ip, node, pod, until};
 
 /// Packets of IPIP, as a filter of captures.
 const IPIP: &str = "ip proto 4";
@@ -72,11 +72,11 @@ fn a_pool_moves_between_ipip_vxlan_and_neither_under_traffic() {
         }
         assert!(carries(&lab, ("a", "c"), mtu), "{field} {mode}: the MTU is not {mtu}");
     }
-    let until = Instant::now();
+    let ended = Instant::now();
     std::thread::sleep(Duration::from_secs(1));
     for stream in &mut streams {
         stream.stop();
-        let [forth, back] = [&stream.forth, &stream.back].map(|log| log.lock().expect("log").lost(began, until));
+        let [forth, back] = [&stream.forth, &stream.back].map(|log| log.lock().expect("log").lost(began, ended));
         // A second is the limit; a stream sends fifty packets in one.
         assert!(forth + back < 50, "{forth} packets there and {back} back were lost in five moves");
         println!("{forth} packets there and {back} back were lost in five moves");
@@ -90,15 +90,16 @@ fn ends_and_routes_are_those_of_calico() {
         node("node2", "172.31.9.12", None),
         pod("a", "node1"),
         pod("b", "node2"),
-        pool("ipipMode", "Always"),
+        pool("ipipMode", "Never"),
     ];
     let lab = Lab::up("ipe", &documents, &["--timeout", "120s"]);
     if !has_ipip(&lab) {
         return;
     }
+    lab.apply(&[pool("ipipMode", "Always")]);
+    let wanted = "via 172.31.9.12 dev tunl0 proto 80 metric 1024 onlink";
+    until("node1 reaches node2's pods by tunl0", || ip(&lab, "node1", &["route"]).contains(wanted));
     all_reach_all(&lab, "ipv4");
-    let routes = ip(&lab, "node1", &["route"]);
-    assert!(routes.contains("via 172.31.9.12 dev tunl0 proto 80 metric 1024 onlink"), "{routes}");
     let end: Value = serde_json::from_str(&ip(&lab, "node1", &["-j", "addr", "show", "dev", "tunl0"])).expect("JSON");
     assert_eq!((&end[0]["mtu"], &end[0]["addr_info"][0]["prefixlen"]), (&json!(1480), &json!(32)), "{end:#}");
     // Strangers' packets are dropped before the tunnel sees them.

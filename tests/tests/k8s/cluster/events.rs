@@ -30,6 +30,7 @@ pub(crate) fn all(cluster: &Cluster, client: &str, far: SocketAddr) {
     etcd_is_restored(cluster, client, far);
     traffic.check("etcd is restored");
     drop(traffic);
+    the_pool_moves_to_vxlan_and_back(cluster, client, far);
     a_node_is_deleted_and_comes_again(cluster, client);
 }
 
@@ -198,6 +199,19 @@ fn etcd_is_restored(cluster: &Cluster, client: &str, far: SocketAddr) {
     await_that("the snapshot is in force", Duration::from_secs(90), || inside(client, || answers(far)));
     effect("a policy after the restore", client, far, false, || cluster.apply(&[strict()]));
     effect("its deletion", client, far, true, || delete_strict(cluster));
+}
+
+/// Pods of one node reach those of the other by VXLAN when the IPPool says so, and without when it says so again.
+fn the_pool_moves_to_vxlan_and_back(cluster: &Cluster, client: &str, far: SocketAddr) {
+    for (mode, device) in [("Always", "vxlan.calico"), ("Never", "eth0")] {
+        let patch = json!({"spec": {"vxlanMode": mode}}).to_string();
+        cluster.kubectl(&["patch", "ippools.projectcalico.org", "default-ipv4-ippool", "--type=merge", "-p", &patch]);
+        let way = |node: u32, to: SocketAddr| cluster.node(node, &["ip", "route", "get", &to.ip().to_string()]);
+        await_that(&format!("{far} is reached by {device}"), Duration::from_secs(60), || {
+            way(1, far).contains(&format!("dev {device}"))
+        });
+        await_that(&format!("{far} answers by {device}"), Duration::from_secs(10), || inside(client, || answers(far)));
+    }
 }
 
 /// The blocks of a node that is gone are given back; it comes again as a new one, and pods start on it.
