@@ -32,6 +32,29 @@ struct Latest {
     deletion: Option<(ObjectKey, u64)>,
 }
 
+impl Latest {
+    fn upserted(&mut self, version: u64, key: impl FnOnce() -> ObjectKey) {
+        if self.upsert.as_ref().is_some_and(|(_, known)| *known >= version) {
+            return;
+        }
+        let key = key();
+        // Made again: that it was gone shows no more.
+        if self.deletion.as_ref().is_some_and(|(gone, since)| *gone == key && *since < version) {
+            self.deletion = None;
+        }
+        self.upsert = Some((key, version));
+    }
+
+    fn deleted(&mut self, version: u64, key: &ObjectKey) {
+        if self.deletion.as_ref().is_none_or(|(_, known)| *known < version) {
+            self.deletion = Some((key.clone(), version));
+        }
+        if self.upsert.as_ref().is_some_and(|(known, since)| known == key && *since < version) {
+            self.upsert = None;
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Checked {
     at: Option<Instant>,
@@ -45,22 +68,15 @@ impl History {
 
     /// Takes note of an object at a version.
     pub(super) fn upserted(&self, version: Option<&str>, key: impl FnOnce() -> ObjectKey) {
-        let Some(version) = number(version) else { return };
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if latest.upsert.as_ref().is_none_or(|(_, known)| *known < version) {
-            latest.upsert = Some((key(), version));
+        if let Some(version) = number(version) {
+            self.latest.lock().unwrap_or_else(PoisonError::into_inner).upserted(version, key);
         }
     }
 
     /// Takes note that an object is gone since a version.
     pub(super) fn deleted(&self, version: Option<&str>, key: &ObjectKey) {
-        let Some(version) = number(version) else { return };
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if latest.deletion.as_ref().is_none_or(|(_, known)| *known < version) {
-            latest.deletion = Some((key.clone(), version));
-        }
-        if latest.upsert.as_ref().is_some_and(|(known, _)| known == key) {
-            latest.upsert = None;
+        if let Some(version) = number(version) {
+            self.latest.lock().unwrap_or_else(PoisonError::into_inner).deleted(version, key);
         }
     }
 
@@ -134,7 +150,31 @@ impl History {
     }
 }
 
-/// A version as the number that it is. To compare them is allowed since Kubernetes 1.35, and was never otherwise.
+/// A version as the number that it is in etcd.
 fn number(version: Option<&str>) -> Option<u64> {
     version.and_then(|version| version.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { kind: Kind::Pod, namespace: Some("a".to_owned()), name: name.to_owned() }
+    }
+
+    #[test]
+    fn what_was_told_last_is_what_still_shows() {
+        let mut latest = Latest::default();
+        // The objects of a list come in any order.
+        for (name, version) in [("x", 5), ("y", 7), ("z", 6)] {
+            latest.upserted(version, || key(name));
+        }
+        latest.deleted(9, &key("x"));
+        assert_eq!((&latest.upsert, &latest.deletion), (&Some((key("y"), 7)), &Some((key("x"), 9))));
+        latest.upserted(10, || key("x"));
+        assert_eq!((&latest.upsert, &latest.deletion), (&Some((key("x"), 10)), &None), "it was made again");
+        latest.deleted(11, &key("x"));
+        assert_eq!((&latest.upsert, &latest.deletion), (&None, &Some((key("x"), 11))));
+    }
 }

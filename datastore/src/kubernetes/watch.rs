@@ -592,13 +592,8 @@ mod tests {
         assert!(asked[4].contains("sendInitialEvents=true"), "{asked:?}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_version_that_is_too_old_means_a_new_list() {
-        let list = |name: &str| (200, json!([event("ADDED", name, "3"), end_of_list("9")]));
-        let gone = json!([{"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old", "status": "Failure"}}]);
-        let now = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
-        let as_told = (200, json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "3"}}]}]));
-        let (watch, mut news, script) = watch(&[list("a"), now, as_told, (200, gone), list("b")]);
+    /// Two changes, and then that what the first list had is gone.
+    async fn is_listed_anew(watch: Watch, news: &mut mpsc::Receiver<News>) {
         let running = tokio::spawn(watch.run());
         let mut told = Vec::new();
         while told.len() < 3 {
@@ -606,6 +601,16 @@ mod tests {
         }
         running.abort();
         assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_that_is_too_old_means_a_new_list() {
+        let list = |name: &str| (200, json!([event("ADDED", name, "3"), end_of_list("9")]));
+        let gone = json!([{"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old", "status": "Failure"}}]);
+        let now = (200, json!([{"metadata": {"resourceVersion": "12"}, "items": null}]));
+        let as_told = (200, json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "3"}}]}]));
+        let (watch, mut news, script) = watch(&[list("a"), now, as_told, (200, gone), list("b")]);
+        is_listed_anew(watch, &mut news).await;
         let asked = script.lock().expect("the script").1.clone();
         assert!(asked[2].contains("resourceVersion=3") && asked[2].contains("Exact"), "{asked:?}");
         assert!(asked[3].contains("resourceVersion=9") && asked[4].contains("sendInitialEvents"), "{asked:?}");
@@ -618,13 +623,7 @@ mod tests {
         for other in [json!([{"items": []}]), json!([{"items": [{"metadata": {"name": "a", "resourceVersion": "2"}}]}])]
         {
             let (watch, mut news, script) = watch(&[list("a", "3"), now.clone(), (200, other), list("b", "7")]);
-            let running = tokio::spawn(watch.run());
-            let mut told = Vec::new();
-            while told.len() < 3 {
-                told.extend(news.recv().await.expect("news").changes);
-            }
-            running.abort();
-            assert!(matches!(&told[2], Change::Delete(key) if key.name == "a"), "{told:?}");
+            is_listed_anew(watch, &mut news).await;
             let asked = script.lock().expect("the script").1.clone();
             assert!(asked[3].contains("sendInitialEvents"), "{asked:?}");
         }
