@@ -27,6 +27,9 @@ const AGAIN: Duration = Duration::from_secs(10 * 60);
 /// Time between two writes.
 const WRITE_GAP: Duration = Duration::from_millis(10);
 
+/// How many of the things that are wrong with an object are told: a condition has room for 32 KiB.
+const SHOWN: usize = 8;
+
 /// How many digests of a kind are remembered.
 const REMEMBERED: usize = 256;
 
@@ -211,7 +214,7 @@ impl Told for Standing {
     fn wanted(&self, programmed: usize, nodes: usize) -> Vec<Condition> {
         let is_valid = self.problems.is_empty();
         let accepted =
-            if is_valid { ("Valid", "valid and in use".to_owned()) } else { ("Invalid", self.problems.join("; ")) };
+            if is_valid { ("Valid", "valid and in use".to_owned()) } else { ("Invalid", reasons(&self.problems)) };
         let in_force = match programmed {
             _ if !is_valid => ("Invalid", "not in force; of what it was before, the last valid version is".to_owned()),
             programmed if programmed == nodes => ("OnAllNodes", format!("programmed on {programmed} of {nodes} nodes")),
@@ -225,6 +228,13 @@ impl Told for Standing {
         conditions.push(condition(PROGRAMMED, is_in_force, in_force, self.generation, &self.conditions));
         conditions
     }
+}
+
+/// What is wrong, in a text that a condition has room for.
+fn reasons(problems: &[String]) -> String {
+    let shown: Vec<String> = problems.iter().take(SHOWN).map(|reason| reason.chars().take(1000).collect()).collect();
+    let more = problems.len().saturating_sub(SHOWN);
+    shown.join("; ") + &if more == 0 { String::new() } else { format!("; and {more} more") }
 }
 
 #[cfg(test)]
@@ -320,6 +330,9 @@ mod tests {
             (ConditionStatus::False, "spec.selector: no; spec.order: no")
         );
         assert!(standing.is_settled());
+        standing.problems = vec!["\u{1f431}".repeat(100_000); 100];
+        let told = &standing.wanted(3, 3)[0].message;
+        assert!(told.len() <= 32_768 && told.ends_with("; and 92 more"), "{}", told.len());
     }
 
     #[test]
