@@ -12,14 +12,11 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use tortie_api::calico::Tunnel;
 use tortie_datastore::Datastore;
-use tortie_felix_netlink::{Error, Link, Mac, Net, Netns, Vxlan, sysctl};
+use tortie_felix_netlink::{Error, Link, Mac, Net, Netns, OURS, Vxlan, sysctl};
 
 use crate::ipam::Ipam;
 use crate::keeper::Repair;
 use crate::mtu;
-
-/// What is written on devices of ours.
-pub const ALIAS: &str = "tortie";
 
 /// Another node's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,8 +202,8 @@ impl Tunnels {
             let gone = || Error::Invalid(format!("{name} was deleted by somebody as soon as it was made"));
             self.net.link(name).await?.ok_or_else(gone)?
         };
-        if link.alias != ALIAS {
-            self.net.set_alias(link.index, ALIAS).await?;
+        if link.alias != OURS {
+            self.net.set_alias(link.index, OURS).await?;
         }
         if tunnel.is_vxlan() && link.mac != Some(end.mac) {
             found.push("another hardware address".to_owned());
@@ -260,7 +257,8 @@ impl Tunnels {
         Ok(())
     }
 
-    /// Removes what is ours of an end that is not wanted. Others are told first.
+    /// Removes what is ours of an end that is not wanted. Others are told first, and the device goes last: as long as it is there, who
+    /// is interrupted does all of it again. Its address is gone from it before somebody else may get it.
     async fn remove_end(&self, tunnel: Tunnel, known: &mut Known) -> Result<(), String> {
         if known.gone {
             return Ok(());
@@ -268,18 +266,15 @@ impl Tunnels {
         let name = tunnel.device();
         self.tell(tunnel, None).await?;
         let kernel = |error: Error| format!("{name}, which no IPPool uses any more, cannot be removed: {error}");
-        if let Some(link) = self.net.link(name).await.map_err(kernel)?.filter(|link| link.alias == ALIAS) {
-            if tunnel.is_vxlan() {
-                self.net.delete_link(link.index).await.map_err(kernel)?;
-            } else {
-                // The kernel keeps it for as long as it knows IPIP.
-                self.net.set_addresses(link.index, &[]).await.map_err(kernel)?;
-                self.net.set_down(link.index).await.map_err(kernel)?;
-                self.net.set_alias(link.index, "").await.map_err(kernel)?;
-            }
-            tracing::info!(device = name, "an overlay's end is removed: no IPPool uses it");
+        let link = self.net.link(name).await.map_err(kernel)?.filter(|link| link.alias == OURS);
+        if let Some(link) = &link {
+            self.net.set_addresses(link.index, &[]).await.map_err(kernel)?;
         }
         self.ipam.release_tunnel(tunnel).await.map_err(|error| error.to_string())?;
+        if let Some(link) = &link {
+            self.net.remove_end(link).await.map_err(kernel)?;
+            tracing::info!(device = name, "an overlay's end is removed: no IPPool uses it");
+        }
         *known = Known { gone: true, ..Known::default() };
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Takes everything of ours from a node: what an agent, living or dead, has put into its kernel, its firewalls and its run directory.
 //!
 //! Certain is what bears our mark: the table `inet tortie`, routes with a protocol and metric that the run directory has as ours (without
-//! one: those that we have by default), rules with our comment, the zone in firewalld. Calico's pods have interfaces of the same name and hardware address as ours, so a pod's interface is ours if the run
+//! one: those that we have by default), rules with our comment, the zone in firewalld, devices of overlays with our alias. Calico's pods have interfaces of the same name and hardware address as ours, so a pod's interface is ours if the run
 //! directory has its record, or if a route of ours leads to it. Kernel settings stay: nobody knows any more what they were before.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 
-use tortie_felix_netlink::{Link, Mac, Net, RouteKind, RouteSpec};
+use tortie_felix_netlink::{Link, Mac, Net, OURS, RouteKind, RouteSpec};
 use tortie_nft_netlink::foreign::{Deletion, Family, Foreign, Table};
 
 use crate::leftovers::{LINKS, Owner, configurations, plugin_types};
@@ -52,6 +52,7 @@ pub struct Ours {
 #[derive(Debug)]
 enum Thing {
     Link(u32),
+    End(Link),
     Routes(Vec<RouteSpec>),
     Table,
     Rules,
@@ -84,6 +85,10 @@ pub async fn find(net: &Net, node: &Node) -> (Vec<Ours>, Vec<String>) {
             let is_ours = |route: &RouteSpec| marks.contains(&(route.protocol, route.metric));
             let routes: Vec<RouteSpec> =
                 routes.into_iter().filter(|route| is_ours(route) && !in_a_tunnel(route, &links)).collect();
+            for link in links.iter().filter(|link| link.alias == OURS) {
+                let text = format!("interface {} of an overlay", link.name);
+                found.push(Ours { text, thing: Thing::End(link.clone()) });
+            }
             for link in interfaces(&links, &routes, node) {
                 let text = format!("interface {} of a pod", link.name);
                 found.push(Ours { text, thing: Thing::Link(link.index) });
@@ -138,6 +143,7 @@ impl Ours {
         };
         match &self.thing {
             Thing::Link(index) => gone(net.delete_link(*index).await),
+            Thing::End(link) => gone(net.remove_end(link).await),
             Thing::Routes(routes) => {
                 for route in routes {
                     gone(net.delete_route(route).await)?;
@@ -165,7 +171,7 @@ fn is_table(table: &Table) -> bool {
 fn in_a_tunnel(route: &RouteSpec, links: &[Link]) -> bool {
     let (RouteKind::Device { index } | RouteKind::Via { index: Some(index), .. }) = &route.kind else { return false };
     let is_calicos = |name: &str| LINKS.iter().any(|(owner, tunnel)| *owner == Owner::Calico && *tunnel == name);
-    links.iter().any(|link| link.index == *index && is_calicos(&link.name))
+    links.iter().any(|link| link.index == *index && link.alias != OURS && is_calicos(&link.name))
 }
 
 /// Interfaces of our pods: those that the records name, and those that our routes lead to.

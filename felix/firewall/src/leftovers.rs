@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Serialize;
-use tortie_felix_netlink::{Link, Net, RouteKind, RouteSpec, host};
+use tortie_felix_netlink::{Link, Net, OURS, RouteKind, RouteSpec, host};
 use tortie_nft_netlink::foreign::{Deletion, Family as TableFamily, Foreign, Rule, Table, Verdict};
 use tortie_nft_netlink::ipset;
 
@@ -90,9 +90,6 @@ pub(crate) const LINKS: [(Owner, &str); 8] = [
     (Owner::Flannel, "flannel-wg"),
     (Owner::Flannel, "flannel-wg-v6"),
 ];
-
-/// What the agent writes on the interfaces of overlays (`tortie_cni::tunnels`).
-const OURS: &str = "tortie";
 
 /// The kernel's own IPIP interface, which cannot be deleted: Calico gives it an address.
 const IPIP: &str = "tunl0";

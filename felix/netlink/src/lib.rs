@@ -32,4 +32,4 @@ pub use net::Net;
 pub use netconf::{Netconf, NetconfMonitor};
 pub use netns::Netns;
 pub use route::{Lookup, Reach, RouteKind, RouteSpec, default_metric};
-pub use vxlan::Vxlan;
+pub use vxlan::{OURS, Vxlan};

@@ -19,6 +19,12 @@ use nix::errno::Errno;
 use crate::link::check_name;
 use crate::{Error, Link, Mac, Net};
 
+/// The alias of devices of overlays that are ours. Their names are Calico's, and do not tell.
+pub const OURS: &str = "tortie";
+
+/// The device of IPIP that the kernel makes by itself.
+const KERNELS_OWN: &str = "tunl0";
+
 /// What identifies a VXLAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vxlan {
@@ -117,6 +123,16 @@ impl Net {
         message.header.index = index;
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         self.change(&format!("label interface {index}"), RouteNetlinkMessage::SetLink(message), 0).await
+    }
+
+    /// Removes a device of an overlay. The kernel keeps its own of IPIP for as long as it knows IPIP: that one is left as it was found.
+    pub async fn remove_end(&self, link: &Link) -> Result<(), Error> {
+        if link.name == KERNELS_OWN {
+            self.set_addresses(link.index, &[]).await?;
+            self.set_down(link.index).await?;
+            return self.set_alias(link.index, "").await;
+        }
+        self.delete_link(link.index).await
     }
 
     /// Says behind which node a hardware address is; replaces what was said.

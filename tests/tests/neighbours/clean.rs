@@ -34,7 +34,9 @@ fn leaves_nothing_of_ours() {
         "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.9"}]}});
     let first = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"},
         "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.2"}]}});
-    let lab = Lab::up("clean", &[bare, first, namespace(), pod("there", "node1")], &[]);
+    let pool = json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": "four"},
+        "spec": {"cidr": "10.244.0.0/16", "vxlanMode": "Always"}});
+    let lab = Lab::up("clean", &[bare, first, pool, namespace(), pod("there", "node1")], &[]);
     let (netns, _) = node(&lab, "bare");
     let host = Host::new(&netns, "nft");
     host.script("iptables-nft -P FORWARD DROP; iptables-legacy -P FORWARD DROP; ip6tables-nft -S >/dev/null; ip6tables-legacy -S >/dev/null");
@@ -94,6 +96,7 @@ fn leaves_nothing_of_ours() {
             .iter()
             .all(|b| host.run(&[&format!("iptables-{b}"), "-S", "FORWARD"]).matches("Tortie").count() == 2)
     });
+    until("the node has an end of the overlay", || host.script("ip -d link").contains("vxlan.calico"));
     assert_ne!(state(&host, &run_dir), before);
 
     // While it runs, nothing is taken away.
