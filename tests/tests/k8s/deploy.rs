@@ -101,3 +101,30 @@ fn an_api_server_takes_all_of_it_twice() {
         .collect();
     assert_eq!(written, ["/run/tortie", "/opt/cni/bin", "/etc/cni/net.d", "/host/proc/sys/net"]);
 }
+
+/// Which kinds are told what became of them stands in two places: in their definitions, and with who tells.
+#[test]
+fn every_kind_with_conditions_is_told_of() {
+    let has_conditions = |definition: &Value| {
+        let version = &definition["spec"]["versions"][0];
+        !version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"].is_null()
+    };
+    let folder =
+        std::fs::read_dir(root().join("deploy/crds")).expect("a folder").map(|entry| entry.expect("a file").path());
+    let definitions = folder.flat_map(|path| documents(&text(&path)));
+    let mut defined: Vec<String> = definitions
+        .filter(has_conditions)
+        .map(|definition| {
+            format!("{}/{}", definition["spec"]["group"], definition["spec"]["names"]["plural"]).replace('"', "")
+        })
+        .collect();
+    let mut told: Vec<String> = tortie_datastore::kubernetes::WITH_STATUS
+        .iter()
+        .map(|kind| format!("{}/{}", kind.api_version().split('/').next().unwrap_or_default(), kind.plural()))
+        .collect();
+    // It concerns the agent that leads alone, which is told of no change; its status is there so that manifests of Calico's apply.
+    defined.retain(|plural| plural != "projectcalico.org/kubecontrollersconfigurations");
+    defined.sort();
+    told.sort();
+    assert_eq!(defined, told);
+}
